@@ -1,0 +1,1 @@
+"""Masked autoencoders on radiographs of every size, with Hugging Face parts."""

@@ -1,0 +1,1 @@
+"""Radiographs in: readers, `datasets` builders, generated radiographs, splits."""

@@ -1,0 +1,27 @@
+"""Where the real radiographs are, and one thread per test process so that timings and sums repeat."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("HF_RADMAE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def _folder(name: str) -> Path:
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing: set HF_RADMAE_TEST_DATA to the folder that holds {name}/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def radiographs() -> Path:
+    """The folder of 4,044 real radiographs (an imagefolder with metadata.csv)."""
+    return _folder("radiographs")
+
+
+@pytest.fixture(scope="session")
+def dicoms() -> Path:
+    """The folder of real DICOM files in many transfer syntaxes."""
+    return _folder("dicom")
