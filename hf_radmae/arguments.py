@@ -1,0 +1,108 @@
+"""What a run is told, as dataclasses: from a recipe file, the command line, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_radmae.binning import STRATEGIES
+from hf_radmae.modeling import PRESETS
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class DataArguments:
+    """Which radiographs, and how they are batched."""
+
+    dataset: str = _option("phantom", "phantom (generated), irma, mri, imagefolder, parquet, or a data set on the Hub.")
+    data_dir: str | None = _option(None, "Folder of the data set; phantom needs none.")
+    num_images: int = _option(3000, "phantom: radiographs to generate.")
+    phantom_scale: float = _option(0.1, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
+    binning: str = _option("smart", "How sizes become batches.", choices=list(STRATEGIES))
+    num_bins: int = _option(8, "Shapes that smart binning may use.")
+    max_tokens: int = _option(100, "Most patches of an image; larger images are scaled down to it.")
+    crop_scale: float = _option(0.5, "Training crops keep at least this share of an image's area; 1 crops nothing.")
+    scaling: str = _option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
+    probe_column: str | None = _option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
+
+    def __post_init__(self) -> None:
+        if self.probe_column is None and self.dataset in ("phantom", "irma"):
+            self.probe_column = "body_region"
+
+    def source(self) -> dict[str, Any]:
+        """The arguments of `load_radiographs`."""
+        phantom = {"num_images": self.num_images, "scale": self.phantom_scale} if self.dataset == "phantom" else {}
+        return {"name": self.dataset, "data_dir": self.data_dir, **phantom}
+
+
+@dataclass
+class ModelArguments:
+    """Which network: a preset from scratch, or a checkpoint to go on with."""
+
+    preset: str = _option("tiny", "Size of a network trained from scratch.", choices=list(PRESETS))
+    model_name_or_path: str | None = _option(None, "Start from this checkpoint, local or on the Hub, not a preset.")
+    num_channels: int = _option(
+        1, "Input channels, 1 or 3; a checkpoint's kernels are converted exactly.", choices=[1, 3]
+    )
+    patch_size: int = _option(16, "Side of a patch in pixels; a checkpoint keeps its own.")
+    mask_ratio: float = _option(0.75, "Share of the patches that is masked.")
+    norm_pix_loss: bool = _option(True, "Predict patches normalised to mean 0 and variance 1.")
+
+
+def parse(classes: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None) -> tuple:
+    """Parses a recipe and a command line into dataclasses; the command line wins.
+
+    Args:
+        classes: the dataclasses whose fields are the options.
+        argv: the arguments, `sys.argv[1:]` by default. The first may be a recipe, a .yaml, .yml or .json file of
+            options.
+        description: what `--help` says first.
+
+    Returns:
+        One instance per class. An option that no class knows ends the program with the closest one that exists.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(classes, description=description, allow_abbrev=False)
+    if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
+        parser.set_defaults(**_recipe(parser, classes, argv.pop(0)))
+    *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        names = [option for action in parser._actions for option in action.option_strings]
+        parser.error(
+            "; ".join(f"{word}: {_suggest(word, names)}" for word in unknown if word.startswith("-"))
+            or f"{unknown[0]} is neither an option nor a recipe (.yaml, .json)"
+        )
+    return tuple(instances)
+
+
+def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except FileNotFoundError:
+        parser.error(f"recipe {path}: there is no such file")
+    except (yaml.YAMLError, ValueError) as error:
+        parser.error(f"recipe {path} cannot be read: {error}")
+    if not isinstance(values, dict):
+        parser.error(f"recipe {path} must hold options (name: value), and holds a {type(values).__name__}")
+    names = [f.name for cls in classes for f in dataclasses.fields(cls)]
+    if unknown := [name for name in values if name not in names]:
+        parser.error(f"recipe {path}: " + "; ".join(f"{name}: {_suggest(name, names)}" for name in unknown))
+    return values
+
+
+def _suggest(word: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word.split("=")[0], names, n=1)
+    return f"no such option, did you mean {close[0]}?" if close else "no such option, see --help"

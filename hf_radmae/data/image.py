@@ -1,0 +1,193 @@
+"""Any radiograph as a grey array at its full bit depth, or one named error: PNG, JPEG, TIFF, DICOM, PIL, arrays.
+
+Pillow's `convert("L")` and `convert("RGB")` clip 16-bit images to white, and a viewer's readers hide damage. Here a
+16-bit file stays 16 bit, and whatever cannot be a radiograph (damaged, constant, a strip of pixels) raises
+`ImageError`, so that a caller can set it aside by name.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from hf_radmae.data.dicom import read_header, read_radiograph
+
+MIN_SIDE = 8
+"""Shortest side in pixels that still shows anatomy."""
+MAX_ASPECT = 20.0
+"""Longest side over shortest side; the archive's worst radiograph (a full spine) is at 14."""
+MAX_PIXELS = 2**27
+"""Pixels that are decoded at most, ten times the largest detector: a header that declares more is not believed."""
+
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow's decoders raise for damaged files (UnidentifiedImageError is an OSError)."""
+
+ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image | np.ndarray
+
+
+class ImageError(ValueError):
+    """An image that cannot be used, with its name and the reason; the reason alone is in `.reason`."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+
+
+def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
+    """Reads one radiograph as a grey array at its full bit depth, air dark and bone bright for DICOM.
+
+    Args:
+        source: a path, the encoded bytes, a `datasets` image row `{"bytes", "path"}`, a PIL image, or an array of
+            shape (height, width), (height, width, channels) or (channels, height, width).
+        name: what to call the image in an error; the path by default.
+
+    Returns:
+        Array (height, width) of dtype uint8, uint16, int32 or float32.
+
+    Raises:
+        ImageError: the file is damaged, empty, has several frames, is constant, too small, too long or not finite.
+        FileNotFoundError: there is no such file.
+    """
+    payload, name = _payload(source, name)
+    if isinstance(payload, str):  # in one piece: decoders seek, and network storage pays for every seek
+        payload = _read_bytes(payload, name)
+    if isinstance(payload, np.ndarray):
+        array = _grey(payload, name)
+    elif isinstance(payload, Image.Image):
+        array = _from_pil(payload, name)
+    elif _is_dicom(payload, name):
+        try:
+            array = read_radiograph(payload).pixels
+        except ValueError as error:
+            raise ImageError(name, str(error)) from error
+    else:
+        array = _decode(payload, name)
+    check_size(*array.shape, name=name)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ImageError(name, "has NaN or infinite pixels")
+    if array.min() == array.max():
+        raise ImageError(name, f"is constant: every pixel is {array.flat[0]}")
+    return array
+
+
+def image_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
+    """The (height, width) in pixels from the header alone: nothing is decoded.
+
+    Raises:
+        ImageError: no image header is found, or its size cannot be a radiograph's.
+        FileNotFoundError: there is no such file.
+    """
+    payload, name = _payload(source, name)
+    if isinstance(payload, np.ndarray):
+        size = _grey(payload, name).shape
+    elif isinstance(payload, Image.Image):
+        size = payload.height, payload.width
+    elif _is_dicom(payload, name):
+        try:
+            header = read_header(payload)
+        except ValueError as error:
+            raise ImageError(name, str(error)) from error
+        size = header.rows, header.columns
+    else:
+        with _open(payload, name) as image:
+            size = image.height, image.width
+    check_size(*size, name=name)
+    return size
+
+
+def check_size(height: int, width: int, name: str) -> None:
+    """Raises `ImageError` for a size that no radiograph has (see MIN_SIDE, MAX_ASPECT, MAX_PIXELS)."""
+    short, long = min(height, width), max(height, width)
+    if short < MIN_SIDE:
+        raise ImageError(name, f"is {height}x{width} pixels: the shortest side must be at least {MIN_SIDE}")
+    if long > MAX_ASPECT * short:
+        raise ImageError(name, f"is {height}x{width} pixels: longer than {MAX_ASPECT:g} times its shortest side")
+    if height * width > MAX_PIXELS:
+        raise ImageError(name, f"declares {height}x{width} pixels: more than {MAX_PIXELS:,} are not read")
+
+
+def _payload(source: ImageSource, name: str | None) -> tuple[str | bytes | Image.Image | np.ndarray, str]:
+    if isinstance(source, Mapping):
+        path, source = source.get("path"), source.get("bytes") or source.get("path")
+        name = name or (str(path) if path else None)
+        if source is None:
+            raise ImageError(name or "<row>", "has neither bytes nor a path")
+    if isinstance(source, str | Path):
+        return str(source), name or str(source)
+    return source, name or f"<{type(source).__name__}>"
+
+
+def _read_bytes(path: str, name: str, size: int = -1) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ImageError(name, f"cannot be read: {error.strerror}") from error
+
+
+def _is_dicom(payload: str | bytes, name: str) -> bool:
+    head = payload[:132] if isinstance(payload, bytes) else _read_bytes(payload, name, 132)
+    return head[128:] == b"DICM"
+
+
+def _open(payload: str | bytes, name: str) -> Image.Image:
+    if isinstance(payload, bytes) and not payload:
+        raise ImageError(name, "is empty: 0 bytes")
+    try:
+        with warnings.catch_warnings():  # Pillow warns of large images; MAX_PIXELS refuses them
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload)
+    except UnidentifiedImageError as error:
+        raise ImageError(name, "is no image that Pillow knows, and no DICOM file (no DICM at byte 128)") from error
+    except _DAMAGE as error:
+        raise ImageError(name, f"cannot be opened: {error}") from error
+
+
+def _decode(payload: bytes, name: str) -> np.ndarray:
+    with _open(payload, name) as image:
+        check_size(image.height, image.width, name)
+        try:
+            return _from_pil(image, name)
+        except ImageError:
+            raise
+        except _DAMAGE as error:
+            raise ImageError(name, f"is damaged: {error}") from error
+
+
+def _from_pil(image: Image.Image, name: str) -> np.ndarray:
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError(name, f"has {image.n_frames} frames: a radiograph has one")  # type: ignore[attr-defined]
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16, copy=False)
+    if image.mode in ("L", "I", "F"):
+        return np.asarray(image)
+    return np.asarray(image.convert("L"))  # 1, LA, P, RGB, RGBA, CMYK, YCbCr: eight bits a channel
+
+
+def _grey(array: np.ndarray, name: str) -> np.ndarray:
+    """(height, width) from an array with an optional channel axis of 1, 3 or 4, first or last; channels averaged."""
+    if array.ndim == 3:
+        axis = 0 if array.shape[0] in (1, 3, 4) else 2
+        if array.shape[axis] not in (1, 3, 4):
+            raise ImageError(
+                name, f"has shape {array.shape}: expected (H, W), (H, W, C) or (C, H, W) with C of 1, 3, 4"
+            )
+        colour = array.take(range(min(3, array.shape[axis])), axis=axis)
+        array = colour.mean(axis=axis, dtype=np.float32) if colour.shape[axis] > 1 else colour.squeeze(axis)
+    if array.ndim != 2 or not array.size:
+        raise ImageError(name, f"has shape {array.shape}: expected (H, W), (H, W, C) or (C, H, W)")
+    if array.dtype.kind not in "buif":
+        raise ImageError(name, f"has dtype {array.dtype}: expected numbers")
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array

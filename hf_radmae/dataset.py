@@ -1,0 +1,128 @@
+"""Rows of radiographs as items of their bins: what a loader worker does for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import datasets
+import numpy as np
+import torch
+
+from hf_radmae.binning import Bins, assign, content_sizes
+from hf_radmae.data.image import ImageError, read_image
+from hf_radmae.masking import keyed_noise
+from hf_radmae.processing import as_tensor, fit_image
+
+
+class Skipped(TypedDict):
+    """An image that could not be used: its row, its name and why."""
+
+    index: int
+    image: str
+    reason: str
+
+
+class RadiographDataset(torch.utils.data.Dataset):
+    """A `datasets.Dataset` of radiographs, each read, scaled and resized to its bin when it is asked for.
+
+    An image that cannot be read is replaced by the next good one of its bin and reported in the item's `skipped`, so
+    that a batch keeps its shape and its size. All randomness is keyed: crop and mask by (seed, epoch, row), or by
+    (seed, row) where `train` is false. Hence a run repeats, and resumes, for any number of workers and processes.
+
+    Args:
+        rows: has the columns `image` (`datasets.Image(decode=False)`), `height` and `width`, and where it can an
+            `image_id`, which then names the image in reports.
+        bins: shapes and the rule by which an image is placed in one.
+        seed: key of crops and masks.
+        train: whether crops and masks change with the epoch.
+        crop_scale: the smallest share of the area that a random crop keeps (1 = no crop); only where `train` is true.
+        scaling: see `RadiographImageProcessor`.
+
+    Attributes:
+        bin_ids: int (rows,), the bin of each row, -1 where the binning loses the image.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        bins: Bins,
+        *,
+        seed: int = 42,
+        train: bool = False,
+        crop_scale: float = 1.0,
+        scaling: str = "minmax",
+    ):
+        if not 0 < crop_scale <= 1:
+            raise ValueError(f"crop_scale={crop_scale} must lie in (0, 1]")
+        self.rows, self.bins, self.seed, self.train = rows, bins, seed, train
+        self.crop_scale, self.scaling = crop_scale, scaling
+        self.sizes = np.stack([np.asarray(rows[column]) for column in ("height", "width")], axis=1)
+        self.bin_ids = assign(self.sizes, bins)
+        self._contents = content_sizes(self.sizes, bins, self.bin_ids)
+        self._names = "image_id" if "image_id" in rows.column_names else None
+        self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first_of_fullest_bins(self, count: int) -> list[int]:
+        """The first row of each of the `count` bins with the most images: a picture of the variety, always the same."""
+        bins, first, sizes = np.unique(self.bin_ids, return_index=True, return_counts=True)
+        fullest = np.argsort(-sizes[bins >= 0], kind="stable")[:count]
+        return sorted(first[bins >= 0][fullest].tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves crops and masks to another epoch, in workers that already run too."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`pixel_values` (1, height, width), `noise` (patches,), `content` (height, width), `index` and `skipped`.
+
+        Raises:
+            ImageError: no image of the bin can be read.
+        """
+        skipped: list[Skipped] = []
+        for candidate in self._from(int(index)):
+            row = self._columns[candidate]
+            name = row[self._names] if self._names else row["image"].get("path") or f"row {candidate}"
+            try:
+                image = as_tensor(read_image(row["image"], name=name))
+            except ImageError as error:
+                skipped.append({"index": candidate, "image": name, "reason": error.reason})
+            except FileNotFoundError:
+                skipped.append({"index": candidate, "image": name, "reason": "is missing: no such file"})
+            else:
+                return {**self._fit(image, candidate), "index": candidate, "skipped": skipped}
+        first = skipped[0]
+        raise ImageError(first["image"], f"{first['reason']}; and no other image of its bin can be read")
+
+    def _from(self, index: int) -> Iterator[int]:
+        """The row itself, then the other rows of its bin in order, around the end."""
+        yield index
+        others = np.flatnonzero(self.bin_ids == self.bin_ids[index])
+        position = int(np.searchsorted(others, index))
+        yield from (int(other) for other in np.roll(others, -position)[1:])
+
+    def _fit(self, image: torch.Tensor, index: int) -> dict[str, Any]:
+        height, width = image.shape[-2:]
+        shape = tuple(self.bins.shapes[self.bin_ids[index]].tolist())
+        content = tuple(self._contents[index].tolist())
+        epoch = int(self._epoch) if self.train else None
+        box = None
+        if self.train and self.crop_scale < 1:
+            box = _random_box(height, width, self.crop_scale, np.random.default_rng((self.seed, epoch, index)))
+        patches = (shape[0] // self.bins.patch_size) * (shape[1] // self.bins.patch_size)
+        return {
+            "pixel_values": fit_image(image, shape, content, scaling=self.scaling, box=box),
+            "noise": keyed_noise(self.seed, epoch, index, patches),
+            "content": content,
+        }
+
+
+def _random_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A crop (top, left, height, width) of the image's own aspect with a share of its area uniform in [smallest, 1]."""
+    side = np.sqrt(rng.uniform(smallest, 1.0))
+    box_height, box_width = max(1, round(height * side)), max(1, round(width * side))
+    return int(rng.integers(height - box_height + 1)), int(rng.integers(width - box_width + 1)), box_height, box_width

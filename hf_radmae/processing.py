@@ -1,0 +1,155 @@
+"""From a radiograph of any size and depth to `pixel_values` in 0..1 at the shape of its bin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ImagesKwargs
+
+from hf_radmae.binning import Bins, assign, content_sizes
+from hf_radmae.data.image import ImageError, read_image
+
+SCALINGS = ("minmax", "percentile")
+
+
+class RadiographImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+    """What `RadiographImageProcessor` takes beside the arguments of every image processor.
+
+    Attributes:
+        bins: the bins as `Bins.to_dict()`; an image goes to the closest one. Without bins it is resized to `size`.
+        scaling: "minmax" maps the darkest and brightest pixel of each image to 0 and 1 (the paper's), "percentile" its
+            0.5th and 99.5th percentile, which a burnt-in marker or a dead pixel does not move.
+        num_channels: 1, or 3 for models that expect RGB (the grey image three times).
+    """
+
+    bins: dict | None
+    scaling: str | None
+    num_channels: int | None
+
+
+class RadiographImageProcessor(TorchvisionBackend):
+    """Reads, scales and resizes radiographs of any bit depth: paths (DICOM too), bytes, PIL images, arrays, tensors.
+
+    `processor(images, return_tensors="pt")["pixel_values"]` is float32 (batch, num_channels, height, width) in 0..1.
+    Images of one call that fall into different bins cannot be stacked: leave `return_tensors` out to get a list.
+
+    Raises:
+        ImageError: an image cannot be used; the error names it and says why.
+    """
+
+    valid_kwargs = RadiographImageProcessorKwargs
+    size = {"height": 224, "width": 224}  # noqa: RUF012 - transformers reads plain class attributes
+    resample = None
+    do_resize = True
+    do_rescale = False
+    do_normalize = False
+    bins: dict | None = None
+    scaling = "minmax"
+    num_channels = 1
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling={self.scaling!r} is unknown: expected one of {', '.join(SCALINGS)}")
+
+    def fetch_images(self, images: Any) -> Any:
+        """Leaves paths as they are: `process_image` reads them at their full bit depth."""
+        return images
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list:
+        if isinstance(images, list | tuple):
+            return list(images)
+        if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
+            return list(images)
+        return [images]
+
+    def process_image(self, image: Any, **kwargs: Any) -> torch.Tensor:
+        """One image of any accepted kind -> grey tensor (1, height, width); 8-bit images stay uint8, others float32."""
+        return as_tensor(read_image(image.numpy(force=True) if isinstance(image, torch.Tensor) else image))
+
+    def _preprocess(  # type: ignore[override]
+        self, images: list[torch.Tensor], size: Any, bins: dict | None, scaling: str, num_channels: int, **kwargs: Any
+    ) -> BatchFeature:
+        fitted = []
+        for image in images:
+            shape = content = (size.height, size.width)
+            if bins is not None:
+                shape, content = place(image.shape[-2:], Bins.from_dict(bins))
+            fitted.append(fit_image(image, shape, content, scaling=scaling).expand(num_channels, -1, -1))
+        if kwargs.get("return_tensors") and len({image.shape for image in fitted}) > 1:
+            raise ValueError(
+                f"the images fall into different bins ({sorted({tuple(i.shape[-2:]) for i in fitted})}) and cannot be "
+                "stacked: call the processor once per image, or leave return_tensors out"
+            )
+        return BatchFeature({"pixel_values": fitted}, tensor_type=kwargs.get("return_tensors"))
+
+
+def place(size: Sequence[int], bins: Bins) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The (height, width) of the bin that an image of this (height, width) goes to, and of the part that it fills.
+
+    Raises:
+        ImageError: the bins have no place for this size (strict binning).
+    """
+    ids = assign([size], bins)
+    if ids[0] < 0:
+        raise ImageError("<image>", f"no bin takes {size[0]}x{size[1]} pixels: strict binning knows exact sizes only")
+    content = content_sizes([size], bins, ids)[0]
+    return tuple(bins.shapes[ids[0]].tolist()), tuple(content.tolist())
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Grey array (height, width) -> tensor (1, height, width): uint8 as it is, every other depth as float32."""
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+    return torch.tensor(array)[None]
+
+
+def fit_image(
+    image: torch.Tensor,
+    shape: tuple[int, int],
+    content: tuple[int, int] | None = None,
+    *,
+    scaling: str = "minmax",
+    box: tuple[int, int, int, int] | None = None,
+) -> torch.Tensor:
+    """Scales one grey image to 0..1, crops it, resizes it to `content` and pads it with 0 to `shape` (bottom, right).
+
+    The range is taken from the whole image before any crop, so that a crop keeps the brightness of its image. An 8-bit
+    image is resized in 8 bit, which is several times faster and costs at most half a grey value.
+
+    Args:
+        image: (1, height, width), uint8 or float32 of any range.
+        shape: (height, width) of the result in pixels.
+        content: (height, width) that the image fills; `shape` by default. The rest is padding.
+        scaling: see `RadiographImageProcessorKwargs`.
+        box: (top, left, height, width) of the crop, in pixels of `image`.
+
+    Returns:
+        (1, *shape), float32, 0..1.
+    """
+    low, high = _range(image, scaling)
+    if box is not None:
+        top, left, height, width = box
+        image = image[:, top : top + height, left : left + width]
+    height, width = content or shape
+    image = tvF.resize(image, [height, width], antialias=True).float()
+    image = ((image - low) / (high - low)).clamp_(0, 1)
+    return F.pad(image, (0, shape[1] - width, 0, shape[0] - height))
+
+
+def _range(image: torch.Tensor, scaling: str) -> tuple[float, float]:
+    low, high = (float(value) for value in torch.aminmax(image))
+    if scaling == "percentile":
+        stride = max(1, int((image.numel() / 1e6) ** 0.5))  # a million pixels tell the percentiles well enough
+        sample = image[0, ::stride, ::stride].numpy()
+        inner_low, inner_high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
+        if inner_low < inner_high:
+            return inner_low, inner_high
+    return low, high

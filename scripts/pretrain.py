@@ -1,0 +1,117 @@
+"""Pre-trains a masked autoencoder on radiographs of any size and shows what it learned.
+
+On generated radiographs, with nothing to download:
+
+    accelerate launch scripts/pretrain.py --output_dir out/phantom
+
+On your own, sub-folders or a metadata.csv with labels are optional:
+
+    accelerate launch scripts/pretrain.py --dataset imagefolder --data_dir RADIOGRAPHS --probe_column body_region \
+        --preset small --max_tokens 256 --output_dir out/mine
+
+A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended goes on from its last
+checkpoint when it is started again with the same --output_dir. Watch it with `tensorboard --logdir out`.
+
+The output folder then holds the model (loads with bare transformers), preprocessor_config.json, results.json with every
+figure, reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
+"""
+
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+from transformers import ViTMAEConfig, set_seed
+
+from hf_radmae.arguments import DataArguments, ModelArguments, parse
+from hf_radmae.bin_report import compare, format_table, report
+from hf_radmae.binning import assign, fit_bins
+from hf_radmae.data.load import load_radiographs
+from hf_radmae.dataset import RadiographDataset
+from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.probing.networks import probe_networks
+from hf_radmae.processing import RadiographImageProcessor
+from hf_radmae.results import environment, probe_text, save_results, train_figures, write_card
+from hf_radmae.skipped import SkippedImages
+from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
+
+
+def build_model(args: ModelArguments, image_size: int, seed: int) -> RadMAEForPreTraining:
+    """The network before training: a checkpoint, or a preset whose random weights depend on the seed alone."""
+    set_seed(seed)
+    options = {"mask_ratio": args.mask_ratio, "norm_pix_loss": args.norm_pix_loss}
+    if args.model_name_or_path:
+        return RadMAEForPreTraining.from_pretrained(args.model_name_or_path, num_channels=args.num_channels, **options)
+    options |= {"patch_size": args.patch_size, "num_channels": args.num_channels, "image_size": image_size}
+    return RadMAEForPreTraining(preset_config(args.preset, **options))
+
+
+def main() -> None:
+    data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
+    say = print if args.process_index == 0 else lambda *_: None
+    folder = Path(args.output_dir)
+
+    with args.main_process_first(desc="build the data set"):
+        rows, unreadable = load_radiographs(**data_args.source(), seed=args.seed)
+    images = {split: len(part) for split, part in rows.items()}
+    sizes = np.concatenate([np.stack([part["height"], part["width"]], axis=1) for part in rows.values()])
+    patch_size = model_args.patch_size
+    if model_args.model_name_or_path:
+        patch_size = ViTMAEConfig.from_pretrained(model_args.model_name_or_path).patch_size
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
+    bins = fit_bins(sizes, strategy=data_args.binning, batch_size=batch_size, **budget)
+    binned = report(sizes, bins, assign(sizes, bins), batch_size=batch_size)
+    say(f"\n{sum(images.values())} images {images}, {len(unreadable)} unreadable. Bins, {data_args.binning}:\n")
+    say(binned.table())
+    say(f"\nOther ways to batch them:\n\n{format_table(compare(sizes, batch_size=batch_size, **budget))}\n")
+
+    options = {"seed": args.seed, "scaling": data_args.scaling}
+    parts = {split: RadiographDataset(part, bins, **options) for split, part in rows.items()}
+    train = RadiographDataset(rows["train"], bins, train=True, crop_scale=data_args.crop_scale, **options)
+    image_size = isqrt(data_args.max_tokens) * patch_size
+    model = build_model(model_args, image_size, args.seed)
+    processor = RadiographImageProcessor(bins=bins.to_dict(), num_channels=model.config.num_channels, **options)
+    skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
+    skipped.add(unreadable if args.process_index == 0 else ())
+    trainer = RadMAETrainer(
+        model, args, train_dataset=train, eval_dataset=parts["validation"], processing_class=processor, skipped=skipped
+    )
+
+    losses = {"before": trainer.evaluate()["eval_loss"]}
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint in (None, "true", "True", "last"):
+        checkpoint = last_complete_checkpoint(folder)
+    if checkpoint:
+        say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    losses["validation"] = trainer.evaluate()["eval_loss"]
+    losses["test"] = trainer.evaluate(parts["test"], metric_key_prefix="test")["test_loss"]
+    trainer.save_model()
+    if args.process_index != 0:
+        return
+
+    results = {
+        "name": folder.name,
+        "environment": environment(),
+        "data": vars(data_args) | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
+        "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
+        "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
+        "losses": losses,
+    }
+    if data_args.probe_column:
+        networks = {"untrained": build_model(model_args, image_size, args.seed), "pre-trained": trainer.model}
+        collate, workers = trainer.data_collator, args.dataloader_num_workers
+        results["probe"] = probe_networks(networks, parts, data_args.probe_column, collate, num_workers=workers)
+        say(probe_text(results["probe"]))
+    save_results(results, folder)
+    write_card(results, folder)
+    say(
+        f"\nEvaluation loss {losses['before']:.3f} before, {losses['validation']:.3f} after; on the test split "
+        f"{losses['test']:.3f}. Everything is in {folder}: see reconstructions.png, results.json and README.md.\n\n"
+        f"    tensorboard --logdir {folder}\n"
+        f"    python -c \"from transformers import ViTModel; ViTModel.from_pretrained('{folder}')\"\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
