@@ -1,0 +1,234 @@
+"""Scores agree with scikit-learn's, intervals with a plain loop over patients, the IRMA error with its definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from hf_radmae import metrics
+from hf_radmae.metrics.bootstrap import is_missing, patient_weights
+from hf_radmae.metrics.irma_error import axis_error
+
+
+def labels(seed: int, images: int = 60, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted labels; the predicted ones are right half of the time, one class may be in either alone."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes - 1, images)
+    return true, np.where(rng.random(images) < 0.5, true, rng.integers(1, classes, images))
+
+
+@pytest.mark.parametrize("names", [None, np.array(["hand", "foot", "chest", "pelvis", "spine"])])
+@pytest.mark.parametrize("seed", range(5))
+def test_label_scores_agree_with_scikit_learn(seed, names):
+    true, predicted = labels(seed) if names is None else (names[part] for part in labels(seed))
+    given_labels = {"references": true, "predictions": predicted}
+    assert metrics.Accuracy().compute(**given_labels)["accuracy"] == pytest.approx((true == predicted).mean())
+    f1 = reference.f1_score(true, predicted, average="macro")
+    assert metrics.MacroF1().compute(**given_labels)["macro_f1"] == pytest.approx(f1)
+    present = np.unique(true)
+    recall = reference.recall_score(true, predicted, labels=present, average=None)
+    assert metrics.BalancedAccuracy().compute(**given_labels)["balanced_accuracy"] == pytest.approx(recall.mean())
+    matrix = metrics.ConfusionMatrix().compute(**given_labels)
+    assert matrix["confusion_matrix"] == reference.confusion_matrix(true, predicted).tolist()
+    assert matrix["classes"] == np.union1d(true, predicted).tolist()
+    rows = metrics.PerClass().compute(**given_labels)["per_class"]
+    expected = reference.precision_recall_fscore_support(true, predicted, zero_division=np.nan)
+    columns = [[row[name] for row in rows] for name in ("precision", "recall", "f1", "images")]
+    np.testing.assert_allclose(columns, expected, rtol=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), levels=st.integers(2, 50))
+@settings(max_examples=25, deadline=None)
+def test_auroc_agrees_with_scikit_learn_with_ties(seed, levels):
+    rng = np.random.default_rng(seed)
+    true = np.concatenate([np.arange(4), rng.integers(0, 4, 40)])
+    scores = rng.integers(1, levels, (44, 4)).astype(float)
+    scores /= scores.sum(1, keepdims=True)
+    assert metrics.auroc(true, scores)[0] == pytest.approx(
+        reference.roc_auc_score(true, scores, multi_class="ovr", average="macro")
+    )
+    assert metrics.auroc(true > 1, scores[:, 0])[0] == pytest.approx(reference.roc_auc_score(true > 1, scores[:, 0]))
+
+
+def test_auroc_module_takes_scores_of_two_and_of_many_classes():
+    assert metrics.AUROC().compute(references=[0, 1, 0], predictions=[0.1, 0.3, 0.3])["auroc"] == pytest.approx(0.75)
+    result = metrics.AUROC().compute(references=[0, 1, 2, 2], predictions=np.eye(3)[[0, 1, 2, 2]], bootstrap=20)
+    assert result["auroc"] == result["auroc_high"] == 1
+
+
+def test_auroc_of_one_class_names_what_there_is():
+    with pytest.raises(ValueError, match=r"two classes or more, but the references hold only 1: 3 images"):
+        metrics.AUROC().compute(references=[1, 1, 1], predictions=[0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1, metrics.per_class, metrics.confusion_matrix],
+)
+def test_weights_equal_repeated_images(metric):
+    true, predicted = labels(0)
+    counts = np.random.default_rng(1).integers(0, 3, (4, len(true)))
+    repeated = [np.repeat(np.arange(len(true)), row) for row in counts]
+    expected = [metric(true[rows], predicted[rows])[0] for rows in repeated]
+    np.testing.assert_allclose(metric(true, predicted, counts.astype(np.float32)), expected, rtol=1e-6)
+
+
+def test_auroc_weights_equal_repeated_images():
+    true, scores = labels(0)[0] > 1, np.random.default_rng(0).integers(0, 9, 60)
+    counts = np.random.default_rng(1).integers(0, 3, (4, 60))
+    expected = [metrics.auroc(np.repeat(true, row), np.repeat(scores, row))[0] for row in counts]
+    np.testing.assert_allclose(metrics.auroc(true, scores, counts.astype(np.float32)), expected)
+
+
+@pytest.mark.parametrize("labels", [[None, 1, None, 0], [-1, 1, -100, 0], ["", "1", None, "0"]])
+def test_images_without_a_label_are_left_out_and_counted(labels):
+    predictions = ["0", "1", "0", "1"] if "1" in labels else [0, 1, 0, 1]
+    result = metrics.Accuracy().compute(references=labels, predictions=predictions, bootstrap=10)
+    assert (result["accuracy"], result["images"], result["left_out"]) == (0.5, 2, 2)
+    assert metrics.bootstrap_interval(metrics.accuracy, labels, predictions).value == 0.5
+
+
+@pytest.mark.parametrize("labels", [[0.0, np.nan], np.array(["a", None], dtype=object), ["a", ""], [3, -1], [3, -100]])
+def test_what_counts_as_no_label(labels):
+    assert is_missing(labels).tolist() == [False, True]
+
+
+def test_no_label_at_all_is_refused():
+    with pytest.raises(ValueError, match="none of the 3 images has a label"):
+        metrics.bootstrap_interval(metrics.accuracy, [None, -1, -100], [0, 1, 2])
+
+
+def test_interval_is_that_of_a_loop_over_resampled_patients():
+    """With patients of several images the loop that concatenates the images of the drawn patients gives the same."""
+    true, predicted = labels(3, images=200)
+    patients = np.random.default_rng(0).integers(0, 70, 200)
+    interval = metrics.bootstrap_interval(metrics.balanced_accuracy, true, predicted, groups=patients, n=2000, seed=1)
+    rng, keys, scores = np.random.default_rng(2), np.unique(patients), []
+    for _ in range(2000):
+        rows = np.concatenate([np.flatnonzero(patients == key) for key in rng.choice(keys, len(keys))])
+        scores.append(metrics.balanced_accuracy(true[rows], predicted[rows])[0])
+    assert interval.value == metrics.balanced_accuracy(true, predicted)[0]
+    np.testing.assert_allclose(interval[1:], np.quantile(scores, [0.025, 0.975]), atol=0.01)
+
+
+def test_patients_are_drawn_whole():
+    weights = patient_weights(["a", "b", "a", "c", "b"], n=50, seed=0)
+    assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, 1] == weights[:, 4]).all()
+    assert (weights[:, [0, 1, 3]].sum(1) == 3).all()
+
+
+def test_images_of_few_patients_widen_the_interval():
+    """200 images of 10 patients, each patient all right or all wrong, say as much as 10 images."""
+    patients = np.repeat(np.arange(10), 20)
+    right = (patients < 6).astype(int)
+    by_patient = metrics.bootstrap_interval(metrics.accuracy, np.ones(200), right, groups=patients)
+    by_image = metrics.bootstrap_interval(metrics.accuracy, np.ones(200), right)
+    assert by_patient.high - by_patient.low > 3 * (by_image.high - by_image.low)
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+    """A model that is the other one with five more images right is better for certain, whichever patients are drawn."""
+    true, worse = labels(0, images=300)
+    better = worse.copy()
+    better[np.flatnonzero(worse != true)[:15]] = true[np.flatnonzero(worse != true)[:15]]
+    pair = metrics.paired_interval(metrics.accuracy, true, better, worse)
+    assert pair.value == pytest.approx(0.05) and pair.low > 0
+    alone = metrics.bootstrap_interval(metrics.accuracy, true, better)
+    assert pair.high - pair.low < (alone.high - alone.low) / 2
+    assert metrics.paired_interval(metrics.accuracy, true, worse, worse) == (0, 0, 0)
+
+
+def test_draws_that_disagree_widen_the_interval():
+    true = np.zeros(1000, dtype=int)
+    draws = (np.random.default_rng(0).random((5, 1000)) > np.array([0.2, 0.4, 0.5, 0.6, 0.8])[:, None]).astype(int)
+    several = metrics.bootstrap_interval(metrics.accuracy, true, draws, over_draws=True)
+    one = metrics.bootstrap_interval(metrics.accuracy, true, draws[2])
+    assert several.value == pytest.approx((draws == 0).mean())
+    assert several.high - several.low > 3 * (one.high - one.low)
+
+
+def test_lengths_that_differ_are_refused():
+    with pytest.raises(ValueError, match="3 references, but 2 predictions or groups"):
+        metrics.bootstrap_interval(metrics.accuracy, [0, 1, 2], [0, 1])
+
+
+TWO = ((2, 2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+CODES = ["1121-127-700-500", "1121-120-942-700", "1123-211-520-300", "112d-121-500-000", "1124-410-620-625"]
+code = st.sampled_from(CODES)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "error"),
+    [
+        ("318a", 0.0),
+        ("318*", 0.06),
+        ("3187", 0.12),
+        ("31*a", 0.14),
+        ("31**", 0.14),
+        ("3177", 0.28),
+        ("3***", 0.26),
+        ("32**", 0.52),
+        ("1000", 1.0),
+    ],
+)
+def test_worked_example(predicted, error):
+    """True code 318a, two labels at every position: the positions weigh 1/2, 1/4, 1/6 and 1/8 of 25/24 in all, that is
+    0.48, 0.24, 0.16 and 0.12. A `*` at the third and all below it cost (0.16 + 0.12) / 2 = 0.14."""
+    assert axis_error("318a", predicted, TWO[0]) == pytest.approx(error)
+
+
+def test_branching_comes_from_the_tree_below_the_true_path():
+    """Codes 11, 12, 13 and 21 (as axis TTTT: 11aa, ...): two labels first, three below 1, then one each. All below the
+    first are wrong: (1/6 + 1/3 + 1/4) of (1/2 + 1/6 + 1/3 + 1/4) is 0.6."""
+    tree = metrics.CodeTree([f"{t}aa-000-000-000" for t in ("11", "12", "13", "21")])
+    assert tree.branching(0, "11aa") == [2, 3, 1, 1]
+    assert tree.branching(0, "31aa") == [3, 1, 1, 1], "a label that the tree lacks is one more"
+    assert metrics.irma_error("11aa-000-000-000", "12aa-000-000-000", tree) == pytest.approx(0.6 / 4)
+
+
+@given(true=code)
+def test_exact_is_0_unknown_a_half_and_wrong_1(true):
+    for tree in (metrics.CodeTree(CODES), metrics.CodeTree(branching=TWO)):
+        assert metrics.irma_error(true, true, tree) == 0
+        assert metrics.irma_error(true, true.replace("-", ""), tree) == 0
+        assert metrics.irma_error(true, "****-***-***-***", tree) == pytest.approx(0.5)
+        assert metrics.irma_error(true, "zzzz-zzz-zzz-zzz", tree) == pytest.approx(1)
+
+
+@given(true=code, predicted=code, axis=st.integers(0, 3), data=st.data())
+def test_an_error_is_never_forgiven_deeper_and_early_errors_cost_more(true, predicted, axis, data):
+    branching = metrics.CodeTree(CODES).branching(axis, true.split("-")[axis])
+    truth = true.split("-")[axis]
+    errors, guesses = [], []
+    for at in range(len(truth)):
+        wrong = truth[:at] + "z" + truth[at + 1 :]
+        tail = data.draw(st.text("0123456789abcz*", min_size=len(truth) - at - 1, max_size=len(truth) - at - 1))
+        errors.append(axis_error(truth, wrong, branching))
+        guesses.append(axis_error(truth, wrong[: at + 1] + tail, branching))
+        unsure = axis_error(truth, truth[:at] + "*" + tail, branching)
+        assert unsure == pytest.approx(errors[-1] / 2)
+    assert guesses == errors, "what follows the first wrong label does not matter"
+    assert errors == sorted(errors, reverse=True) and len(set(errors)) == len(errors)
+
+
+def test_irma_module_sums_over_images_with_an_interval():
+    module = metrics.IRMAError(codes=CODES)
+    result = module.compute(references=[*CODES, None], predictions=[*CODES[:4], "z" * 13, CODES[0]], bootstrap=200)
+    assert (result["irma_error"], result["mean_irma_error"], result["left_out"]) == (pytest.approx(1), 0.2, 1)
+    assert result["irma_error_low"] == 0 and 2 <= result["irma_error_high"] <= 4
+
+
+@pytest.mark.parametrize("bad", ["1121-127-700", "1121-127-700-50A0", "ABCD"])
+def test_what_is_no_code_is_refused(bad):
+    with pytest.raises(ValueError, match="no IRMA code"):
+        metrics.IRMAError(codes=CODES).compute(references=CODES[:1], predictions=[bad])
+
+
+def test_a_true_code_with_a_star_and_a_wrong_branching_are_refused():
+    with pytest.raises(ValueError, match="cannot be scored"):
+        metrics.irma_error("112*-127-700-500", CODES[0], metrics.CodeTree(CODES))
+    with pytest.raises(ValueError, match="branching needs counts >= 1"):
+        metrics.IRMAError(branching=((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
+    with pytest.raises(ValueError, match="either the codes"):
+        metrics.IRMAError()
