@@ -29,11 +29,11 @@ class DataArguments:
     dataset: str = _option("phantom", "phantom (generated), irma, mri, imagefolder, parquet, or a data set on the Hub.")
     data_dir: str | None = _option(None, "Folder of the data set; phantom needs none.")
     num_images: int = _option(3000, "phantom: radiographs to generate.")
-    phantom_scale: float = _option(0.1, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
+    phantom_scale: float = _option(0.0625, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
     binning: str = _option("smart", "How sizes become batches.", choices=list(STRATEGIES))
     num_bins: int = _option(8, "Shapes that smart binning may use.")
-    max_tokens: int = _option(100, "Most patches of an image; larger images are scaled down to it.")
-    crop_scale: float = _option(0.5, "Training crops keep at least this share of an image's area; 1 crops nothing.")
+    max_tokens: int = _option(256, "Most patches of an image; larger images are scaled down to it.")
+    crop_scale: float = _option(1.0, "Training crops keep at least this share of an image's area; 1 crops nothing.")
     scaling: str = _option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
     probe_column: str | None = _option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
 
@@ -56,9 +56,15 @@ class ModelArguments:
     num_channels: int = _option(
         1, "Input channels, 1 or 3; a checkpoint's kernels are converted exactly.", choices=[1, 3]
     )
-    patch_size: int = _option(16, "Side of a patch in pixels; a checkpoint keeps its own.")
+    patch_size: int | None = _option(
+        None, "Side of a patch in pixels; by default 8 for tiny (small images) and 16 else. A checkpoint keeps its own."
+    )
     mask_ratio: float = _option(0.75, "Share of the patches that is masked.")
     norm_pix_loss: bool = _option(True, "Predict patches normalised to mean 0 and variance 1.")
+
+    def __post_init__(self) -> None:
+        if self.patch_size is None:
+            self.patch_size = 8 if self.preset == "tiny" else 16
 
 
 def parse(classes: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None) -> tuple:
@@ -74,9 +80,9 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
         One instance per class. An option that no class knows ends the program with the closest one that exists.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(classes, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(list(classes), description=description, allow_abbrev=False)
     if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
-        parser.set_defaults(**_recipe(parser, classes, argv.pop(0)))
+        argv = _recipe(parser, classes, argv[0]) + argv[1:]
     *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if unknown:
         names = [option for action in parser._actions for option in action.option_strings]
@@ -87,7 +93,8 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
     return tuple(instances)
 
 
-def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> dict[str, Any]:
+def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> list[str]:
+    """The recipe as words of a command line, so that its types and choices are checked like those."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
@@ -100,7 +107,14 @@ def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> dic
     names = [f.name for cls in classes for f in dataclasses.fields(cls)]
     if unknown := [name for name in values if name not in names]:
         parser.error(f"recipe {path}: " + "; ".join(f"{name}: {_suggest(name, names)}" for name in unknown))
-    return values
+    parser.set_defaults(**{name: None for name, value in values.items() if value is None})
+    words: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return words
 
 
 def _suggest(word: str, names: Sequence[str]) -> str:

@@ -109,7 +109,7 @@ def fit_bins(
         max_tokens: Most patches of a shape. `round_up` and `square` keep within the largest square of so many.
         max_side: Longest side of a shape in pixels, or None.
         batch_size: Images per step on all ranks together.
-        min_images: Fewest images of a bin (`smart`, `mixed`), so that batches fill; four batches by default.
+        min_images: Fewest images of a bin (`smart`, `mixed`), so that batches fill; one batch by default.
 
     Raises:
         ValueError: On an unknown strategy, a size below one pixel, or a budget that no patch fits.
@@ -127,7 +127,7 @@ def fit_bins(
     longest = max_tokens if max_side is None else max_side // patch_size
     exact = None
     if strategy in ("smart", "mixed"):
-        floor = 4 * batch_size if min_images is None else min_images
+        floor = batch_size if min_images is None else min_images
         grids = _fit_grids(target_sizes(sizes, **budget) / patch_size, num_bins, floor, max_tokens, longest)
     elif strategy == "strict":
         exact, counts = np.unique(sizes, axis=0, return_counts=True)

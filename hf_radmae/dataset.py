@@ -26,9 +26,10 @@ class Skipped(TypedDict):
 class RadiographDataset(torch.utils.data.Dataset):
     """A `datasets.Dataset` of radiographs, each read, scaled and resized to its bin when it is asked for.
 
-    An image that cannot be read is replaced by the next good one of its bin and reported in the item's `skipped`, so
-    that a batch keeps its shape and its size. All randomness is keyed: crop and mask by (seed, epoch, row), or by
-    (seed, row) where `train` is false. Hence a run repeats, and resumes, for any number of workers and processes.
+    An image that cannot be read is replaced by the next good one of its bin, or of any bin where its own has none, and
+    reported in the item's `skipped`, so that a batch keeps its shape and its size. All randomness is keyed: crop and
+    mask by (seed, epoch, row), or by (seed, row) where `train` is false. Hence a run repeats, and resumes, for any
+    number of workers and processes.
 
     Args:
         rows: has the columns `image` (`datasets.Image(decode=False)`), `height` and `width`, and where it can an
@@ -59,7 +60,6 @@ class RadiographDataset(torch.utils.data.Dataset):
         self.crop_scale, self.scaling = crop_scale, scaling
         self.sizes = np.stack([np.asarray(rows[column]) for column in ("height", "width")], axis=1)
         self.bin_ids = assign(self.sizes, bins)
-        self._contents = content_sizes(self.sizes, bins, self.bin_ids)
         self._names = "image_id" if "image_id" in rows.column_names else None
         self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
@@ -81,7 +81,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         """`pixel_values` (1, height, width), `noise` (patches,), `content` (height, width), `index` and `skipped`.
 
         Raises:
-            ImageError: no image of the bin can be read.
+            ImageError: no image can be read.
         """
         skipped: list[Skipped] = []
         for candidate in self._from(int(index)):
@@ -94,25 +94,27 @@ class RadiographDataset(torch.utils.data.Dataset):
             except FileNotFoundError:
                 skipped.append({"index": candidate, "image": name, "reason": "is missing: no such file"})
             else:
-                return {**self._fit(image, candidate), "index": candidate, "skipped": skipped}
+                return {**self._fit(image, candidate, self.bin_ids[index]), "index": candidate, "skipped": skipped}
         first = skipped[0]
-        raise ImageError(first["image"], f"{first['reason']}; and no other image of its bin can be read")
+        raise ImageError(first["image"], f"{first['reason']}; and none of the other {len(self) - 1} images can be read")
 
     def _from(self, index: int) -> Iterator[int]:
-        """The row itself, then the other rows of its bin in order, around the end."""
+        """The row itself, then the other rows of its bin in order, around the end, then the rows of other bins."""
         yield index
-        others = np.flatnonzero(self.bin_ids == self.bin_ids[index])
-        position = int(np.searchsorted(others, index))
-        yield from (int(other) for other in np.roll(others, -position)[1:])
+        order = np.roll(np.arange(len(self)), -index)[1:]
+        same = self.bin_ids[order] == self.bin_ids[index]
+        yield from (int(other) for other in (*order[same], *order[~same]))
 
-    def _fit(self, image: torch.Tensor, index: int) -> dict[str, Any]:
+    def _fit(self, image: torch.Tensor, index: int, bin_id: int) -> dict[str, Any]:
         height, width = image.shape[-2:]
-        shape = tuple(self.bins.shapes[self.bin_ids[index]].tolist())
-        content = tuple(self._contents[index].tolist())
+        shape = tuple(self.bins.shapes[bin_id].tolist())
+        content = tuple(content_sizes(self.sizes[[index]], self.bins, np.array([bin_id]))[0].tolist())
         epoch = int(self._epoch) if self.train else None
         box = None
         if self.train and self.crop_scale < 1:
-            box = _random_box(height, width, self.crop_scale, np.random.default_rng((self.seed, epoch, index)))
+            box = _random_box(
+                height, width, self.crop_scale, np.random.default_rng((self.seed, int(self._epoch), index))
+            )
         patches = (shape[0] // self.bins.patch_size) * (shape[1] // self.bins.patch_size)
         return {
             "pixel_values": fit_image(image, shape, content, scaling=self.scaling, box=box),

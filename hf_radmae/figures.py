@@ -56,7 +56,7 @@ def reconstruction_figure(model: RadMAEForPreTraining, batches: Sequence[dict[st
     """One row an image, the first of each batch: input, masked input, reconstruction, absolute error."""
     rows = [{name: image[0].numpy() for name, image in reconstruct(model, batch).items()} for batch in batches]
     heights = [3.0 * row["input"].shape[0] / row["input"].shape[1] for row in rows]
-    figure = Figure(figsize=(12, sum(heights) + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(12, sum(heights) + 0.3 * len(rows)), dpi=60, layout="constrained")
     axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, line in zip(rows, axes, strict=True):
         for name, axis in zip(COLUMNS, line, strict=True):
@@ -73,6 +73,6 @@ def save_figure(figure: Figure, path: str | Path) -> np.ndarray:
     """Writes the figure as a PNG and returns it as a uint8 array (height, width, 3)."""
     canvas = FigureCanvasAgg(figure)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=60, metadata={"Software": None})
+    figure.savefig(path, metadata={"Software": None})
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

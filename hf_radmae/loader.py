@@ -33,7 +33,9 @@ def bucket_loader(
         num_workers, persistent_workers, prefetch_factor: as `DataLoader` takes them; the last two only with workers.
         **sampler: `seed`, `rank`, `world_size` and `micro_steps` of `BucketBatchSampler`.
     """
-    workers = {"persistent_workers": persistent_workers, "prefetch_factor": prefetch_factor} if num_workers else {}
+    workers: dict[str, Any] = (
+        {"persistent_workers": persistent_workers, "prefetch_factor": prefetch_factor} if num_workers else {}
+    )
     return DataLoader(
         dataset,
         batch_sampler=BucketBatchSampler(

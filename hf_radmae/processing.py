@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
 from hf_radmae.binning import Bins, assign, content_sizes
@@ -46,7 +47,7 @@ class RadiographImageProcessor(TorchvisionBackend):
 
     valid_kwargs = RadiographImageProcessorKwargs
     size = {"height": 224, "width": 224}  # noqa: RUF012 - transformers reads plain class attributes
-    resample = None
+    resample = PILImageResampling.BILINEAR
     do_resize = True
     do_rescale = False
     do_normalize = False
@@ -108,7 +109,7 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
     """Grey array (height, width) -> tensor (1, height, width): uint8 as it is, every other depth as float32."""
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
-    return torch.tensor(array)[None]
+    return torch.tensor(np.ascontiguousarray(array))[None]  # a mirrored view has negative strides
 
 
 def fit_image(

@@ -39,7 +39,10 @@ class SkippedImages:
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
-            rows = {row["image"]: dict(zip(FIELDS, row.values(), strict=True)) for row in csv.DictReader(file, FIELDS)}
+            whole = [
+                row for row in csv.DictReader(file, FIELDS) if row["reason"] is not None
+            ]  # the last may be cut off
+        rows = {row["image"]: {field: row[field] for field in FIELDS} for row in whole}
         rows.pop("image", None)  # the header line
         return [rows[image] for image in sorted(rows)]
 

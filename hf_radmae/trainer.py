@@ -43,10 +43,10 @@ class RadMAETrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate after warm-up."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warm-up; below 1 a share of all."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up; below 1 a share of all."})
     num_train_epochs: float = field(default=20.0, metadata={"help": "Times that every image is seen."})
     per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "Images per device and step, all of one bin."}
+        default=32, metadata={"help": "Images per device and step, all of one bin."}
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images per device and evaluation step."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between log lines; below 1 a share of all."})
@@ -56,7 +56,7 @@ class RadMAETrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
     metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "What best means."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of it is better."})
-    report_to: None | str | list[str] = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser reads this order only
         default="tensorboard", metadata={"help": "Where to log: tensorboard, none."}
     )
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes per device that read images."})
@@ -114,9 +114,13 @@ class RadMAETrainer(Trainer):
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 callback.logging_dir = str(Path(args.output_dir, "runs"))  # the default has the host's name in it
         if args.early_stopping_patience and args.load_best_model_at_end:
-            self.add_callback(EarlyStopping(self))
+            self.add_callback(EarlyStopping(args.early_stopping_patience))
         if args.figure_images and self.eval_dataset is not None:
             self.add_callback(ReconstructionCallback(self))
+
+    def train(self, *args, **kwargs):
+        self._throughput.start()  # what was before, an evaluation say, is no training
+        return super().train(*args, **kwargs)
 
     # Trainer hands no batch sampler of ours on to its loaders.
 
@@ -242,14 +246,22 @@ class Throughput:
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Upstream's, but evaluations before and after training do not count."""
+    """Upstream's, but evaluations before and after training do not count.
 
-    def __init__(self, trainer: RadMAETrainer):
-        super().__init__(trainer.args.early_stopping_patience)
-        self.trainer = trainer
+    A resumed run builds it anew from upstream's arguments, so that it must take no others.
+    """
+
+    in_train = False
+
+    def on_train_begin(self, *args, **kwargs):
+        self.in_train = True
+        super().on_train_begin(*args, **kwargs)
+
+    def on_train_end(self, *args, **kwargs):
+        self.in_train = False
 
     def on_evaluate(self, *args, **kwargs):
-        if self.trainer.is_in_train:
+        if self.in_train:
             super().on_evaluate(*args, **kwargs)
 
 

@@ -16,6 +16,7 @@ The output folder then holds the model (loads with bare transformers), preproces
 figure, reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
 """
 
+import os
 from math import isqrt
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from hf_radmae.results import environment, probe_text, save_results, train_figur
 from hf_radmae.skipped import SkippedImages
 from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
 
+REPEATED = ("seed", "num_train_epochs", "learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size")
+
 
 def build_model(args: ModelArguments, image_size: int, seed: int) -> RadMAEForPreTraining:
     """The network before training: a checkpoint, or a preset whose random weights depend on the seed alone."""
@@ -51,7 +54,7 @@ def main() -> None:
     folder = Path(args.output_dir)
 
     with args.main_process_first(desc="build the data set"):
-        rows, unreadable = load_radiographs(**data_args.source(), seed=args.seed)
+        rows, unreadable = load_radiographs(**data_args.source(), num_proc=min(os.cpu_count() or 1, 8), seed=args.seed)
     images = {split: len(part) for split, part in rows.items()}
     sizes = np.concatenate([np.stack([part["height"], part["width"]], axis=1) for part in rows.values()])
     patch_size = model_args.patch_size
@@ -70,7 +73,9 @@ def main() -> None:
     train = RadiographDataset(rows["train"], bins, train=True, crop_scale=data_args.crop_scale, **options)
     image_size = isqrt(data_args.max_tokens) * patch_size
     model = build_model(model_args, image_size, args.seed)
-    processor = RadiographImageProcessor(bins=bins.to_dict(), num_channels=model.config.num_channels, **options)
+    processor = RadiographImageProcessor(
+        bins=bins.to_dict(), num_channels=model.config.num_channels, scaling=data_args.scaling
+    )
     skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
     skipped.add(unreadable if args.process_index == 0 else ())
     trainer = RadMAETrainer(
@@ -94,6 +99,7 @@ def main() -> None:
         "name": folder.name,
         "environment": environment(),
         "data": vars(data_args) | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
+        "arguments": {name: getattr(args, name) for name in REPEATED},
         "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
         "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
         "losses": losses,

@@ -27,7 +27,10 @@ MAX_ASPECT = 20.0
 MAX_PIXELS = 2**27
 """Pixels that are decoded at most, ten times the largest detector: a header that declares more is not believed."""
 
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(TypeError, IndexError),  # a TIFF without dimensions and a GIF cut within a block, both met while counting frames
+)
 """What Pillow's decoders raise for damaged files (UnidentifiedImageError is an OSError)."""
 
 ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image | np.ndarray
@@ -70,7 +73,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
             raise ImageError(name, str(error)) from error
     else:
         array = _decode(payload, name)
-    check_size(*array.shape, name=name)
+    check_size(array.shape[0], array.shape[1], name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(name, "has NaN or infinite pixels")
     if array.min() == array.max():
@@ -87,20 +90,20 @@ def image_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
     """
     payload, name = _payload(source, name)
     if isinstance(payload, np.ndarray):
-        size = _grey(payload, name).shape
+        height, width = _grey(payload, name).shape
     elif isinstance(payload, Image.Image):
-        size = payload.height, payload.width
+        height, width = payload.height, payload.width
     elif _is_dicom(payload, name):
         try:
             header = read_header(payload)
         except ValueError as error:
             raise ImageError(name, str(error)) from error
-        size = header.rows, header.columns
+        height, width = header.rows, header.columns
     else:
         with _open(payload, name) as image:
-            size = image.height, image.width
-    check_size(*size, name=name)
-    return size
+            height, width = image.height, image.width
+    check_size(height, width, name)
+    return height, width
 
 
 def check_size(height: int, width: int, name: str) -> None:
@@ -116,10 +119,14 @@ def check_size(height: int, width: int, name: str) -> None:
 
 def _payload(source: ImageSource, name: str | None) -> tuple[str | bytes | Image.Image | np.ndarray, str]:
     if isinstance(source, Mapping):
-        path, source = source.get("path"), source.get("bytes") or source.get("path")
-        name = name or (str(path) if path else None)
-        if source is None:
-            raise ImageError(name or "<row>", "has neither bytes nor a path")
+        path = source.get("path")
+        content: Any = source.get("bytes")
+        name = name or (str(path) if path else "<row>")
+        if content is None:  # empty bytes are an empty image, not a path
+            content = path
+        if content is None:
+            raise ImageError(name, "has neither bytes nor a path")
+        return _payload(content, name)
     if isinstance(source, str | Path):
         return str(source), name or str(source)
     return source, name or f"<{type(source).__name__}>"
@@ -141,37 +148,34 @@ def _is_dicom(payload: str | bytes, name: str) -> bool:
 
 
 def _open(payload: str | bytes, name: str) -> Image.Image:
-    if isinstance(payload, bytes) and not payload:
-        raise ImageError(name, "is empty: 0 bytes")
     try:
         with warnings.catch_warnings():  # Pillow warns of large images; MAX_PIXELS refuses them
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload)
     except UnidentifiedImageError as error:
-        raise ImageError(name, "is no image that Pillow knows, and no DICOM file (no DICM at byte 128)") from error
+        empty = not (payload if isinstance(payload, bytes) else _read_bytes(payload, name, 1))
+        unknown = "is no image that Pillow knows, and no DICOM file (no DICM at byte 128)"
+        raise ImageError(name, "is empty: 0 bytes" if empty else unknown) from error
     except _DAMAGE as error:
         raise ImageError(name, f"cannot be opened: {error}") from error
 
 
 def _decode(payload: bytes, name: str) -> np.ndarray:
     with _open(payload, name) as image:
-        check_size(image.height, image.width, name)
-        try:
-            return _from_pil(image, name)
-        except ImageError:
-            raise
-        except _DAMAGE as error:
-            raise ImageError(name, f"is damaged: {error}") from error
+        return _from_pil(image, name)
 
 
 def _from_pil(image: Image.Image, name: str) -> np.ndarray:
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError(name, f"has {image.n_frames} frames: a radiograph has one")  # type: ignore[attr-defined]
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16, copy=False)
-    if image.mode in ("L", "I", "F"):
-        return np.asarray(image)
-    return np.asarray(image.convert("L"))  # 1, LA, P, RGB, RGBA, CMYK, YCbCr: eight bits a channel
+    check_size(image.height, image.width, name)
+    try:
+        frames = getattr(image, "n_frames", 1)
+        grey = image if image.mode in ("L", "I", "F") or image.mode.startswith("I;16") else image.convert("L")
+        array = np.asarray(grey)  # decodes; 1, LA, P, RGB, RGBA, CMYK and YCbCr have eight bits a channel
+    except _DAMAGE as error:
+        raise ImageError(name, f"is damaged: {error}") from error
+    if frames > 1:
+        raise ImageError(name, f"has {frames} frames: a radiograph has one")
+    return array.astype(np.uint16, copy=False) if grey.mode.startswith("I;16") else array
 
 
 def _grey(array: np.ndarray, name: str) -> np.ndarray:
