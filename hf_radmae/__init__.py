@@ -14,7 +14,7 @@ _HOME = {
     "Phantom": "hf_radmae.data.phantom",
     "RadMAEForPreTraining": "hf_radmae.modeling",
     "RadMAETrainer": "hf_radmae.trainer",
-    "RadMAETrainingArguments": "hf_radmae.trainer",
+    "RadMAETrainingArguments": "hf_radmae.training_args",
     "RadiographDataset": "hf_radmae.dataset",
     "RadiographImageProcessor": "hf_radmae.processing",
 }

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -80,7 +80,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
         One instance per class. An option that no class knows ends the program with the closest one that exists.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(list(classes), description=description, allow_abbrev=False)
+    parser = HfArgumentParser(cast(Any, classes), description=description, allow_abbrev=False)
     if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
         argv = _recipe(parser, classes, argv[0]) + argv[1:]
     *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)

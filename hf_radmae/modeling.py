@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import initialization as init
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTrainingOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -106,6 +107,10 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, RadMAEDecoder):  # the stock method fills its table and mask token with zeros
             module.initialize_weights(module.decoder_pos_embed.shape[1] - 1)
+        elif isinstance(module, nn.Linear):  # as the original code of He et al. does; transformers' normal(0.02) is so
+            init.xavier_uniform_(module.weight)  # small at width 128 that attention takes many epochs to wake up
+            if module.bias is not None:
+                init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 

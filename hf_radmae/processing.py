@@ -71,7 +71,7 @@ class RadiographImageProcessor(TorchvisionBackend):
             return list(images)
         return [images]
 
-    def process_image(self, image: Any, **kwargs: Any) -> torch.Tensor:
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One image of any accepted kind -> grey tensor (1, height, width); 8-bit images stay uint8, others float32."""
         return as_tensor(read_image(image.numpy(force=True) if isinstance(image, torch.Tensor) else image))
 

@@ -5,84 +5,26 @@ The work-arounds for Trainer and Accelerate live here, each with the reason besi
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
+from hf_radmae.callbacks import EarlyStopping, ReconstructionCallback, Throughput
 from hf_radmae.collator import BucketCollator
 from hf_radmae.dataset import RadiographDataset
-from hf_radmae.figures import reconstruction_figure, save_figure
 from hf_radmae.loader import bucket_loader
 from hf_radmae.masking import count_predicted
+from hf_radmae.modeling import RadMAEForPreTraining
 from hf_radmae.skipped import SkippedImages
-
-
-@dataclass
-class RadMAETrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the defaults of masked-autoencoder pre-training, and what is new about it.
-
-    Args:
-        early_stopping_patience: evaluations without a lower loss after which training stops; 0 never stops early.
-        max_skipped_share: the largest share of images that may be unusable before the run stops with an error.
-        figure_images: images, each of another bin, in the figure of reconstructions at each evaluation; 0 for none.
-    """
-
-    output_dir: str = field(default="out/radmae", metadata={"help": "Folder of checkpoints, results and pictures."})
-    # He et al. 2022, table 8: AdamW 0.9/0.95, weight decay 0.05, cosine decay after a warm-up.
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate after warm-up."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up; below 1 a share of all."})
-    num_train_epochs: float = field(default=20.0, metadata={"help": "Times that every image is seen."})
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Images per device and step, all of one bin."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images per device and evaluation step."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines; below 1 a share of all."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate and draw: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best is always kept."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
-    metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "What best means."})
-    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of it is better."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser reads this order only
-        default="tensorboard", metadata={"help": "Where to log: tensorboard, none."}
-    )
-    dataloader_num_workers: int = field(default=2, metadata={"help": "Processes per device that read images."})
-    dataloader_persistent_workers: bool = field(default=True, metadata={"help": "Keep them from epoch to epoch."})
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "A resumed run goes on counting its patience for early stopping."}
-    )
-    # A model whose every parameter takes part in every step needs no search for unused ones.
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search for unused parameters."})
-    # The loader's columns are our own, and without label_names Trainer reports no evaluation loss.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs all."})
-    label_names: list[str] | None = field(
-        default_factory=lambda: ["pixel_values"], metadata={"help": "Leave as it is."}
-    )
-    prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluation keeps losses, not pixels."})
-
-    early_stopping_patience: int = field(default=10, metadata={"help": "Evaluations without progress before the end."})
-    max_skipped_share: float = field(default=0.01, metadata={"help": "Share of unusable images that stops the run."})
-    figure_images: int = field(default=6, metadata={"help": "Images in the figure of reconstructions; 0 for none."})
-
-    def __post_init__(self):
-        if self.dataloader_num_workers == 0:
-            self.dataloader_persistent_workers = False  # DataLoader refuses the pair
-        if self.load_best_model_at_end and self.eval_strategy == "no":
-            self.load_best_model_at_end = False
-        super().__post_init__()
+from hf_radmae.training_args import RadMAETrainingArguments
 
 
 class RadMAETrainer(Trainer):
@@ -99,6 +41,9 @@ class RadMAETrainer(Trainer):
     """
 
     args: RadMAETrainingArguments
+    model: RadMAEForPreTraining
+    train_dataset: RadiographDataset | None
+    eval_dataset: RadiographDataset | None
     loss_is_scaled_for_ga = True  # by the number of predicted patches, in `compute_loss`
 
     def __init__(self, model=None, args=None, *, skipped: SkippedImages | None = None, **kwargs):
@@ -109,6 +54,7 @@ class RadMAETrainer(Trainer):
         images = sum(len(data) for data in (self.train_dataset, self.eval_dataset) if data is not None)
         self.skipped = skipped or SkippedImages(Path(args.output_dir, "skipped.csv"), images, args.max_skipped_share)
         self._throughput = Throughput()
+        self.add_callback(self._throughput)
         self._eval_totals = torch.zeros(2)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
@@ -116,11 +62,7 @@ class RadMAETrainer(Trainer):
         if args.early_stopping_patience and args.load_best_model_at_end:
             self.add_callback(EarlyStopping(args.early_stopping_patience))
         if args.figure_images and self.eval_dataset is not None:
-            self.add_callback(ReconstructionCallback(self))
-
-    def train(self, *args, **kwargs):
-        self._throughput.start()  # what was before, an evaluation say, is no training
-        return super().train(*args, **kwargs)
+            self.add_callback(ReconstructionCallback(self, args.figure_images))
 
     # Trainer hands no batch sampler of ours on to its loaders.
 
@@ -135,13 +77,12 @@ class RadMAETrainer(Trainer):
             persistent_workers=args.dataloader_persistent_workers,
         )
 
-    def get_eval_dataloader(self, eval_dataset: RadiographDataset | str | None = None) -> DataLoader:
-        dataset = (
-            self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset or self.eval_dataset
-        )
-        return self._loader(dataset, self.args.eval_batch_size)
+    def get_eval_dataloader(self, eval_dataset: RadiographDataset | None = None) -> DataLoader:  # type: ignore[override]
+        return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
-    def _loader(self, dataset: RadiographDataset, batch_size: int, **options: Any) -> DataLoader:
+    def _loader(self, dataset: RadiographDataset | None, batch_size: int, **options: Any) -> DataLoader:
+        if dataset is None:
+            raise ValueError("there are no images: give RadMAETrainer train_dataset to train, eval_dataset to evaluate")
         args = self.args
         loader = bucket_loader(
             dataset,
@@ -192,13 +133,15 @@ class RadMAETrainer(Trainer):
         self._eval_totals += torch.stack([loss * count, count]).cpu()
         return loss.detach(), None, None
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
         self._eval_totals = torch.zeros(2, dtype=torch.float64)
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         loss, count = self.accelerator.reduce(self._eval_totals.to(self.args.device), reduction="sum").tolist()
-        output.metrics[f"{metric_key_prefix}_loss"] = loss / max(count, 1)
-        output.metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
-        return output
+        metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": loss / max(count, 1)})
+        metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
+        return output._replace(metrics=metrics)
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         self._throughput.stop()
@@ -216,77 +159,10 @@ class RadMAETrainer(Trainer):
         super().log(logs, start_time)
 
 
-class Throughput:
-    """Images and tokens per second between starts and stops."""
-
-    def __init__(self) -> None:
-        self.images = self.tokens = 0
-        self.seconds = 0.0
-        self.start()
-
-    def start(self) -> None:
-        """Starts the clock."""
-        self._since = time.perf_counter()
-
-    def stop(self) -> None:
-        """Adds the time since the start."""
-        self.seconds += time.perf_counter() - self._since
-
-    def count(self, images: int, tokens: int) -> None:
-        """Adds what a batch holds."""
-        self.images, self.tokens = self.images + images, self.tokens + tokens
-
-    def rates(self) -> dict[str, float]:
-        """`images_per_second` and `tokens_per_second` since the last call."""
-        counts = {"images_per_second": self.images, "tokens_per_second": self.tokens}
-        rates = {name: round(count / max(self.seconds, 1e-9), 2) for name, count in counts.items()}
-        self.images = self.tokens = 0
-        self.seconds = 0.0
-        return rates
-
-
-class EarlyStopping(EarlyStoppingCallback):
-    """Upstream's, but evaluations before and after training do not count.
-
-    A resumed run builds it anew from upstream's arguments, so that it must take no others.
-    """
-
-    in_train = False
-
-    def on_train_begin(self, *args, **kwargs):
-        self.in_train = True
-        super().on_train_begin(*args, **kwargs)
-
-    def on_train_end(self, *args, **kwargs):
-        self.in_train = False
-
-    def on_evaluate(self, *args, **kwargs):
-        if self.in_train:
-            super().on_evaluate(*args, **kwargs)
-
-
-class ReconstructionCallback(TrainerCallback):
-    """At each evaluation a figure of input, masked input, reconstruction and error, for TensorBoard and as a file.
-
-    The images, one of each of the fullest bins of the evaluation set, and their masks stay the same over a run.
-    """
-
-    def __init__(self, trainer: RadMAETrainer):
-        self.trainer = trainer
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if not state.is_world_process_zero or "eval_loss" not in (metrics or {}):
-            return
-        figure = reconstruction_figure(self.trainer.accelerator.unwrap_model(self.trainer.model), list(self._batches()))
-        image = save_figure(figure, Path(args.output_dir, "reconstructions.png"))
-        for callback in self.trainer.callback_handler.callbacks:
-            if (writer := getattr(callback, "tb_writer", None)) is not None:
-                writer.add_image("reconstructions", image, state.global_step, dataformats="HWC")
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        dataset, collate = self.trainer.eval_dataset, self.trainer.data_collator
-        for index in dataset.first_of_fullest_bins(self.trainer.args.figure_images):
-            yield collate([dataset[index]])
+def use_all_cores(args: RadMAETrainingArguments) -> None:
+    """Gives a run on one CPU all of its cores: `accelerate launch` leaves a process one thread unless configured."""
+    if args.device.type == "cpu" and args.world_size == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:

@@ -33,7 +33,7 @@ from hf_radmae.probing.networks import probe_networks
 from hf_radmae.processing import RadiographImageProcessor
 from hf_radmae.results import environment, probe_text, save_results, train_figures, write_card
 from hf_radmae.skipped import SkippedImages
-from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
+from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
 
 REPEATED = ("seed", "num_train_epochs", "learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size")
 
@@ -52,6 +52,7 @@ def main() -> None:
     data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
     say = print if args.process_index == 0 else lambda *_: None
     folder = Path(args.output_dir)
+    use_all_cores(args)
 
     with args.main_process_first(desc="build the data set"):
         rows, unreadable = load_radiographs(**data_args.source(), num_proc=min(os.cpu_count() or 1, 8), seed=args.seed)
