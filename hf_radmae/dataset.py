@@ -112,7 +112,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         epoch = int(self._epoch) if self.train else None
         box = None
         if self.train and self.crop_scale < 1:
-            box = _random_box(
+            box = random_box(
                 height, width, self.crop_scale, np.random.default_rng((self.seed, int(self._epoch), index))
             )
         patches = (shape[0] // self.bins.patch_size) * (shape[1] // self.bins.patch_size)
@@ -123,7 +123,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         }
 
 
-def _random_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def random_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """A crop (top, left, height, width) of the image's own aspect with a share of its area uniform in [smallest, 1]."""
     side = np.sqrt(rng.uniform(smallest, 1.0))
     box_height, box_width = max(1, round(height * side)), max(1, round(width * side))

@@ -141,8 +141,8 @@ def fit_image(
         image = image[:, top : top + height, left : left + width]
     height, width = content or shape
     image = tvF.resize(image, [height, width], antialias=True).float()
-    image = ((image - low) / (high - low)).clamp_(0, 1)
-    return F.pad(image, (0, shape[1] - width, 0, shape[0] - height))
+    image = image.sub(low).div_(high - low).clamp_(0, 1)
+    return image if (height, width) == shape else F.pad(image, (0, shape[1] - width, 0, shape[0] - height))
 
 
 def _range(image: torch.Tensor, scaling: str) -> tuple[float, float]:

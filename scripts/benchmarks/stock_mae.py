@@ -55,7 +55,8 @@ def main() -> None:
     ours = RadMAEForPreTraining.from_pretrained(options.run)
     set_seed(arguments["seed"])
     stock = StockMAE(ours.config)
-    args = RadMAETrainingArguments(output_dir=str(options.run / "stock"), report_to="none", figure_images=0, **arguments)
+    folder = str(options.run / "stock")
+    args = RadMAETrainingArguments(output_dir=folder, report_to="none", figure_images=0, **arguments)
     train = RadiographDataset(rows["train"], bins, train=True, crop_scale=data["crop_scale"], **common)
     validation = RadiographDataset(rows["validation"], bins, **common)
     figures = {"ours": RadMAETrainer(ours, args, eval_dataset=validation).evaluate()["eval_loss"]}

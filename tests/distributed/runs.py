@@ -1,4 +1,4 @@
-"""What the processes of these tests do: train a very small model on radiographs of mixed sizes, and write down the steps."""
+"""What the processes of these tests do: train a very small model on images of mixed sizes and write down the steps."""
 
 import json
 import os
@@ -28,9 +28,7 @@ def make_rows(folder: Path, images: int = 60) -> str:
         rows["image"].append(((waves + 1) * 120 + rng.uniform(0, 10, waves.shape)).astype(np.uint8))
         rows["height"].append(height)
         rows["width"].append(width)
-    features = datasets.Features(
-        image=datasets.Image(), height=datasets.Value("int32"), width=datasets.Value("int32")
-    )
+    features = datasets.Features(image=datasets.Image(), height=datasets.Value("int32"), width=datasets.Value("int32"))
     dataset = datasets.Dataset.from_dict(rows, features=features).cast_column("image", datasets.Image(decode=False))
     dataset.save_to_disk(str(folder))
     return str(folder)

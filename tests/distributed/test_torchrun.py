@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain.py"
-OPTIONS = "--num_images 60 --phantom_scale 0.04 --max_tokens 64 --num_train_epochs 2 --save_strategy steps --save_steps 3"
-OPTIONS += " --eval_strategy no --figure_images 0 --dataloader_num_workers 0 --per_device_train_batch_size 4"
+OPTIONS = "--num_images 60 --phantom_scale 0.04 --max_tokens 64 --num_train_epochs 2 --per_device_train_batch_size 4"
+OPTIONS += " --save_strategy steps --save_steps 3 --eval_strategy no --figure_images 0 --dataloader_num_workers 0"
 
 
 def start(output_dir: Path, cache: Path) -> subprocess.Popen:
     environment = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(cache)}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
     with open(output_dir.with_suffix(".log"), "a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", str(SCRIPT)]
-            + [*OPTIONS.split(), "--probe_column", "view", "--output_dir", str(output_dir)],
+            [*torchrun, str(SCRIPT), *OPTIONS.split(), "--output_dir", str(output_dir)],
             env=os.environ | environment,
             start_new_session=True,
             stdout=log,

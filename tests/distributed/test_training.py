@@ -1,4 +1,4 @@
-"""Training with real processes: the same batches, gradients and weights, however it is split and whenever it is killed."""
+"""Training with real processes: the same gradients and weights, however it is split and whenever it is killed."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Real training processes for tests: one or several ranks (gloo) that can be killed, from a server that imported all."""
+"""Real training processes for tests: one or several ranks (gloo) that can be killed, forked where all is imported."""
 
 import multiprocessing as mp
 import os
