@@ -17,7 +17,7 @@ OPTIONS += " --save_strategy steps --save_steps 3 --eval_strategy no --figure_im
 
 def start(output_dir: Path, cache: Path) -> subprocess.Popen:
     environment = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(cache)}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with open(output_dir.with_suffix(".log"), "a") as log:
         return subprocess.Popen(
             [*torchrun, str(SCRIPT), *OPTIONS.split(), "--output_dir", str(output_dir)],
