@@ -124,6 +124,7 @@ class MRI(datasets.ArrowBasedBuilder):
             "inverted": datasets.Value("bool"),
             "patient": datasets.Value("string"),
             "exam": datasets.Value("string"),
+            "image_id": datasets.Value("string"),
         }
         if self.config.include_reports:
             features["report"] = datasets.Value("string")
@@ -181,6 +182,7 @@ class MRI(datasets.ArrowBasedBuilder):
             **{name: index[name] for name in ("height", "width", "body_part", *LABELS.values(), "inverted")},
             "patient": pseudonyms(index["patient"], key, b"patient"),
             "exam": pseudonyms(exams, key, b"exam"),
+            "image_id": pseudonyms(index["path"], key, b"image_id"),
         }
         if self.config.include_reports:
             folder = self.config.report_folder
