@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
 import datasets
@@ -106,24 +106,45 @@ class RadiographDataset(torch.utils.data.Dataset):
         yield from (int(other) for other in (*order[same], *order[~same]))
 
     def _fit(self, image: torch.Tensor, index: int, bin_id: int) -> dict[str, Any]:
-        height, width = image.shape[-2:]
-        shape = tuple(self.bins.shapes[bin_id].tolist())
-        content = tuple(content_sizes(self.sizes[[index]], self.bins, np.array([bin_id]))[0].tolist())
+        options: dict[str, Any] = {"seed": self.seed, "crop_scale": self.crop_scale, "scaling": self.scaling}
         epoch = int(self._epoch) if self.train else None
-        box = None
-        if self.train and self.crop_scale < 1:
-            box = random_box(
-                height, width, self.crop_scale, np.random.default_rng((self.seed, int(self._epoch), index))
-            )
-        patches = (shape[0] // self.bins.patch_size) * (shape[1] // self.bins.patch_size)
-        return {
-            "pixel_values": fit_image(image, shape, content, scaling=self.scaling, box=box),
-            "noise": keyed_noise(self.seed, epoch, index, patches),
-            "content": content,
-        }
+        return fit_item(image, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
 
 
-def random_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def fit_item(
+    image: torch.Tensor,
+    size: Sequence[int] | np.ndarray,
+    bins: Bins,
+    bin_id: int,
+    *,
+    key: int,
+    epoch: int | None,
+    seed: int,
+    crop_scale: float,
+    scaling: str,
+) -> dict[str, Any]:
+    """An image at the shape of a bin, with the crop and the mask of its key: `pixel_values`, `noise` and `content`.
+
+    Args:
+        image: (1, height, width), as `as_tensor` gives it.
+        size: height and width by which it is placed in the bin.
+        key, epoch, seed: what crop and mask are drawn from; without an epoch nothing is cropped.
+        crop_scale, scaling: see `RadiographDataset`.
+    """
+    shape = tuple(bins.shapes[bin_id].tolist())
+    content = tuple(content_sizes(np.array([size]), bins, np.array([bin_id]))[0].tolist())
+    box = None
+    if epoch is not None and crop_scale < 1:
+        rng = np.random.default_rng((seed, epoch, key))
+        box = _random_box(image.shape[1], image.shape[2], crop_scale, rng)
+    return {
+        "pixel_values": fit_image(image, shape, content, scaling=scaling, box=box),
+        "noise": keyed_noise(seed, epoch, key, int(bins.tokens[bin_id])),
+        "content": content,
+    }
+
+
+def _random_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """A crop (top, left, height, width) of the image's own aspect with a share of its area uniform in [smallest, 1]."""
     side = np.sqrt(rng.uniform(smallest, 1.0))
     box_height, box_width = max(1, round(height * side)), max(1, round(width * side))

@@ -60,11 +60,9 @@ class BucketBatchSampler(Sampler[list[int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = (torch.distributed.get_rank() if distributed else 0) if rank is None else rank
-        self.world_size = (
-            (torch.distributed.get_world_size() if distributed else 1) if world_size is None else world_size
-        )
+        own_rank, own_world_size = _process()
+        self.rank = own_rank if rank is None else rank
+        self.world_size = own_world_size if world_size is None else world_size
         if not 0 <= self.rank < self.world_size or micro_steps < 1:
             raise ValueError(f"rank {rank} must be in 0..{self.world_size - 1}, micro_steps={micro_steps} at least 1.")
         self.bin_ids = np.asarray(bin_ids, np.int64)

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from hf_radmae.binning import Bins, assign, content_sizes
+from hf_radmae.binning import Bins, assign
 from hf_radmae.data.image import ImageError, read_image
-from hf_radmae.dataset import random_box
-from hf_radmae.masking import keyed_noise
-from hf_radmae.processing import as_tensor, fit_image
+from hf_radmae.dataset import fit_item
+from hf_radmae.processing import as_tensor
 
 Item = TypeVar("Item")
 
@@ -169,20 +168,10 @@ class BucketStream(torch.utils.data.IterableDataset):
     def _item(self, row: dict, bin_id: int, epoch: int) -> dict[str, Any]:
         image = as_tensor(read_image(row["image"], name=row["image_id"]))
         key = image_key(row["image_id"])
-        shape = tuple(self.bins.shapes[bin_id].tolist())
-        content = tuple(content_sizes([image.shape[-2:]], self.bins, np.array([bin_id]))[0].tolist())
-        box = None
-        if self.train and self.crop_scale < 1:
-            rng = np.random.default_rng((self.seed, epoch, key))
-            box = random_box(image.shape[1], image.shape[2], self.crop_scale, rng)
-        patches = shape[0] * shape[1] // self.bins.patch_size**2
-        return {
-            "pixel_values": fit_image(image, shape, content, scaling=self.scaling, box=box),
-            "noise": keyed_noise(self.seed, epoch if self.train else None, key, patches),
-            "content": content,
-            "index": key,
-            "skipped": [],
-        }
+        options: dict[str, Any] = {"seed": self.seed, "crop_scale": self.crop_scale, "scaling": self.scaling}
+        epoch_or_none = epoch if self.train else None
+        item = fit_item(image, image.shape[-2:], self.bins, bin_id, key=key, epoch=epoch_or_none, **options)
+        return {**item, "index": key, "skipped": []}
 
 
 def mixed(items: Iterable[Item], size: int, rng: np.random.Generator) -> Iterator[Item]:
