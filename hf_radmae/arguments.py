@@ -30,9 +30,15 @@ class DataArguments:
     data_dir: str | None = _option(None, "Folder of the data set; phantom needs none.")
     num_images: int = _option(3000, "phantom: radiographs to generate.")
     phantom_scale: float = _option(0.0625, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
+    split_seed: int = _option(42, "Draws the split where a source has none; --seed draws weights, order and masks.")
     binning: str = _option("smart", "How sizes become batches.", choices=list(STRATEGIES))
     num_bins: int = _option(8, "Shapes that smart binning may use.")
     max_tokens: int = _option(256, "Most patches of an image; larger images are scaled down to it.")
+    flat_threshold: float = _option(
+        0.01, "Patches of background with a smaller standard deviation (of grey values 0..1) are left out; 0 keeps all."
+    )
+    token_levels: int = _option(6, "Counts of informative patches per shape that smart binning may tell apart.")
+    crop_to_content: bool = _option(False, "Cut each image to the box around its informative patches first.")
     crop_scale: float = _option(1.0, "Training crops keep at least this share of an image's area; 1 crops nothing.")
     scaling: str = _option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
     probe_column: str | None = _option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
@@ -40,6 +46,11 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.probe_column is None and self.dataset in ("phantom", "irma"):
             self.probe_column = "body_region"
+
+    def buckets(self) -> dict[str, Any]:
+        """The arguments of `bucketed` that are options."""
+        names = ("binning", "num_bins", "max_tokens", "flat_threshold", "token_levels", "crop_to_content")
+        return {name: getattr(self, name) for name in (*names, "crop_scale", "scaling")}
 
     def source(self) -> dict[str, Any]:
         """The arguments of `load_radiographs`."""
@@ -60,6 +71,7 @@ class ModelArguments:
         None, "Side of a patch in pixels; by default 8 for tiny (small images) and 16 else. A checkpoint keeps its own."
     )
     mask_ratio: float = _option(0.75, "Share of the patches that is masked.")
+    prediction_ratio: float = _option(0.5, "Share of the masked patches that is predicted in training.")
     norm_pix_loss: bool = _option(True, "Predict patches normalised to mean 0 and variance 1.")
 
     def __post_init__(self) -> None:

@@ -144,7 +144,7 @@ def _row(name: str, bins: int, lost: int, measures: Array, fill: float) -> Row:
         images=len(aspect),
         lost=lost,
         tokens=float(tokens.mean()),
-        padding=float(1 - content.sum() / tokens.sum()),
+        padding=float(1 - np.minimum(content, tokens).sum() / tokens.sum()),  # fewer tokens than content with levels
         aspect_mean=float(aspect.mean()),
         aspect_p95=float(np.percentile(aspect, 95)),
         aspect_worst=float(aspect.max()),

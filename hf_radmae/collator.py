@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hf_radmae.masking import informative_patches
+from hf_radmae.informative import informative_patches
 
 
 @dataclass
@@ -16,14 +16,13 @@ class BucketCollator:
     """Stacks items of `RadiographDataset`, all of one bin, and marks the patches that carry information.
 
     The batch holds `pixel_values` (batch, num_channels, height, width) float32, `patch_mask` (batch, patches) bool,
-    `noise` (batch, patches) float32 and `index` (batch,) int64: the rows that were used. Where images had to be
-    replaced it also holds `skipped`, which a trainer takes out.
+    `noise` (batch, patches) float32, `num_tokens`, how many patches of each image take part, and `index` (batch,)
+    int64, the rows that were used. Where images had to be replaced it also holds `skipped`, which a trainer takes out.
 
     Args:
         patch_size: side of a patch in pixels.
         num_channels: 1, or 3 for a model that expects RGB.
-        flat_threshold: a patch with a smaller standard deviation (of pixel values in 0..1) carries no information.
-            0 counts every patch of the image in; padding never counts.
+        flat_threshold: see `informative_patches`. 0 counts every patch of the image in; padding never counts.
 
     Raises:
         ValueError: the items are of different shapes, so they come from different bins.
@@ -49,6 +48,7 @@ class BucketCollator:
             "pixel_values": pixels.expand(-1, self.num_channels, -1, -1).contiguous(),
             "patch_mask": patch_mask,
             "noise": torch.stack([item["noise"] for item in items]),
+            "num_tokens": items[0]["num_tokens"],
             "index": torch.tensor([item["index"] for item in items]),
         }
         skipped = [record for item in items for record in item["skipped"]]

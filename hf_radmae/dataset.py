@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hf_radmae.binning import Bins, assign, content_sizes
+from hf_radmae.content import Content
 from hf_radmae.data.image import ImageError, read_image
 from hf_radmae.masking import keyed_noise
 from hf_radmae.processing import as_tensor, fit_image
@@ -39,8 +40,11 @@ class RadiographDataset(torch.utils.data.Dataset):
         train: whether crops and masks change with the epoch.
         crop_scale: the smallest share of the area that a random crop keeps (1 = no crop); only where `train` is true.
         scaling: see `RadiographImageProcessor`.
+        content: what is informative in each image, by which bins with levels are chosen.
+        crop_to_content: cut each image to its box in `content`, whose shares are then those of the boxes.
 
     Attributes:
+        sizes: int (rows, 2), height and width in pixels of what is used of each image.
         bin_ids: int (rows,), the bin of each row, -1 where the binning loses the image.
     """
 
@@ -53,13 +57,20 @@ class RadiographDataset(torch.utils.data.Dataset):
         train: bool = False,
         crop_scale: float = 1.0,
         scaling: str = "minmax",
+        content: Content | None = None,
+        crop_to_content: bool = False,
     ):
         if not 0 < crop_scale <= 1:
             raise ValueError(f"crop_scale={crop_scale} must lie in (0, 1]")
+        if crop_to_content and content is None:
+            raise ValueError("crop_to_content needs content: see hf_radmae.content.measure_content")
         self.rows, self.bins, self.seed, self.train = rows, bins, seed, train
         self.crop_scale, self.scaling = crop_scale, scaling
-        self.sizes = np.stack([np.asarray(rows[column]) for column in ("height", "width")], axis=1)
-        self.bin_ids = assign(self.sizes, bins)
+        self.sizes = sizes_of(rows)
+        self.boxes = content.boxes if content and crop_to_content else None
+        if self.boxes is not None:
+            self.sizes = self.boxes[:, 2:]
+        self.bin_ids = assign(self.sizes, bins, content.informative if content else None)
         self._names = "image_id" if "image_id" in rows.column_names else None
         self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
@@ -78,7 +89,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`pixel_values` (1, height, width), `noise` (patches,), `content` (height, width), `index` and `skipped`.
+        """What `fit_item` gives, with `index`, the row that was used, and `skipped`.
 
         Raises:
             ImageError: no image can be read.
@@ -107,8 +118,14 @@ class RadiographDataset(torch.utils.data.Dataset):
 
     def _fit(self, image: torch.Tensor, index: int, bin_id: int) -> dict[str, Any]:
         options: dict[str, Any] = {"seed": self.seed, "crop_scale": self.crop_scale, "scaling": self.scaling}
+        options["box"] = None if self.boxes is None else self.boxes[index].tolist()
         epoch = int(self._epoch) if self.train else None
         return fit_item(image, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
+
+
+def sizes_of(rows: Any) -> np.ndarray:
+    """int (rows, 2): the columns `height` and `width`, in pixels."""
+    return np.stack([np.asarray(rows[column]) for column in ("height", "width")], axis=1)
 
 
 def fit_item(
@@ -122,25 +139,32 @@ def fit_item(
     seed: int,
     crop_scale: float,
     scaling: str,
+    box: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """An image at the shape of a bin, with the crop and the mask of its key: `pixel_values`, `noise` and `content`.
+    """An image at the shape of a bin, with the crop and the mask of its key.
+
+    Returns `pixel_values` (1, height, width), `noise` (patches,), `content` (height, width), what the image fills of
+    them, and `num_tokens`, how many patches take part in this bin.
 
     Args:
         image: (1, height, width), as `as_tensor` gives it.
         size: height and width by which it is placed in the bin.
         key, epoch, seed: what crop and mask are drawn from; without an epoch nothing is cropped.
         crop_scale, scaling: see `RadiographDataset`.
+        box: top, left, height and width in pixels of the part that is used; the whole image where None.
     """
     shape = tuple(bins.shapes[bin_id].tolist())
     content = tuple(content_sizes(np.array([size]), bins, np.array([bin_id]))[0].tolist())
-    box = None
+    top, left, height, width = box or (0, 0, *image.shape[1:])
     if epoch is not None and crop_scale < 1:
         rng = np.random.default_rng((seed, epoch, key))
-        box = _random_box(image.shape[1], image.shape[2], crop_scale, rng)
+        down, right, height, width = _random_box(height, width, crop_scale, rng)
+        top, left = top + down, left + right
     return {
-        "pixel_values": fit_image(image, shape, content, scaling=scaling, box=box),
-        "noise": keyed_noise(seed, epoch, key, int(bins.tokens[bin_id])),
+        "pixel_values": fit_image(image, shape, content, scaling=scaling, box=(top, left, height, width)),
+        "noise": keyed_noise(seed, epoch, key, int(bins.patches[bin_id])),
         "content": content,
+        "num_tokens": int(bins.tokens[bin_id]),
     }
 
 

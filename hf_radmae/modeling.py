@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTrainingOutput
 from transformers.utils.generic import can_return_tuple
 
-from hf_radmae.masking import keyed_noise, patch_grid, select_visible, visible_count
+from hf_radmae.masking import gather_tokens, keyed_noise, order_patches, patch_grid, patches_at, token_counts
 from hf_radmae.positions import RadMAEDecoder, RadMAEEmbeddings, sincos_table
 
 # Width, layers and heads of the encoder, then of the decoder. base and large are those of He et al., "Masked
@@ -42,7 +42,7 @@ def preset_config(name: str, **overrides: Any) -> ViTMAEConfig:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
-    known = ViTMAEConfig().to_dict()
+    known = ViTMAEConfig().to_dict() | {"prediction_ratio": 1.0}
     if unknown := overrides.keys() - known.keys():
         raise ValueError(f"ViTMAEConfig has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}")
     width, layers, heads, decoder_width, decoder_layers, decoder_heads = PRESETS[name]
@@ -58,6 +58,7 @@ def preset_config(name: str, **overrides: Any) -> ViTMAEConfig:
         "num_channels": 1,
         "norm_pix_loss": True,
         "mask_ratio": 0.75,
+        "prediction_ratio": 1.0,
     }
     return ViTMAEConfig(**(options | overrides))
 
@@ -91,13 +92,16 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
     """Masked autoencoder for radiographs of any size whose sides are multiples of the patch.
 
     `config.image_size` is the side in pixels of the base grid, for which the position tables are stored. They are
-    interpolated for every other grid, and never trained.
+    interpolated for every other grid, and never trained. `config.prediction_ratio` is the share of the masked patches
+    that is predicted in training, where `num_tokens` is given; evaluation predicts all of them.
     """
 
     accepts_loss_kwargs = True  # Trainer then hands on `num_items_in_batch`
 
     def __init__(self, config: ViTMAEConfig):
         side = _base_side(config.image_size, config.patch_size)
+        if not hasattr(config, "prediction_ratio"):
+            config.prediction_ratio = 1.0  # a stock configuration has no such option
         super().__init__(config)
         self.vit.embeddings = RadMAEEmbeddings(config)
         self.decoder = RadMAEDecoder(config, num_patches=side**2)
@@ -107,8 +111,11 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, RadMAEDecoder):  # the stock method fills its table and mask token with zeros
             module.initialize_weights(module.decoder_pos_embed.shape[1] - 1)
-        elif isinstance(module, nn.Linear):  # as the original code of He et al. does; transformers' normal(0.02) is so
-            init.xavier_uniform_(module.weight)  # small at width 128 that attention takes many epochs to wake up
+        elif isinstance(module, nn.Linear):
+            # The decoder's, as the original code of He et al. does; with transformers' normal(0.02) a narrow decoder
+            # takes many epochs to wake up. ViTMAEModel has initialised the encoder's by then, by that very rule; with
+            # Xavier there too, a tiny network learned no faster.
+            init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
         else:
@@ -215,6 +222,7 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         noise: Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,  # taken for callers of the stock class; any grid works without
         patch_mask: Tensor | None = None,
+        num_tokens: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> ViTMAEForPreTrainingOutput:
@@ -224,31 +232,50 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
             pixel_values: float (batch, channels, height, width), grey values 0..1, sides multiples of the patch.
             noise: float (batch, patches); the smallest stay visible. Where None, it is drawn at random in training,
                 and in evaluation it is the same for all images of a size, so that two evaluations agree.
-            patch_mask: bool (batch, patches), True where a patch carries information; None where all do.
+            patch_mask: bool (batch, patches), True where a patch carries information; None where all do. The mask
+                ratio is of these: see `order_patches`.
+            num_tokens: how many patches of each image take part, informative ones first; the encoder sees the
+                unmasked share of them, the decoder these and what it predicts. All where None, as in the stock class.
             num_items_in_batch: what the summed error is divided by, in place of this batch's `count_predicted`: the
                 count over all processes and accumulation steps. A tensor, for a number recompiles a compiled model.
 
         Returns:
-            loss, logits (batch, patches, patch_size ** 2 * channels), mask (batch, patches; 1 is masked) and
-            ids_restore as the stock class. The loss is 0, with a graph, where no masked patch is informative.
+            loss, mask (batch, patches; 1 where a patch is predicted), ids_restore (batch, patches), the place of each
+            patch in the order of use, and logits: without `num_tokens` those of all patches, in place, as the stock
+            class; with it (batch, predicted, patch_size ** 2 * channels) in the order of use behind the seen ones.
+            The loss is 0, with a graph, where no predicted patch is informative.
 
         Raises:
-            ValueError: a side is not a multiple of the patch.
+            ValueError: a side is not a multiple of the patch, or `num_tokens` exceeds the number of patches.
         """
-        grid = self.grid(pixel_values)
+        config, grid = self.config, self.grid(pixel_values)
         batch, patches = len(pixel_values), grid[0] * grid[1]
+        if num_tokens is not None and num_tokens > patches:
+            raise ValueError(f"num_tokens={num_tokens} exceeds the {grid[0]} x {grid[1]} patches of an image")
         if noise is None and self.training:
             noise = torch.rand(batch, patches, device=pixel_values.device)
         elif noise is None:
             noise = keyed_noise(0, None, 0, patches).to(pixel_values.device).expand(batch, -1)
-        ids_keep, mask, ids_restore = select_visible(noise, visible_count(patches, self.config.mask_ratio))
-        encoded = self.vit(pixel_values, noise=ids_keep, **kwargs)
-        logits = self.decoder(encoded.last_hidden_state, ids_restore, grid).logits
-        target = self.patchify(pixel_values)
-        if self.config.norm_pix_loss:
+        whole = num_tokens is None
+        visible, predicted = token_counts(
+            num_tokens or patches, config.mask_ratio, config.prediction_ratio if self.training and not whole else 1.0
+        )
+        order = order_patches(noise, patch_mask, visible, config.mask_ratio)
+        seen, chosen = order[:, :visible], order[:, visible : visible + predicted]
+        encoded = self.vit(pixel_values, noise=seen, **kwargs)
+        ids = torch.cat([seen, chosen], dim=1)
+        logits = self.decoder(encoded.last_hidden_state, ids, grid, 0 if whole else visible).logits
+        patch_size: Any = config.patch_size  # one number, see __init__
+        target = patches_at(pixel_values, patch_size, chosen).permute(0, 1, 3, 4, 2).flatten(2)
+        if config.norm_pix_loss:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
-        predicted = mask if patch_mask is None else mask * patch_mask
-        loss = reconstruction_loss(logits, target, predicted, num_items_in_batch)
+        counts = torch.ones_like(chosen) if patch_mask is None else patch_mask.gather(1, chosen)
+        guesses = logits[:, visible:] if whole else logits
+        loss = reconstruction_loss(guesses, target, counts.to(logits.dtype), num_items_in_batch)
+        ids_restore = order.argsort(dim=1)
+        mask = ((ids_restore >= visible) & (ids_restore < visible + predicted)).float()
+        if whole:
+            logits = gather_tokens(logits, ids_restore)
         # Upstream types mask and ids_restore as LongTensor, of which mask is none there either.
         return ViTMAEForPreTrainingOutput(loss, logits, mask, ids_restore, encoded.hidden_states, encoded.attentions)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder, ViTMAEDecoderOutput, ViTMAEEmbeddings
 
-from hf_radmae.masking import gather_tokens, patch_grid, select_visible, visible_count
+from hf_radmae.masking import order_patches, patch_grid, patches_at, token_counts
 
 
 def sincos_table(side: int, dim: int) -> Tensor:
@@ -82,16 +82,22 @@ class RadMAEEmbeddings(ViTMAEEmbeddings):
             Tokens (batch, 1 + kept, width), and mask and ids_restore as `select_visible` gives them for float noise.
         """
         grid = patch_grid(pixel_values, self.patch_size)
-        table = table_on_grid(self.position_embeddings, grid)
-        # Past the patch embedding's own forward, which in older releases refuses grids other than the base one.
-        tokens = self.patch_embeddings.projection(pixel_values).flatten(2).transpose(1, 2) + table[:, 1:]
+        table = table_on_grid(self.position_embeddings, grid)[0]
         mask = ids_restore = None
         if noise is None:
-            noise = torch.rand(tokens.shape[:2], device=tokens.device)
+            noise = torch.rand(len(pixel_values), grid[0] * grid[1], device=pixel_values.device)
         if noise.is_floating_point():
-            noise, mask, ids_restore = select_visible(noise, visible_count(tokens.shape[1], self.config.mask_ratio))
-        cls_token = (self.cls_token + table[:, :1]).expand(len(tokens), -1, -1)
-        return torch.cat([cls_token, gather_tokens(tokens, noise)], dim=1), mask, ids_restore
+            visible, _ = token_counts(noise.shape[1], self.config.mask_ratio)
+            order = order_patches(noise, None, visible, self.config.mask_ratio)
+            ids_restore = order.argsort(dim=1)
+            mask, noise = (ids_restore >= visible).float(), order[:, :visible]
+        kernel = self.patch_embeddings.projection
+        # The convolution of the kept patches alone; upstream's embeds all of them, and in older releases refuses
+        # grids other than the base one.
+        patches = patches_at(pixel_values, self.patch_size, noise).flatten(2)
+        tokens = F.linear(patches.to(kernel.weight.dtype), kernel.weight.flatten(1), kernel.bias) + table[1:][noise]
+        cls_token = (self.cls_token + table[:1]).expand(len(tokens), -1, -1)
+        return torch.cat([cls_token, tokens], dim=1), mask, ids_restore
 
 
 class RadMAEDecoder(ViTMAEDecoder):
@@ -103,22 +109,23 @@ class RadMAEDecoder(ViTMAEDecoder):
         init.normal_(self.mask_token, std=self.config.initializer_range)
 
     def forward(  # type: ignore[override]  # only the model calls it, and it knows the grid
-        self, hidden_states: Tensor, ids_restore: Tensor, grid: tuple[int, int]
+        self, hidden_states: Tensor, ids: Tensor, grid: tuple[int, int], skip: int = 0
     ) -> ViTMAEDecoderOutput:
-        """Predict every patch.
+        """Predict patches from the seen ones.
 
         Args:
-            hidden_states: (batch, 1 + kept, width) of the encoder.
-            ids_restore: int64 (batch, patches).
-            grid: rows and columns of patches.
+            hidden_states: (batch, 1 + seen, width) of the encoder.
+            ids: int64 (batch, seen + predicted): the places of the seen patches, then of those to predict.
+            grid: rows and columns of patches of the whole image.
+            skip: how many places to leave out of the prediction, from the first.
 
         Returns:
-            logits (batch, patches, patch_size ** 2 * channels).
+            logits (batch, seen + predicted - skip, patch_size ** 2 * channels), in the order of `ids`.
         """
         tokens = self.decoder_embed(hidden_states)
-        masked = self.mask_token.expand(len(tokens), ids_restore.shape[1] + 1 - tokens.shape[1], -1)
-        tokens = gather_tokens(torch.cat([tokens, masked], dim=1), F.pad(ids_restore + 1, (1, 0)))
-        tokens = tokens + table_on_grid(self.decoder_pos_embed, grid)
+        masked = self.mask_token.expand(len(tokens), ids.shape[1] + 1 - tokens.shape[1], -1)
+        table = table_on_grid(self.decoder_pos_embed, grid)[0]
+        tokens = torch.cat([tokens, masked], dim=1) + table[F.pad(ids + 1, (1, 0))]
         for layer in self.decoder_layers:
             tokens = layer(tokens)
-        return ViTMAEDecoderOutput(logits=self.decoder_pred(self.decoder_norm(tokens[:, 1:])))
+        return ViTMAEDecoderOutput(logits=self.decoder_pred(self.decoder_norm(tokens[:, 1 + skip :])))

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("radmae", deadline=None)  # a busy machine is no reason to fail
+settings.load_profile("radmae")
 
 DATA = Path(os.environ.get("HF_RADMAE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

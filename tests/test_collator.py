@@ -8,7 +8,7 @@ from rows import SIZES, make_rows
 from hf_radmae.binning import fit_bins
 from hf_radmae.collator import BucketCollator
 from hf_radmae.dataset import RadiographDataset
-from hf_radmae.masking import informative_patches
+from hf_radmae.informative import informative_patches
 
 PATCH = 8
 
@@ -20,6 +20,7 @@ def item(content=(32, 48), shape=(32, 48), skipped=(), pixels=None) -> dict:
         "pixel_values": torch.rand(1, *shape, generator=generator) if pixels is None else pixels,
         "noise": torch.rand(shape[0] * shape[1] // PATCH**2, generator=generator),
         "content": content,
+        "num_tokens": 20,
         "index": 5,
         "skipped": list(skipped),
     }
@@ -28,6 +29,7 @@ def item(content=(32, 48), shape=(32, 48), skipped=(), pixels=None) -> dict:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_fields_shapes_and_dtypes(channels):
     batch = BucketCollator(PATCH, channels)([item(), item((30, 20))])
+    assert batch.pop("num_tokens") == 20
     kinds = {name: (tuple(value.shape), value.dtype) for name, value in batch.items()}
     assert kinds == {
         "pixel_values": ((2, channels, 32, 48), torch.float32),

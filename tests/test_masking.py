@@ -1,69 +1,90 @@
-"""Masks: which patches carry information, which are seen, which are predicted."""
+"""Masks: which patches are seen and which are predicted."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from transformers import ViTMAEConfig
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEEmbeddings
 
 from hf_radmae.masking import (
     count_predicted,
     gather_tokens,
-    informative_patches,
     keyed_noise,
+    order_patches,
     patch_grid,
-    select_visible,
-    visible_count,
+    patches_at,
+    token_counts,
 )
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32))
-def test_the_smallest_noise_stays_visible_and_every_patch_is_seen_or_masked(batch, patches, ratio, seed):
+def test_where_all_patches_are_informative_the_smallest_noise_is_seen_in_its_order(batch, patches, ratio, seed):
     noise = torch.rand(batch, patches, generator=torch.Generator().manual_seed(seed))
-    kept = visible_count(patches, ratio)
-    ids_keep, mask, _ = select_visible(noise, kept)
-    assert ids_keep.shape == (batch, kept)
-    for row, ids, masked in zip(noise.tolist(), ids_keep.tolist(), mask.tolist(), strict=True):
-        assert ids == sorted(range(patches), key=row.__getitem__)[:kept]
-        assert masked == [float(patch not in ids) for patch in range(patches)]
+    visible, predicted = token_counts(patches, ratio)
+    expected = [sorted(range(patches), key=row.__getitem__) for row in noise.tolist()]
+    assert order_patches(noise, None, visible, ratio).tolist() == expected
+    everywhere = torch.ones_like(noise, dtype=torch.bool)
+    if ratio < 1 and visible:
+        assert order_patches(noise, everywhere, visible, ratio).tolist() == expected
+    assert visible + predicted == patches
 
 
-def test_ids_restore_undoes_the_shuffle():
-    noise, tokens = torch.rand(3, 17), torch.rand(3, 17, 5)
-    everything, _, ids_restore = select_visible(noise, 17)
-    assert torch.equal(gather_tokens(gather_tokens(tokens, everything), ids_restore), tokens)
+@given(st.data())
+def test_informative_patches_are_seen_and_predicted_before_flat_ones(data):
+    patches, ratio = data.draw(st.integers(1, 40)), data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0]))
+    num_tokens, prediction_ratio = data.draw(st.integers(1, patches)), data.draw(st.sampled_from([0.25, 0.5, 1.0]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    noise = torch.randn(5, patches, generator=generator)
+    patch_mask = torch.rand(5, patches, generator=generator) < torch.linspace(0, 1, 5)[:, None]
+    visible, predicted = token_counts(num_tokens, ratio, prediction_ratio)
+    order = order_patches(noise, patch_mask, visible, ratio)
+    assert (order.sort(dim=1).values == torch.arange(patches)).all()
+    counts = []
+    for row, informative, used in zip(noise.tolist(), patch_mask, order.tolist(), strict=True):
+        ranked = sorted(informative.nonzero().flatten().tolist(), key=row.__getitem__)
+        share = int(len(ranked) * (1 - ratio))
+        share = min(visible, max(share, 1) if len(ranked) > 1 else share)
+        seen, chosen = used[:visible], used[visible : visible + predicted]
+        assert seen[:share] == ranked[:share] and not set(seen[share:]) & set(ranked)
+        assert chosen[: len(ranked) - share] == ranked[share : share + predicted]
+        counts.append(len(set(chosen) & set(ranked)))
+    assert count_predicted(patch_mask, ratio, num_tokens, prediction_ratio) == sum(counts)
 
 
-def test_of_equal_noise_the_first_patches_stay():
-    ids_keep, mask, _ = select_visible(torch.zeros(2, 100), 30)
-    assert ids_keep.tolist() == [list(range(30))] * 2
-    assert mask.sum() == 140
+def test_of_equal_noise_the_first_patches_are_seen():
+    assert order_patches(torch.zeros(2, 100), None, 30, 0.7).tolist() == [list(range(100))] * 2
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.75, 0.9, 1.0])
 def test_the_selection_is_that_of_the_stock_class(ratio):
     config = ViTMAEConfig(hidden_size=8, num_attention_heads=2, mask_ratio=ratio)
     tokens, noise = torch.rand(2, 50, 8), torch.rand(2, 50)
-    expected = ViTMAEEmbeddings(config).random_masking(tokens, noise)
-    ids_keep, mask, ids_restore = select_visible(noise, visible_count(50, ratio))
-    for ours, theirs in zip((gather_tokens(tokens, ids_keep), mask, ids_restore), expected, strict=True):
-        assert torch.equal(ours, theirs)
+    kept, mask, ids_restore = ViTMAEEmbeddings(config).random_masking(tokens, noise)
+    visible, _ = token_counts(50, ratio)
+    order = order_patches(noise, None, visible, ratio)
+    assert torch.equal(gather_tokens(tokens, order[:, :visible]), kept)
+    assert torch.equal(order.argsort(dim=1), ids_restore)
+    assert torch.equal((ids_restore >= visible).float(), mask)
 
 
-@given(st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**32))
-def test_predicted_patches_are_counted_one_by_one(patches, ratio, seed):
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(3, patches, generator=generator)
-    patch_mask = torch.rand(3, patches, generator=generator) < 0.6
-    expected = 0
-    for row, informative in zip(noise.tolist(), patch_mask.tolist(), strict=True):
-        masked = sorted(range(patches), key=row.__getitem__)[int(patches * (1 - ratio)) :]
-        expected += sum(informative[patch] for patch in masked)
-    assert count_predicted(noise, patch_mask, ratio) == expected
-    assert count_predicted(noise, None, ratio) == count_predicted(noise, torch.ones_like(patch_mask), ratio)
+def test_two_informative_patches_are_one_to_see_and_one_to_predict():
+    """At a mask ratio of 0.75 the share of two would round down to nothing seen."""
+    patch_mask = torch.tensor([[True, True, False, False]])
+    order = order_patches(torch.tensor([[0.2, 0.1, 0.3, 0.4]]), patch_mask, 1, 0.75)
+    assert order.tolist() == [[1, 0, 2, 3]]
+    assert count_predicted(patch_mask, 0.75) == 1
+    assert count_predicted(torch.zeros(1, 4, dtype=torch.bool), 0.75) == 0
+
+
+def test_patches_are_cut_where_they_are_asked_for():
+    images = torch.arange(2 * 3 * 8 * 12, dtype=torch.float32).view(2, 3, 8, 12)
+    ids = torch.tensor([[5, 0], [2, 2]])
+    cut = patches_at(images, 4, ids)
+    for image, row, found in zip(images, ids.tolist(), cut, strict=True):
+        for patch, pixels in zip(row, found, strict=True):
+            top, left = patch // 3 * 4, patch % 3 * 4
+            assert torch.equal(pixels, image[:, top : top + 4, left : left + 4])
 
 
 def test_the_noise_of_a_key_is_the_same_everywhere_and_always():
@@ -85,38 +106,6 @@ def test_the_noise_is_uniform_and_free_of_correlation_between_images():
     assert abs(noise.mean() - 0.5) < 0.005 and abs(noise.var() - 1 / 12) < 0.005
     correlation = torch.corrcoef(noise)[~torch.eye(500, dtype=torch.bool)]
     assert abs(correlation.mean()) < 0.002 and correlation.abs().max() < 0.4
-
-
-def test_flat_patches_are_not_informative_and_patches_go_row_by_row():
-    image = torch.full((1, 1, 8, 12), 0.7)
-    image[0, 0, 4:8, 8:12] += 0.05 * torch.tensor([1.0, -1.0] * 2)
-    assert informative_patches(image, 4).tolist() == [[False, False, False, False, False, True]]
-
-
-def test_brightness_and_a_copy_in_three_channels_change_nothing():
-    image = 0.1 + 0.02 * torch.rand(4, 1, 32, 48) * torch.rand(4, 1, 1, 48).round()
-    expected = informative_patches(image, 8, threshold=0.005)
-    assert expected.any() and not expected.all()
-    assert torch.equal(informative_patches(image + 0.5, 8, threshold=0.005), expected)
-    assert torch.equal(informative_patches(image.expand(-1, 3, -1, -1), 8, threshold=0.005), expected)
-
-
-def test_of_an_image_that_is_flat_everywhere_all_patches_count():
-    images = torch.zeros(2, 1, 16, 16)
-    images[1, 0, 0, 0] = 1
-    assert informative_patches(images, 8).tolist() == [[True] * 4, [True, False, False, False]]
-
-
-def test_real_limbs_have_many_flat_patches_and_chests_few(radiographs):
-    share = {}
-    for region in ("lower_extremity", "chest"):
-        marked = []
-        for path in sorted((radiographs / "images" / region).iterdir())[:200:10]:
-            grey = np.asarray(Image.open(path).convert("L").resize((192, 256)), np.float32)
-            grey = (grey - grey.min()) / (grey.max() - grey.min())
-            marked.append(informative_patches(torch.from_numpy(grey)[None, None], 16).float().mean())
-        share[region] = sum(marked) / len(marked)
-    assert 0.3 < share["lower_extremity"] < 0.8 < share["chest"]
 
 
 @pytest.mark.parametrize("height, width", [(33, 32), (32, 31), (0, 32), (8, 16)])

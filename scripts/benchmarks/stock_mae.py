@@ -27,7 +27,7 @@ class StockMAE(ViTMAEForPreTraining):
 
     accepts_loss_kwargs = True
 
-    def forward(self, pixel_values, noise=None, patch_mask=None, num_items_in_batch=None):
+    def forward(self, pixel_values, noise=None, patch_mask=None, num_tokens=None, num_items_in_batch=None):
         output = super().forward(pixel_values, noise=noise, interpolate_pos_encoding=True)
         if not self.training:
             target = self.patchify(pixel_values, interpolate_pos_encoding=True)
