@@ -11,8 +11,9 @@ the same command in each of 8 jobs with --shard 0/8 to 7/8; whichever ends last 
 from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepared")` reads the result, streaming too.
 
 The output folder holds data/*.parquet, manifest.json (options, counts, what was dropped, versions) and quarantine.csv
-(what could not be read). Ids are hashed with the key in --key_file, by default beside the output folder: whoever has it
-can link the shards with the archive, so keep it, and keep it apart.
+(what could not be read: its split, its row there, a hash; rows of the split "source" are those of unreadable.csv, with
+the paths, in the cache of the builder). Ids are hashed with the key in --key_file, by default beside the output folder:
+whoever has it can link the shards with the archive, so keep it, and keep it apart.
 """
 
 import csv
@@ -23,12 +24,12 @@ from typing import Any
 import yaml
 
 from hf_radmae.arguments import parse
-from hf_radmae.data.anonymous import load_key
 from hf_radmae.data.cleaning import CleaningRules
 from hf_radmae.data.irma import IRMA
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.data.mri import MRI
 from hf_radmae.data.prepare import prepare
+from hf_radmae.data.pseudonyms import load_key
 from hf_radmae.data.shrink import PrepareOptions
 
 
@@ -40,7 +41,8 @@ class RunArguments:
     output_dir: str = field(metadata={"help": "Folder of the shards."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the archive; phantom needs none."})
     builder: list[str] = field(
-        default_factory=list, metadata={"help": "Options of the data set, as in num_images=500 verify=headers."}
+        default_factory=list,
+        metadata={"help": "Options of the data set, as in num_images=500 'cleaning={width: null}'."},
     )
     key_file: str | None = field(default=None, metadata={"help": "Key of the hashes; drawn where it is missing."})
     num_proc: int = field(default=1, metadata={"help": "Processes that decode, one per core."})
@@ -74,11 +76,9 @@ def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> t
         return {}, []
     builder = MRI(data_dir=data_dir, **options)
     with Path(builder.cache_dir, "unreadable.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            {"index": -1, "image": str(Path(str(data_dir)).absolute() / row["path"]), "reason": row["reason"]}
-            for row in csv.DictReader(file)
-        ]
-    return builder.report(), rows
+        rows = enumerate(csv.DictReader(file))
+        unreadable = [{"index": index, "image": row["image_id"], "reason": row["reason"]} for index, row in rows]
+    return builder.report(), unreadable
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
     key = load_key(run.key_file or f"{run.output_dir.rstrip('/')}.key")
     builder = run.options
     if run.dataset == "mri":
-        rules = CleaningRules()
+        rules = CleaningRules.from_dict(builder.get("cleaning") or {})
         unset = {name: getattr(rules, name) for name in ("maximum", "mean") if getattr(options, name) is None}
         options = replace(options, **unset, drawing=rules.drawing)
         builder.setdefault("hash_key", key.hex())

@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_radmae.data.mri import pseudonyms
+from hf_radmae.data.pseudonyms import pseudonyms
 
 GROUPS = {"patient": "patient", "patient_id": "patient", "exam": "exam", "near_dup_group": "near_dup_group"}
 """Columns of a source that are ids -> the column that holds their keyed hashes."""
 IDENTIFYING = {*GROUPS, "image", "image_id", "path", "file_name", "report"}
 """Columns that are never copied."""
-
-
-def load_key(path: str | Path) -> bytes:
-    """Return the secret of the hashes; it is drawn if the file is not there, readable by its owner only.
-
-    Raises:
-        ValueError: the file does not hold 64 hexadecimal digits.
-    """
-    path = Path(path)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # of several jobs that start at once, one wins
-            os.link(temporary, path)
-        temporary.unlink()
-    text = path.read_text(encoding="ascii", errors="replace").strip()
-    if len(text) != 64 or set(text) - set("0123456789abcdef"):
-        raise ValueError(f"{path} holds {len(text)} characters: expected a key of 64 hexadecimal digits")
-    return bytes.fromhex(text)
 
 
 def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path | None) -> pa.Table:
@@ -64,7 +41,8 @@ def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path 
 def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Path | None) -> tuple[int, str, str]:
     """(index, hashed image id, reason) of an image (index, image, reason) that a source left out.
 
-    Readers begin a reason with the path where they opened the file themselves.
+    The image is named as the rows are: by its id, else by its path. Readers begin a reason with the path where they
+    opened the file themselves.
     """
     name = str(entry["image"])
     identity = pseudonyms(pa.chunked_array([[_below(name, root) or name]]), key, b"image_id")[0].as_py()
@@ -96,11 +74,6 @@ def fingerprint(ids: Mapping[str, pa.Table], splits: Mapping[str, datasets.Datas
         for name in labels:
             state.update("\n".join(map(str, rows[name])).encode())
     return state.hexdigest()
-
-
-def key_check(key: bytes) -> str:
-    """A digest by which two runs see whether they have the same key."""
-    return hashlib.blake2b(b"which key", digest_size=8, key=key).hexdigest()
 
 
 def _paths(batch: pa.Table) -> list[str | None]:

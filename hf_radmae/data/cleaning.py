@@ -4,7 +4,9 @@ The rules and their limits are those of the archive of Klinikum rechts der Isar 
 whole index at once; the two that need pixels are asked once an image is decoded.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,18 @@ class CleaningRules:
     max_side: int | None = 3072
     maximum: float | None = 1000
     mean: float | None = 100
+
+    @classmethod
+    def from_dict(cls, rules: Mapping[str, Any]) -> "CleaningRules":
+        """Return the named rules as they are given, the others as they are by default.
+
+        Raises:
+            ValueError: there is no rule of a name.
+        """
+        known = [rule.name for rule in fields(cls)]
+        if unknown := [name for name in rules if name not in known]:
+            raise ValueError(f"cleaning rules {', '.join(unknown)} are unknown: choose of {', '.join(known)}")
+        return cls(**rules)
 
 
 def clean_index(index: pa.Table, rules: CleaningRules) -> tuple[np.ndarray, dict[str, int | None]]:

@@ -8,6 +8,7 @@ Pillow's `convert("L")` and `convert("RGB")` clip 16-bit images to white, and a 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -26,6 +27,9 @@ MAX_ASPECT = 20.0
 """Longest side over shortest side; the archive's worst radiograph (a full spine) is at 14."""
 MAX_PIXELS = 2**27
 """Pixels that are decoded at most, ten times the largest detector: a header that declares more is not believed."""
+
+_PGM = re.compile(rb"P5\n(\d{1,6}) (\d{1,6})\n(255|65535)\n")
+"""The header of a portable grey map without comments, 8 or 16 bit."""
 
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
@@ -161,6 +165,15 @@ def _open(payload: str | bytes, name: str) -> Image.Image:
 
 
 def _decode(payload: bytes, name: str) -> np.ndarray:
+    if plain := _PGM.match(payload):  # what prepared shards hold: read as it is, four times faster than by Pillow
+        width, height, most = (int(value) for value in plain.groups())
+        check_size(height, width, name)
+        dtype = np.dtype(np.uint8 if most == 255 else ">u2")
+        missing = height * width * dtype.itemsize - (len(payload) - plain.end())
+        if missing > 0:
+            raise ImageError(name, f"is damaged: {missing} bytes of its pixels are missing")
+        pixels = np.frombuffer(payload, dtype, height * width, plain.end()).reshape(height, width)
+        return pixels.astype(dtype.newbyteorder("="), copy=False)
     with _open(payload, name) as image:
         return _from_pil(image, name)
 

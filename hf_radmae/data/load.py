@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from hf_radmae.data.image import ImageError, image_size
@@ -47,8 +49,9 @@ def load_radiographs(
         **options: handed to the builder (phantom: `num_images`, `scale`; irma: `config_name`; ...).
 
     Returns:
-        The splits train, validation and test, each with the columns `image` (undecoded), `height` and `width`; and the
-        images that were left out because their header cannot be read: index, image, reason.
+        The splits train, validation and test, then any more that the source has (IRMA's `test_2009`), each with the
+        columns `image` (undecoded), `height` and `width`, and `image_id` where no file's path tells images apart; and
+        the images that were left out because their header cannot be read: index, image, reason.
 
     Raises:
         ValueError: there is no image column, or `data_dir` is missing.
@@ -71,7 +74,7 @@ def load_radiographs(
     skipped: list[dict[str, Any]] = []
     splits = {}
     for split, rows in loaded.items():
-        rows = _undecoded(rows)
+        rows = _named(split, _undecoded(rows))
         if not (known_sizes and {"height", "width"} <= set(rows.column_names)):
             rows = _with_sizes(rows, skipped)
         splits[split] = rows
@@ -89,12 +92,20 @@ def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.cast_column("image", datasets.Image(decode=False))
 
 
+def _named(split: str, rows: datasets.Dataset) -> datasets.Dataset:
+    """Adds the `image_id` split/row, where neither a column of that name nor a local file's path tells images apart."""
+    paths = pc.struct_field(rows.data.column("image"), "path").to_pylist()
+    if "image_id" in rows.column_names or all(path and os.path.isabs(path) for path in paths):
+        return rows
+    return rows.add_column("image_id", [f"{split}/{row}" for row in range(len(rows))])
+
+
 def _with_sizes(rows: datasets.Dataset, skipped: list[dict[str, Any]]) -> datasets.Dataset:
     """Adds `height` and `width` from the headers, and leaves out (and lists) what has no readable one."""
 
     def size(index: int) -> tuple[int, int] | dict[str, Any]:
-        image = images[index]["image"]
-        name = image.get("path") or f"row {index}"
+        row = images[index]
+        image, name = row["image"], row["image_id"] if named else row["image"]["path"]
         try:
             return image_size(image, name)
         except ImageError as error:
@@ -102,7 +113,8 @@ def _with_sizes(rows: datasets.Dataset, skipped: list[dict[str, Any]]) -> datase
         except FileNotFoundError:
             return {"index": index, "image": name, "reason": "is missing: no such file"}
 
-    images = rows.select_columns(["image"])
+    named = "image_id" in rows.column_names
+    images = rows.select_columns(["image", "image_id"] if named else ["image"])
     with ThreadPoolExecutor(16) as pool:  # threads hide the latency of network storage; a header costs no computation
         found = list(tqdm(pool.map(size, range(len(rows))), total=len(rows), desc="sizes", unit="image", leave=False))
     good = [index for index, entry in enumerate(found) if isinstance(entry, tuple)]
@@ -116,7 +128,7 @@ def _with_sizes(rows: datasets.Dataset, skipped: list[dict[str, Any]]) -> datase
 
 
 def _complete_splits(splits: dict[str, datasets.Dataset], seed: int) -> datasets.DatasetDict:
-    """Train, validation and test: those that the source has, the missing ones taken from train by groups."""
+    """Train, validation, test and the source's others; of the three a missing one is taken from train by groups."""
     renamed = {"valid": "validation", "val": "validation", "dev": "validation"}
     splits = {renamed.get(name, name): rows for name, rows in splits.items()}
     if "train" not in splits:
@@ -129,7 +141,9 @@ def _complete_splits(splits: dict[str, datasets.Dataset], seed: int) -> datasets
         fractions = {name: share / sum(wanted.values()) for name, share in wanted.items()}
         parts = split_by_patient(image_groups(train), fractions=fractions, seed=seed)
         splits |= {name: train.select(np.flatnonzero(parts == name)) for name in wanted}
-    return datasets.DatasetDict({name: splits[name] for name in ("train", "validation", "test")})
+    return datasets.DatasetDict(
+        {name: splits[name] for name in dict.fromkeys(("train", "validation", "test", *splits))}
+    )
 
 
 def image_groups(rows: datasets.Dataset) -> np.ndarray:

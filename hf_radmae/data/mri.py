@@ -14,8 +14,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +30,7 @@ from hf_radmae.data.body_parts import BodyParts
 from hf_radmae.data.cleaning import CleaningRules
 from hf_radmae.data.mri_index import Counts, Verify, build_index, find_table, read_report
 from hf_radmae.data.mri_table import ANSWERS, LABELS
+from hf_radmae.data.pseudonyms import load_key, pseudonyms
 from hf_radmae.data.splits import FRACTIONS, audit_splits, split_by_patient
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class MRIConfig(datasets.BuilderConfig):
             like None, the folders `<PART>/<patient>/<exam>/<series>/<SOP uid>` and every header.
         verify: with a table, what to look at in the files: "none", "files" (that each exists) or "headers" (which
             then correct the table: sizes, inversion, drawings, missing body parts).
-        cleaning: the rules that drop images.
+        cleaning: the rules that drop images, or those that differ from the default as a mapping, {"width": None}.
         reports: folder below `data_dir` of the reports `<exam>.txt`; they fill labels that the table does not have.
         include_reports: adds the column `report` with the text, which names the patient.
         body_parts: a table like `body_parts.csv` with other spellings or classes.
@@ -68,6 +67,11 @@ class MRIConfig(datasets.BuilderConfig):
     seed: int = 42
     hash_key: str | None = None
     threads: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.cleaning, Mapping):  # as a command line or a recipe gives it
+            self.cleaning = CleaningRules.from_dict(self.cleaning)
 
     @property
     def folder(self) -> Path:
@@ -106,7 +110,11 @@ class MRIConfig(datasets.BuilderConfig):
 
 
 class MRI(datasets.ArrowBasedBuilder):
-    """The archive's radiographs; see `MRIConfig` for the options."""
+    """The archive's radiographs; see `MRIConfig` for the options.
+
+    Beside the rows, `cache_dir` holds archive.json (see `report`), splits.csv (the split of every hashed patient), and
+    unreadable.csv (image_id, path, reason), which as the rows do names files of the archive: it stays where they are.
+    """
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = MRIConfig
@@ -199,11 +207,7 @@ class MRI(datasets.ArrowBasedBuilder):
         """Return the secret of the hashes, drawn once per cache and readable by its owner only."""
         if self.config.hash_key is not None:
             return hashlib.blake2b(self.config.hash_key.encode()).digest()
-        path = Path(self._cache_dir_root) / "mri_hash.key"
-        if not path.exists():
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-        return bytes.fromhex(path.read_text())
+        return load_key(Path(self._cache_dir_root) / "mri_hash.key")
 
     def _write_records(self, counts: Counts, audit: dict, patients: pa.ChunkedArray, splits: np.ndarray) -> None:
         """Write beside the rows: the counts, the split of each patient (hashed), and the files that cannot be read."""
@@ -214,8 +218,11 @@ class MRI(datasets.ArrowBasedBuilder):
         (folder / "archive.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         owners = pa.table({"patient": patients, "split": pa.array(splits)}).group_by(["patient", "split"]).aggregate([])
         pa.csv.write_csv(owners.sort_by("patient"), folder / "splits.csv")
+        paths = pa.chunked_array([[path for path, _ in counts.unreadable]], pa.string())
+        hashed = pseudonyms(paths, self._key(), b"image_id").to_pylist()
         with (folder / "unreadable.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("path", "reason"), *counts.unreadable])
+            rows = [(image_id, *entry) for image_id, entry in zip(hashed, counts.unreadable, strict=True)]
+            csv.writer(file).writerows([("image_id", "path", "reason"), *rows])
         logger.info("archive: %s", json.dumps(record))
         if counts.inverted_mismatches or counts.size_mismatches:
             logger.warning(
@@ -223,16 +230,6 @@ class MRI(datasets.ArrowBasedBuilder):
                 counts.inverted_mismatches,
                 counts.size_mismatches,
             )
-
-
-def pseudonyms(ids: pa.ChunkedArray, key: bytes, purpose: bytes) -> pa.Array:
-    """Return 32 hexadecimal digits for each id: BLAKE2b (RFC 7693), keyed, so that ids cannot be found by trying."""
-    encoded = ids.combine_chunks().dictionary_encode()
-    hashes = [
-        hashlib.blake2b(text.encode(), digest_size=16, key=key, person=purpose).hexdigest()
-        for text in encoded.dictionary.to_pylist()
-    ]
-    return pa.array(hashes, pa.string()).take(encoded.indices)
 
 
 def _ranks(ids: pa.ChunkedArray) -> np.ndarray:

@@ -24,7 +24,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_radmae.binning import Bins, fit_bins
-from hf_radmae.data.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels, key_check
+from hf_radmae.data.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels
+from hf_radmae.data.pseudonyms import key_check
 from hf_radmae.data.shards import SIZES, Shard, ShardWriter, read_bytes, read_report
 from hf_radmae.data.shrink import PrepareOptions
 
@@ -59,7 +60,7 @@ def prepare(
         key: secret of the hashes, 1 to 64 bytes, from `load_key`; keep it apart from the shards.
         root: the archive's folder; images without an id are told apart by their path below it.
         source: what the manifest says about the source: its name, what it dropped. No paths.
-        unreadable: images that the source left out: index, image (a path), reason.
+        unreadable: images that the source left out: index, image (its id or path), reason.
         num_proc, threads: processes, and files that each reads at once.
         part: (i, n): see to every n-th shard from the i-th on, as one job of n.
         read: how a file is read.

@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_radmae.binning import Bins
+from hf_radmae.content import measure_image
 from hf_radmae.data.cleaning import CleaningRules, pixel_rule
 from hf_radmae.data.dicom import DicomError, read_radiograph
 from hf_radmae.data.image import ImageError, read_image
 from hf_radmae.data.shrink import PrepareOptions, encode, field_box, shrink, target_size
+from hf_radmae.processing import as_tensor
 
 FOOTER = b"hf_radmae"
 ROW_GROUP = 100  # rows, and
@@ -31,6 +33,8 @@ ROW_GROUP_BYTES = 2**26  # bytes of images: what a stream reads at once, and a w
 SIZES: dict[str, Any] = {
     **{name: datasets.Value("int32") for name in ("height", "width", "original_height", "original_width")},
     "spacing": datasets.List(datasets.Value("float32")),  # (row, column) of the prepared image in mm, null if unknown
+    "informative": datasets.Value("float32"),  # share of its patches that are not background, and the box around them
+    "content_box": datasets.List(datasets.Value("int32")),
 }
 
 
@@ -161,6 +165,7 @@ class ShardWriter:
         size = target_size(pixels.shape[0], pixels.shape[1], self.options, self.bins)
         scales = [before / after for before, after in zip(pixels.shape, size, strict=True)]
         small = shrink(pixels, size, self.options.bits, name)
+        informative, box = measure_image(as_tensor(small), patch_size=16, max_tokens=256)
         return {
             "image": {"bytes": encode(small, self.options.encoding), "path": None},
             "height": size[0],
@@ -168,6 +173,8 @@ class ShardWriter:
             "original_height": original_height,
             "original_width": original_width,
             "spacing": spacing and [step * scale for step, scale in zip(spacing, scales, strict=True)],
+            "informative": informative,
+            "content_box": list(box),
         }
 
 

@@ -1,5 +1,6 @@
 """Every kind of file keeps its full depth, and whatever cannot be a radiograph is refused by name and reason."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from tiny_dicom import tiny_dicom
 
 from hf_radmae.data.image import MAX_ASPECT, MIN_SIDE, ImageError, check_size, image_size, read_image
+from hf_radmae.data.shrink import encode as encode_for_shard
 
 GREY = radiograph()
 DAMAGED = damaged_files()
@@ -108,6 +110,19 @@ def test_a_damaged_file_is_refused_by_name_and_reason(name, tmp_path):
         with pytest.raises(ImageError, match=reason) as caught:
             read_image(source)
         assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_map_of_a_shard_reads_as_pillow_does_at_its_depth_and_no_cut_one_is_taken(dtype):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (17, 9), dtype, endpoint=True)
+    content = encode_for_shard(pixels, "pgm")
+    image = read_image(content)
+    assert image.dtype == dtype
+    np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(content))))
+    np.testing.assert_array_equal(read_image(content.replace(b"P5\n", b"P5\n# Pillow reads this one\n")), pixels)
+    for length in range(len(content)):
+        with pytest.raises(ImageError):
+            read_image(content[:length])
 
 
 @pytest.mark.parametrize("name", ["half.jpg", "half.png", "frames.tif", "frames.gif", "long.png", "nan.tif"])

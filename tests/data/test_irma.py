@@ -16,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_radmae.data.irma import IRMA, SPLITS, paper_split, split_sizes, stratified_split
+from hf_radmae.data.image import image_size
+from hf_radmae.data.irma import IRMA, LABEL_YEARS, SPLITS, paper_split, split_sizes, stratified_split
 from hf_radmae.data.irma_code import BODY_REGIONS, IRMACode, axis_name, parse_code
 from hf_radmae.data.irma_files import IRMADataError
+from hf_radmae.data.load import load_radiographs
+from hf_radmae.data.phantom import irma_code, write_irma
 
 TRAIN = "ImageCLEFmed2009_train_codes.02.csv", "ImageCLEFmed2009_train.02"
 TEST = "ImageCLEFmed2009_test_codes.03.csv", "ImageCLEFmed2009_test.03"
@@ -87,6 +90,27 @@ def test_every_layout_gives_the_same_rows(tmp_path, doubled, padded_files, padde
         assert "-".join(row[axis] for axis in IRMACode._fields) == code
         assert splits["train"].features["body_region"].int2str(row["body_region"]) == BODY_REGIONS[code[9]]
         assert row["anatomical_name"] == axis_name("anatomical", code[9:12])
+
+
+@pytest.mark.parametrize("config", ["body_region", "irma_code"])
+@pytest.mark.parametrize(("doubled", "digits"), [(True, 0), (False, 8)], ids=["kaggle", "rwth, zero-padded"])
+def test_generated_radiographs_load_as_four_splits_with_the_labels_of_every_year(tmp_path, config, doubled, digits):
+    folder, years = tmp_path / "irma", {"label_years": tuple(LABEL_YEARS)}
+    images = write_irma(folder, 40, num_test=6, scale=0.03, doubled=doubled, digits=digits)
+    splits, skipped = load_radiographs("irma", str(folder), config_name=config, cache_dir=str(tmp_path), **years)
+    kept = [image for image in images if image.region != "whole_body" or config == "irma_code"]
+    assert not skipped and list(splits) == [*SPLITS, "test_2009"] and len(splits["test_2009"]) == 6
+    rows = by_id(splits)
+    assert len(rows) == len(kept) == (37 if config == "body_region" else 40) + 6
+    features = splits["train"].features
+    for image, (_, row) in zip(kept, sorted(rows.items(), key=lambda item: int(item[0])), strict=True):
+        assert features["irma_code"].int2str(row["irma_code"]) == irma_code(image)
+        region = row["body_region"]
+        assert image.region == ("whole_body" if region is None else features["body_region"].int2str(region))
+        assert (row["height"], row["width"]) == image_size(row["image"]["bytes"])
+        for column in ("05_irma_code_submask", "06_irma_code", "07_irma_code", "08_irma_code"):
+            assert row[column] is None or features[column].int2str(row[column]) == irma_code(image)
+        assert (row["05_class"] is None) == (row["05_irma_code_submask"] is None)
 
 
 def test_the_image_feature_decodes_to_the_picture(tmp_path):

@@ -124,7 +124,31 @@ def test_sizes_of_prepared_shards_are_believed_and_the_image_column_is_found_by_
     splits, skipped = load_radiographs("parquet", str(tmp_path / "shards"))
     assert skipped == []
     assert sum(map(len, splits.values())) == 30
-    assert set(splits["train"].column_names) == {"image", "height", "width", "body_region"}
+    assert set(splits["train"].column_names) == {"image", "image_id", "height", "width", "body_region"}
+
+
+def test_images_that_no_path_tells_apart_are_named_by_split_and_row_of_the_source(tmp_path):
+    """Also those that are left out, and those of a split that was taken from another."""
+    good = encode(radiograph(40, 30), "PNG")
+    for split in ("train", "test"):
+        rows = datasets.Dataset.from_dict(
+            {"image": [{"bytes": good, "path": "1.png"}] * 30 + [{"bytes": b"", "path": ""}]}
+        )
+        rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "scans" / f"{split}.parquet"))
+    splits, skipped = load_radiographs("parquet", str(tmp_path / "scans"))
+    assert [(record["index"], record["image"]) for record in skipped] == [(30, "train/30"), (30, "test/30")]
+    names = sorted(name for rows in splits.values() for name in rows["image_id"])
+    assert names == sorted(f"{split}/{row}" for split in ("train", "test") for row in range(30))
+    assert sum(name.startswith("train/") for name in splits["validation"]["image_id"]) == len(splits["validation"]) > 0
+
+
+def test_further_splits_of_the_source_stay_behind_the_three(tmp_path):
+    for split, images in (("hospital_b", 4), ("train", 30), ("test", 5)):
+        write_folder(tmp_path / "scans" / split, images)
+    files = {split: str(tmp_path / "scans" / split / "*") for split in ("hospital_b", "train", "test")}
+    splits, _ = load_radiographs("imagefolder", str(tmp_path / "scans"), data_files=files)
+    assert list(splits) == ["train", "validation", "test", "hospital_b"]
+    assert [len(rows) for rows in splits.values()] == [27, 3, 5, 4]
 
 
 def test_the_phantom_comes_with_its_own_splits(tmp_path):

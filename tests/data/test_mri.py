@@ -108,10 +108,14 @@ def test_every_rule_drops_its_file_and_is_counted_and_can_be_off(archive, tmp_pa
     report = builder.report()
     assert report["dropped"] == dict.fromkeys(["unreadable", *DIRT], 1) and len(rows) == 60
     assert report["misplaced"] == 1 and report["indexed"] == 67
-    unreadable = list(csv.reader((Path(builder.cache_dir) / "unreadable.csv").open(encoding="utf-8")))
-    assert unreadable[1][0].endswith("1.2.276.text") and "is no DICOM file" in unreadable[1][1]
+    with (Path(builder.cache_dir) / "unreadable.csv").open(encoding="utf-8") as file:
+        (unreadable,) = csv.DictReader(file)
+    assert unreadable["path"].endswith("1.2.276.text") and "is no DICOM file" in unreadable["reason"]
+    assert len(unreadable["image_id"]) == 32 and unreadable["image_id"] not in rows["image_id"]
     rows, builder = prepare(root, tmp_path / "off", table=None, cleaning=CleaningRules(drawing=False, width=None))
     assert len(rows) == 62 and not {"drawing", "width"} & set(builder.report()["dropped"])
+    by_name = prepare(root, tmp_path / "off", table=None, cleaning={"drawing": False, "width": None})[1]
+    assert by_name.cache_dir == builder.cache_dir
 
 
 def test_the_split_is_by_patient_repeatable_and_written_down(archive, tmp_path):
@@ -191,13 +195,13 @@ def test_threads_hide_the_latency_of_the_storage(archive, monkeypatch):
     paths, _ = read_tree(archive, exclude=["reports"])
 
     def slow(path):
-        time.sleep(0.02)
+        time.sleep(0.1)
         return read_header(path)
 
     monkeypatch.setattr("hf_radmae.data.mri_tree.read_header", slow)
     start = time.perf_counter()
     headers = read_headers(archive, paths, threads=20)
-    assert time.perf_counter() - start < len(paths) * 0.02 / 2
+    assert time.perf_counter() - start < len(paths) * 0.1 / 2
     assert [header.height for header in headers] == [read_header(archive / path).rows for path in paths]
 
 
@@ -211,6 +215,17 @@ def test_processes_and_streaming_give_the_same_rows(archive, tmp_path, monkeypat
     for name, part in stream.items():
         streamed = sorted(row["image"]["path"] for row in part)
         assert streamed == [row["image"]["path"] for row in rows if row["split"] == name]
+
+
+def test_streaming_draws_the_key_where_it_belongs(archive, tmp_path, monkeypatch):
+    """`datasets` replaces `open` in the module of a builder that streams, for the rest of the process."""
+    monkeypatch.chdir(tmp_path)
+    stream = MRI(data_dir=str(archive), cache_dir=str(tmp_path / "cache")).as_streaming_dataset()
+    streamed = {row["image"]["path"]: row["patient"] for part in stream.values() for row in part}
+    rows, _ = prepare(archive, tmp_path / "cache")
+    assert streamed == {row["image"]["path"]: row["patient"] for row in rows}
+    assert len((tmp_path / "cache" / "mri_hash.key").read_text()) == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_changed_table_or_option_is_prepared_anew_and_an_unchanged_one_is_not(archive, tmp_path):
@@ -227,6 +242,7 @@ MISUSE = [
     ({"data_dir": None}, None, ValueError, "data_dir is missing: MRI reads a local archive"),
     ({"data_dir": "missing"}, None, FileNotFoundError, "there is no such folder; check data_dir"),
     ({"table": "other.csv"}, None, FileNotFoundError, "other.csv: there is no such table; give one, or table=None"),
+    ({"cleaning": {"wide": 650}}, None, ValueError, "cleaning rules wide are unknown: choose of duplicates, no_pixels"),
     ({"verify": "all"}, None, ValueError, "verify='all': expected 'none', 'files' or 'headers'"),
     (
         {},

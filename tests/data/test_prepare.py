@@ -19,11 +19,11 @@ from PIL import Image
 
 from hf_radmae.binning import Bins, fit_bins
 from hf_radmae.collator import BucketCollator
-from hf_radmae.data.anonymous import load_key
 from hf_radmae.data.image import ImageError, read_image
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.data.phantom import write_archive
 from hf_radmae.data.prepare import OtherOptionsError, plan, prepare
+from hf_radmae.data.pseudonyms import load_key
 from hf_radmae.data.shards import read_bytes, read_report
 from hf_radmae.data.shrink import ENCODINGS, PrepareOptions, encode, field_box, shrink, target_size
 from hf_radmae.dataset import RadiographDataset
