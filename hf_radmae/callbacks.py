@@ -73,9 +73,13 @@ class ReconstructionCallback(TrainerCallback):
         self.trainer, self.images = trainer, images
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if not state.is_world_process_zero or "eval_loss" not in (metrics or {}):
+        # A model that is sharded needs all of its processes to run.
+        runs = state.is_world_process_zero or self.trainer.is_fsdp_enabled
+        if not runs or "eval_loss" not in (metrics or {}):
             return
         figure = reconstruction_figure(self.trainer.accelerator.unwrap_model(self.trainer.model), list(self._batches()))
+        if not state.is_world_process_zero:
+            return
         image = save_figure(figure, Path(args.output_dir, "reconstructions.png"))
         for callback in self.trainer.callback_handler.callbacks:
             if (writer := getattr(callback, "tb_writer", None)) is not None:

@@ -5,6 +5,7 @@ with batch 4 and four with batch 2 train on the same batches in the same order, 
 same step, and a resumed run finds the order again from the epoch alone.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,17 +61,21 @@ class BucketBatchSampler(Sampler[list[int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        own_rank, own_world_size = _process()
-        self.rank = own_rank if rank is None else rank
-        self.world_size = own_world_size if world_size is None else world_size
-        if not 0 <= self.rank < self.world_size or micro_steps < 1:
-            raise ValueError(f"rank {rank} must be in 0..{self.world_size - 1}, micro_steps={micro_steps} at least 1.")
+        self.rank, self.world_size = process(rank, world_size)
+        if micro_steps < 1:
+            raise ValueError(f"micro_steps={micro_steps} must be at least 1.")
         self.bin_ids = np.asarray(bin_ids, np.int64)
         self.bin_tokens = bin_tokens
         self.shuffle, self.seed, self.epoch, self.micro_steps = shuffle, seed, 0, micro_steps
         self.pieces = self.world_size * micro_steps
         self.global_batch_sizes = per_bin(batch_size, self.bin_ids) * self.pieces
         _, self._lengths = epoch_lengths(self.bin_ids, self.global_batch_sizes)
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """What the order of the epochs follows from, ready for JSON. The bins of all images are told by a checksum."""
+        global_batch = np.unique(self.global_batch_sizes).tolist()
+        return {**order_of(self.bin_ids, self.seed), "images of a global batch": global_batch}
 
     @property
     def repeats(self) -> int:
@@ -189,11 +194,25 @@ def per_bin(batch_size: int | Sequence[int] | Array, bin_ids: Array) -> Array:
     return sizes
 
 
-def _process() -> tuple[int, int]:
-    """Number of this process and of all, (0, 1) where `torch.distributed` is not initialised."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def order_of(bin_ids: Array, seed: int) -> dict[str, Any]:
+    """Seed, number and bins (as a checksum) of images: the part of an order that every sampler shares."""
+    return {"seed": seed, "images": int((bin_ids >= 0).sum()), "checksum of bins": zlib.crc32(bin_ids.tobytes())}
+
+
+def process(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
+    """Number of this process and of all: what is given, else `torch.distributed`'s, (0, 1) where not initialised.
+
+    Raises:
+        ValueError: the rank is outside the world.
+    """
+    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if rank is None:
+        rank = torch.distributed.get_rank() if initialised else 0
+    if world_size is None:
+        world_size = torch.distributed.get_world_size() if initialised else 1
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} must be in 0..{world_size - 1}.")
+    return rank, world_size
 
 
 @dataclass(frozen=True)

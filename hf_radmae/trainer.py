@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
@@ -20,20 +19,27 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from hf_radmae.callbacks import EarlyStopping, ReconstructionCallback, Throughput
 from hf_radmae.collator import BucketCollator
 from hf_radmae.dataset import RadiographDataset
+from hf_radmae.hub.trainer_push import PushThroughGate
 from hf_radmae.loader import bucket_loader
 from hf_radmae.masking import count_predicted
+from hf_radmae.memory import what_to_lower
 from hf_radmae.modeling import RadMAEForPreTraining
+from hf_radmae.resume import check_order, last_complete_checkpoint, save_order
+from hf_radmae.sampler import batch_sizes
 from hf_radmae.skipped import SkippedImages
+from hf_radmae.streaming import StreamBatchSampler
 from hf_radmae.training_args import RadMAETrainingArguments
 
 
-class RadMAETrainer(Trainer):
+class RadMAETrainer(PushThroughGate):
     """Pre-trains `RadMAEForPreTraining` on `RadiographDataset`s, batch by batch of one bin.
 
-    * Batches come from `BucketBatchSampler`, which knows the ranks; Accelerate moves them and does not shard again.
+    * Batches come from `BucketBatchSampler`, or `StreamBatchSampler` for rows that are `ShardRows`, which know the
+      ranks; Accelerate moves them and does not shard again.
     * The training loss is the mean over all predicted patches of the optimiser step, over ranks and accumulation, so
       its gradient does not depend on how a batch is split. The evaluation loss is that mean over the whole set.
     * Logs hold images and tokens per second of training, evaluation and saving left out.
+    * Pushes go through the gate of `hf_radmae.hub`.
     * Unusable images are listed in `skipped.csv` in the output folder; see `SkippedImages`.
 
     Args:
@@ -53,6 +59,11 @@ class RadMAETrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         images = sum(len(data) for data in (self.train_dataset, self.eval_dataset) if data is not None)
         self.skipped = skipped or SkippedImages(Path(args.output_dir, "skipped.csv"), images, args.max_skipped_share)
+        if self.is_fsdp_enabled:
+            # Accelerate makes what this returns a unit of FSDP2, gathered when it is called: upstream's patch
+            # embeddings, whose weights our embeddings use without a call.
+            embeddings = self.model.vit.embeddings
+            self.model.get_input_embeddings = lambda: embeddings  # type: ignore[method-assign]
         self._throughput = Throughput()
         self.add_callback(self._throughput)
         self._eval_totals = torch.zeros(2)
@@ -87,7 +98,7 @@ class RadMAETrainer(Trainer):
         loader = bucket_loader(
             dataset,
             self.data_collator,
-            batch_size,
+            batch_size if args.tokens_per_batch is None else batch_sizes(dataset.bins, args.tokens_per_batch).tolist(),
             num_workers=args.dataloader_num_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             rank=args.process_index,
@@ -96,6 +107,31 @@ class RadMAETrainer(Trainer):
         )
         # BatchSamplerShard would mix images of different batches and lose short ones; one "process" leaves them alone.
         return prepare_data_loader(loader, device=args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    # A checkpoint tells what its batches followed from, so that a resumed run repeats them or is refused.
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
+        if isinstance(resume_from_checkpoint, str):
+            check_order(resume_from_checkpoint, *self._order(), begin_anew=self.args.ignore_data_skip)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_order(Path(self._get_output_dir(trial), name), *self._order())
+        super()._save_checkpoint(model, trial)
+
+    def _order(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the order of batches follows from, and how they are cut."""
+        args, sampler = self.args, cast(Any, self.get_train_dataloader().batch_sampler)
+        size = (
+            args.per_device_train_batch_size if args.tokens_per_batch is None else f"of {args.tokens_per_batch} tokens"
+        )
+        steps = {"gradient accumulation": args.gradient_accumulation_steps}
+        order = sampler.order | (steps if isinstance(sampler, StreamBatchSampler) else {})
+        return order, {"ranks": args.world_size, "batch size": size, **steps}
 
     # The loss of a step is a sum over its predicted patches, divided by their number over all ranks and batches.
 
@@ -106,7 +142,10 @@ class RadMAETrainer(Trainer):
         return self.accelerator.reduce(count, reduction="sum").clamp(min=1)
 
     def _predicted(self, batch: dict[str, Any]) -> torch.Tensor:
-        return count_predicted(batch["noise"], batch["patch_mask"], self.model.config.mask_ratio)
+        config, ratio = self.model.config, 1.0
+        if self.model.training:
+            ratio = config.prediction_ratio
+        return count_predicted(batch["patch_mask"], config.mask_ratio, batch["num_tokens"], ratio)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
@@ -117,7 +156,14 @@ class RadMAETrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         images, patches = inputs["patch_mask"].shape
         self._throughput.count(images * self.args.world_size, images * patches * self.args.world_size)
-        return super().training_step(model, inputs, num_items_in_batch)
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            height, width = inputs["pixel_values"].shape[-2:]
+            held = what_to_lower(
+                images, height, width, inputs["num_tokens"], tokens_per_batch=self.args.tokens_per_batch
+            )
+            raise torch.OutOfMemoryError(f"{held} ({error})") from error
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.skipped.add(inputs.get("skipped", ()))
@@ -137,7 +183,13 @@ class RadMAETrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         self._eval_totals = torch.zeros(2, dtype=torch.float64)
+        # Accelerate shards (FSDP2) only together with an optimiser: before training each process runs the whole model.
+        sharding = self.is_fsdp_enabled
+        if sharding and not self.accelerator._models:
+            self.is_fsdp_enabled = False
+            self.model.to(self.args.device)  # type: ignore[arg-type]  # upstream's wrapper hides the method
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        self.is_fsdp_enabled = sharding
         loss, count = self.accelerator.reduce(self._eval_totals.to(self.args.device), reduction="sum").tolist()
         metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": loss / max(count, 1)})
         metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
@@ -163,13 +215,3 @@ def use_all_cores(args: RadMAETrainingArguments) -> None:
     """Gives a run on one CPU all of its cores: `accelerate launch` leaves a process one thread unless configured."""
     if args.device.type == "cpu" and args.world_size == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:
         torch.set_num_threads(os.cpu_count() or 1)
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint of a run that was written to its end, or None.
-
-    Trainer writes `trainer_state.json` last, so a checkpoint without it was cut off by whatever ended the run.
-    """
-    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    complete = [f for f in folders if (f / "trainer_state.json").is_file() and f.name.split("-")[-1].isdigit()]
-    return str(max(complete, key=lambda folder: int(folder.name.split("-")[-1]))) if complete else None

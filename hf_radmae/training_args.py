@@ -1,5 +1,6 @@
 """`TrainingArguments` with the defaults of masked-autoencoder pre-training."""
 
+import os
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -10,6 +11,10 @@ class RadMAETrainingArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of masked-autoencoder pre-training, and what is new about it.
 
     Args:
+        tokens_per_batch: patches per device and step, which give each bin its own number of images, at least one, in
+            place of `per_device_train_batch_size` and `per_device_eval_batch_size`.
+        find_tokens_per_batch: try out the largest `tokens_per_batch` that fits the GPU, say it, and train nothing.
+        streaming: read prepared shards where they are; see `hf_radmae.streaming`.
         early_stopping_patience: evaluations without a lower loss after which training stops; 0 never stops early.
         max_skipped_share: the largest share of images that may be unusable before the run stops with an error.
         figure_images: images, each of another bin, in the figure of reconstructions at each evaluation; 0 for none.
@@ -51,6 +56,15 @@ class RadMAETrainingArguments(TrainingArguments):
     )
     prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluation keeps losses, not pixels."})
 
+    tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Patches per device and step, in place of a number of images."}
+    )
+    find_tokens_per_batch: bool = field(
+        default=False, metadata={"help": "Say which tokens_per_batch fits this GPU, and end."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read a folder of scripts/prepare.py by row groups, without copying it first."}
+    )
     early_stopping_patience: int = field(default=10, metadata={"help": "Evaluations without progress before the end."})
     max_skipped_share: float = field(default=0.01, metadata={"help": "Share of unusable images that stops the run."})
     figure_images: int = field(default=6, metadata={"help": "Images in the figure of reconstructions; 0 for none."})
@@ -60,4 +74,13 @@ class RadMAETrainingArguments(TrainingArguments):
             self.dataloader_persistent_workers = False  # DataLoader refuses the pair
         if self.load_best_model_at_end and self.eval_strategy == "no":
             self.load_best_model_at_end = False
+        if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
+            raise ValueError(f"tokens_per_batch={self.tokens_per_batch} must be at least 1")
+        if self.torch_compile:  # with a graph per shape, more than eight bins would fall back to eager
+            os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
         super().__post_init__()
+
+    def images_per_update(self, max_tokens: int) -> int:
+        """Images of an optimiser step over all devices; with a token budget, images of the largest shape."""
+        own = self.train_batch_size if self.tokens_per_batch is None else max(self.tokens_per_batch // max_tokens, 1)
+        return own * self.world_size * self.gradient_accumulation_steps

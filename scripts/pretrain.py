@@ -25,23 +25,27 @@ from transformers import ViTMAEConfig, set_seed
 
 from hf_radmae.arguments import DataArguments, ModelArguments, parse
 from hf_radmae.bin_report import compare, format_table, report
-from hf_radmae.binning import assign, fit_bins
+from hf_radmae.bucketing import bucketed
+from hf_radmae.collator import BucketCollator
+from hf_radmae.content import COLUMNS as CONTENT
 from hf_radmae.data.load import load_radiographs
-from hf_radmae.dataset import RadiographDataset
+from hf_radmae.memory import tokens_that_fit
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
 from hf_radmae.probing.networks import probe_networks
 from hf_radmae.processing import RadiographImageProcessor
 from hf_radmae.results import environment, probe_text, save_results, train_figures, write_card
 from hf_radmae.skipped import SkippedImages
+from hf_radmae.streaming import open_shards
 from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
 
 REPEATED = ("seed", "num_train_epochs", "learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size")
+REPEATED += ("tokens_per_batch", "streaming")
 
 
 def build_model(args: ModelArguments, image_size: int, seed: int) -> RadMAEForPreTraining:
     """The network before training: a checkpoint, or a preset whose random weights depend on the seed alone."""
     set_seed(seed)
-    options = {"mask_ratio": args.mask_ratio, "norm_pix_loss": args.norm_pix_loss}
+    options = {name: getattr(args, name) for name in ("mask_ratio", "prediction_ratio", "norm_pix_loss")}
     if args.model_name_or_path:
         return RadMAEForPreTraining.from_pretrained(args.model_name_or_path, num_channels=args.num_channels, **options)
     options |= {"patch_size": args.patch_size, "num_channels": args.num_channels, "image_size": image_size}
@@ -54,35 +58,50 @@ def main() -> None:
     folder = Path(args.output_dir)
     use_all_cores(args)
 
+    processes = min(os.cpu_count() or 1, 8)
     with args.main_process_first(desc="build the data set"):
-        rows, unreadable = load_radiographs(**data_args.source(), num_proc=min(os.cpu_count() or 1, 8), seed=args.seed)
+        if args.streaming:
+            rows, unreadable = open_shards(data_args.data_dir, CONTENT if data_args.flat_threshold else ()), []
+        else:
+            rows, unreadable = load_radiographs(**data_args.source(), num_proc=processes, seed=data_args.split_seed)
     images = {split: len(part) for split, part in rows.items()}
-    sizes = np.concatenate([np.stack([part["height"], part["width"]], axis=1) for part in rows.values()])
     patch_size = model_args.patch_size
     if model_args.model_name_or_path:
         patch_size = ViTMAEConfig.from_pretrained(model_args.model_name_or_path).patch_size
-    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
-    bins = fit_bins(sizes, strategy=data_args.binning, batch_size=batch_size, **budget)
-    binned = report(sizes, bins, assign(sizes, bins), batch_size=batch_size)
+    batch_size = args.images_per_update(data_args.max_tokens)
+    with args.main_process_first(desc="measure the images"):
+        options = data_args.buckets() | {"seed": args.seed, "num_proc": processes}
+        data = bucketed(rows, patch_size=patch_size, batch_size=batch_size, **options)
+    bins, parts = data.bins, data.parts
+    bin_ids = np.concatenate([part.bin_ids for part in parts.values()])
+    binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)
     say(f"\n{sum(images.values())} images {images}, {len(unreadable)} unreadable. Bins, {data_args.binning}:\n")
     say(binned.table())
-    say(f"\nOther ways to batch them:\n\n{format_table(compare(sizes, batch_size=batch_size, **budget))}\n")
-
-    options = {"seed": args.seed, "scaling": data_args.scaling}
-    parts = {split: RadiographDataset(part, bins, **options) for split, part in rows.items()}
-    train = RadiographDataset(rows["train"], bins, train=True, crop_scale=data_args.crop_scale, **options)
+    budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
+    say(f"\nOther ways to batch them:\n\n{format_table(compare(data.sizes, batch_size=batch_size, **budget))}\n")
     image_size = isqrt(data_args.max_tokens) * patch_size
     model = build_model(model_args, image_size, args.seed)
     processor = RadiographImageProcessor(
-        bins=bins.to_dict(), num_channels=model.config.num_channels, scaling=data_args.scaling
+        size={"height": image_size, "width": image_size},
+        bins=bins.to_dict(),
+        num_channels=model.config.num_channels,
+        scaling=data_args.scaling,
     )
     skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
     skipped.add(unreadable if args.process_index == 0 else ())
     trainer = RadMAETrainer(
-        model, args, train_dataset=train, eval_dataset=parts["validation"], processing_class=processor, skipped=skipped
+        model,
+        args,
+        train_dataset=data.train,
+        eval_dataset=parts["validation"],
+        data_collator=BucketCollator(patch_size, model.config.num_channels, data_args.flat_threshold),
+        processing_class=processor,
+        skipped=skipped,
     )
 
+    if args.find_tokens_per_batch:
+        say(f"--tokens_per_batch {tokens_that_fit(trainer.model, bins, trainer.accelerator.autocast)}")
+        return
     losses = {"before": trainer.evaluate()["eval_loss"]}
     checkpoint = args.resume_from_checkpoint
     if checkpoint in (None, "true", "True", "last"):
@@ -106,12 +125,18 @@ def main() -> None:
         "losses": losses,
     }
     if data_args.probe_column:
-        networks = {"untrained": build_model(model_args, image_size, args.seed), "pre-trained": trainer.model}
-        collate, workers = trainer.data_collator, args.dataloader_num_workers
+        trained = RadMAEForPreTraining.from_pretrained(folder)  # whole, where training sharded it
+        networks = {"untrained": build_model(model_args, image_size, args.seed), "pre-trained": trained}
+        networks = {name: network.to(args.device) for name, network in networks.items()}
+        # Over all patches, as bare transformers sees an image: how much of it is background tells of the body part.
+        collate = BucketCollator(patch_size, model.config.num_channels, flat_threshold=0)
+        workers = args.dataloader_num_workers
         results["probe"] = probe_networks(networks, parts, data_args.probe_column, collate, num_workers=workers)
         say(probe_text(results["probe"]))
     save_results(results, folder)
     write_card(results, folder)
+    if args.push_to_hub:
+        trainer.push_output()
     say(
         f"\nEvaluation loss {losses['before']:.3f} before, {losses['validation']:.3f} after; on the test split "
         f"{losses['test']:.3f}. Everything is in {folder}: see reconstructions.png, results.json and README.md.\n\n"

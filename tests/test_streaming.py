@@ -1,156 +1,186 @@
-"""Training batches from a stream: the pool only reorders, ranks keep in step, and a resumed run repeats."""
+"""Batches from a stream of shards: every image once, one bin a step on all ranks, row groups read once, and no copy."""
 
-from itertools import islice
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hf_radmae.binning import Bins, assign, fit_bins
+from hf_radmae.binning import Bins, fit_bins
 from hf_radmae.collator import BucketCollator
-from hf_radmae.data.image import ImageError
 from hf_radmae.data.prepare import prepare
 from hf_radmae.data.shrink import PrepareOptions
-from hf_radmae.streaming import BucketStream, image_key
+from hf_radmae.dataset import RadiographDataset
+from hf_radmae.loader import bucket_loader
+from hf_radmae.streaming import ShardRows, StreamBatchSampler, open_shards
 
 IMAGES, BATCH = 90, 4
+SIZES = [(48, 32), (32, 48), (40, 40)]
+
+quick = settings(max_examples=60, deadline=None)
+bin_lists = st.lists(st.integers(-1, 4), min_size=1, max_size=150).filter(lambda ids: max(ids) >= 0)
+batches_per_bin = st.integers(1, 9) | st.lists(st.integers(1, 9), min_size=5, max_size=5)
+
+
+@st.composite
+def streams(draw) -> dict:
+    """Bins of rows, row groups of any length, batch sizes, ranks and lanes."""
+    ids = draw(bin_lists)
+    cuts = draw(st.lists(st.integers(1, len(ids)), max_size=30, unique=True))
+    options = {"batch_size": draw(batches_per_bin), "lanes": draw(st.integers(1, 3)), "window": draw(st.integers(1, 4))}
+    shuffle, world_size = draw(st.booleans()), draw(st.integers(1, 4))
+    options |= {"groups": sorted({0, *cuts, len(ids)}), "shuffle": shuffle, "world_size": world_size}
+    return {"bin_ids": ids, **options}
+
+
+def epoch_of_all_ranks(stream: dict, epoch: int = 0, **options) -> tuple[StreamBatchSampler, list[list[list[int]]]]:
+    samplers = [StreamBatchSampler(**stream, rank=rank, **options) for rank in range(stream["world_size"])]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    return samplers[0], [list(sampler) for sampler in samplers]
+
+
+@quick
+@given(streams(), st.integers(0, 3))
+def test_every_image_with_a_bin_comes_once_but_for_the_stated_repeats(stream, epoch):
+    sampler, ranks = epoch_of_all_ranks(stream, epoch)
+    seen = [index for rank in ranks for batch in rank for index in batch]
+    assert set(seen) == {index for index, bin_id in enumerate(stream["bin_ids"]) if bin_id >= 0}
+    assert len(seen) - len(set(seen)) == sampler.load.repeats
+    assert len(set(seen)) == sampler.load.images
+
+
+@quick
+@given(streams(), st.integers(0, 3))
+def test_all_ranks_take_as_many_steps_on_the_same_bin_within_the_batch_size(stream, epoch):
+    sampler, ranks = epoch_of_all_ranks(stream, epoch)
+    limits = np.broadcast_to(stream["batch_size"], 5)
+    assert {len(rank) for rank in ranks} == {len(sampler)} == {sampler.load.steps}
+    for step in zip(*ranks, strict=True):
+        (bin_id,) = {stream["bin_ids"][index] for batch in step for index in batch}
+        assert all(1 <= len(batch) <= limits[bin_id] for batch in step)
+
+
+@quick
+@given(streams(), st.lists(st.integers(1, 500), min_size=5, max_size=5))
+def test_the_stated_idle_share_is_that_of_the_batches_and_the_first_is_of_most_tokens(stream, tokens):
+    sampler, ranks = epoch_of_all_ranks(stream, bin_tokens=tokens)
+    steps = [(max(map(len, step)), tokens[stream["bin_ids"][step[0][0]]]) for step in zip(*ranks, strict=True)]
+    slots = [longest * each for longest, each in steps]
+    useful = sum(tokens[bin_id] for bin_id in stream["bin_ids"] if bin_id >= 0)
+    assert sampler.load.idle_share == pytest.approx(1 - useful / (sum(slots) * len(ranks)))
+    assert not stream["shuffle"] or slots[0] == max(slots)
+
+
+@quick
+@given(streams(), st.integers(0, 2**32 - 1), st.integers(0, 50))
+def test_order_is_a_function_of_seed_and_epoch_and_iterating_changes_nothing(stream, seed, epoch):
+    first, second = (StreamBatchSampler(**stream, rank=0, seed=seed) for _ in range(2))
+    list(first)
+    first.set_epoch(epoch)
+    second.set_epoch(epoch)
+    assert list(first) == list(first) == list(second)
+
+
+def test_epochs_and_seeds_differ_in_training_and_not_in_evaluation():
+    ids, groups = np.arange(4000) % 4, np.arange(0, 4001, 50)
+    orders = {}
+    for shuffle, seed, epoch in [(True, 0, 0), (True, 0, 1), (True, 1, 0), (False, 0, 0), (False, 1, 1)]:
+        sampler = StreamBatchSampler(ids, groups, 10, seed=seed, shuffle=shuffle)
+        sampler.set_epoch(epoch)
+        orders[shuffle, seed, epoch] = [tuple(sorted(batch)) for batch in sampler]
+    training = [batch for (shuffle, *_), order in orders.items() if shuffle for batch in order]
+    assert len(set(training)) > 0.99 * len(training)
+    assert orders[False, 0, 0] == orders[False, 1, 1]
+
+
+def test_few_images_wait_for_their_bin_and_a_lane_reads_on():
+    """Rows are needed in the order of reading, a few hundred early or late: a pool, and not a random access."""
+    rng = np.random.default_rng(0)
+    ids, groups = rng.choice(8, 40_000, p=np.array([1, 2, 3, 4, 5, 6, 7, 8]) / 36), np.arange(0, 40_001, 100)
+    sampler = StreamBatchSampler(ids, groups, 16, world_size=4, rank=1, lanes=2, window=4)
+    batches = list(sampler)
+    for lane in range(2):
+        opened, waiting, most = set(), 0, 0
+        for batch in batches[lane::2][:600]:
+            for row in batch:
+                if row // 100 not in opened:
+                    opened.add(row // 100)
+                    waiting += 100
+                waiting -= 1
+            most = max(most, waiting)
+        assert most < 1000
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
-    """Prepared shards of images of three kinds of sizes."""
+    """Prepared shards of three splits of images of three kinds of sizes, with a label."""
     rng = np.random.default_rng(0)
-    sizes = [(48, 32), (32, 48), (40, 40)]
-    rows = {"image": [], "height": [], "width": []}
+    rows: dict[str, list] = {"image": [], "height": [], "width": [], "kind": []}
     for index in range(IMAGES):
-        height, width = sizes[index % 3]
+        height, width = SIZES[index % 3]
         rows["image"].append(rng.integers(0, 255, (height, width)).astype(np.uint8))
         rows["height"].append(height)
         rows["width"].append(width)
-    features = datasets.Features(image=datasets.Image(), height=datasets.Value("int32"), width=datasets.Value("int32"))
-    data = datasets.Dataset.from_dict(rows, features=features).cast_column("image", datasets.Image(decode=False))
+        rows["kind"].append("abc"[index % 3])
+    features = {"image": datasets.Image(), "kind": datasets.Value("string")}
+    features |= {name: datasets.Value("int32") for name in ("height", "width")}
+    data = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    data = data.cast_column("image", datasets.Image(decode=False))
     folder = tmp_path_factory.mktemp("shards")
-    prepare({"train": data}, folder, PrepareOptions(images_per_shard=12), key=b"x")
+    splits = {"train": data, "validation": data.select(range(20)), "test": data.select(range(20, 40))}
+    prepare(splits, folder, PrepareOptions(images_per_shard=12, labels=["kind"]), key=b"x")
     return folder
 
 
 @pytest.fixture(scope="module")
 def bins() -> Bins:
-    return fit_bins([(48, 32), (32, 48), (40, 40)] * 8, patch_size=8, max_tokens=25, num_bins=3, batch_size=1)
+    return fit_bins(SIZES * 8, patch_size=8, max_tokens=25, num_bins=3, batch_size=1)
 
 
-def rows(shards: Path) -> datasets.IterableDataset:
-    return datasets.load_dataset(str(shards), split="train", streaming=True)
+@pytest.fixture(scope="module")
+def copied(shards, tmp_path_factory) -> datasets.Dataset:
+    """The same rows as `datasets` reads them, over a copy."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    rows = datasets.load_dataset(str(shards), split="train", cache_dir=cache)
+    return rows.cast_column("image", datasets.Image(decode=False))
 
 
-def loader(stream: BucketStream, workers: int = 0) -> DataLoader:
-    return DataLoader(stream, batch_size=None, collate_fn=BucketCollator(8), num_workers=workers)
-
-
-def indices(batches) -> list[list[int]]:
-    return [batch["index"].tolist() for batch in batches]
-
-
-def assert_equal(first: list[dict], second: list[dict]) -> None:
-    assert len(first) == len(second) > 0
-    for a, b in zip(first, second, strict=True):
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("train", [False, True])
-def test_one_pass_only_reorders_for_any_number_of_workers(shards, bins, workers, train):
-    stream = BucketStream(rows(shards), bins, BATCH, train=train, crop_scale=0.5)
-    seen = [index for batch in indices(loader(stream, workers)) for index in batch]
-    assert sorted(seen) == sorted(image_key(row["image_id"]) for row in rows(shards))
-
-
-def test_a_batch_is_of_the_bin_that_the_sizes_say(shards, bins):
-    sizes = {image_key(row["image_id"]): (row["height"], row["width"]) for row in rows(shards)}
-    for batch in loader(BucketStream(rows(shards), bins, BATCH)):
-        found = assign([sizes[index] for index in batch["index"].tolist()], bins)
-        assert len(set(found)) == 1
-        assert batch["pixel_values"].shape[-2:] == tuple(bins.shapes[found[0]])
+@pytest.mark.parametrize("held_rows", [0, 4096])
+def test_rows_and_columns_are_those_that_datasets_reads(shards, copied, held_rows):
+    rows = ShardRows(open_shards(shards)["train"].files, held_rows=held_rows)
+    assert len(rows) == len(copied)
+    assert rows.column_names == copied.column_names
+    assert all(rows[name] == copied[name][:] for name in rows.column_names if name != "image")
+    order = np.random.default_rng(0).integers(0, len(rows), 2 * len(rows)).tolist()
+    assert [rows[index] for index in order] == [copied[index] for index in order]
+    assert set(rows.select_columns(["image", "kind"])[3]) == {"image", "kind"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ranks_have_equal_numbers_of_full_batches_of_different_images(shards, bins, workers):
-    ranks = []
-    for rank in range(2):
-        stream = BucketStream(rows(shards), bins, BATCH, steps=9, train=True, rank=rank, world_size=2)
-        ranks.append(indices(loader(stream, workers)))
-        assert len(loader(stream, workers)) == 9
-    assert [len(rank) for rank in ranks] == [9, 9]
-    assert all(len(batch) == BATCH for rank in ranks for batch in rank)
-    first, second = ({index for batch in rank for index in batch} for rank in ranks)
-    assert not first & second
+def test_items_are_those_of_the_map_style_path(shards, copied, bins, workers):
+    stream, plain = (
+        RadiographDataset(rows, bins, train=True, crop_scale=0.5) for rows in (open_shards(shards)["train"], copied)
+    )
+    loader = bucket_loader(stream, BucketCollator(8), BATCH, shuffle=True, num_workers=workers)
+    for epoch in range(2):
+        for part in (loader.batch_sampler, stream, plain):
+            part.set_epoch(epoch)
+        for batch, indices in zip(loader, loader.batch_sampler, strict=True):
+            expected = BucketCollator(8)([plain[index] for index in indices])
+            assert batch.keys() == expected.keys()
+            assert all(torch.equal(batch[name], expected[name]) for name in batch)
 
 
-def test_a_rank_whose_shards_are_read_begins_them_anew(shards, bins):
-    batches = indices(loader(BucketStream(rows(shards), bins, BATCH, steps=60, train=True)))
-    times = np.unique([index for batch in batches for index in batch], return_counts=True)[1]
-    assert len(times) == IMAGES and {*times} <= {2, 3} and len(batches) == 60
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("done", [1, 4, 7])
-def test_a_resumed_run_repeats_the_straight_one(shards, bins, workers, done):
-    options = {"steps": 10, "train": True, "crop_scale": 0.5}
-    stream = BucketStream(rows(shards), bins, BATCH, **options)
-    stream.set_epoch(3)
-    straight = list(loader(stream, workers))
-    state = stream.state_dict(done)
-    again = BucketStream(rows(shards), bins, BATCH, **options)
-    again.load_state_dict(state)
-    assert_equal(list(islice(loader(again, workers), 10 - done)), straight[done:])
-    again.set_epoch(4)
-    stream.set_epoch(4)
-    assert_equal(list(loader(again, workers)), list(loader(stream, workers)))
-
-
-def test_epochs_differ_in_training_and_not_in_evaluation(shards, bins):
-    orders = {}
-    for train in (True, False):
-        stream = BucketStream(rows(shards), bins, BATCH, steps=12, train=train)
-        for epoch in range(2):
-            stream.set_epoch(epoch)
-            orders[train, epoch] = list(loader(stream))
-    assert indices(orders[True, 0]) != indices(orders[True, 1])
-    assert_equal(orders[False, 0], orders[False, 1])
-
-
-def test_an_image_that_cannot_be_read_is_replaced_and_reported(bins):
-    good = next(iter(_stream_of([None])))
-    stream = _stream_of([b"broken", good["image"]["bytes"], good["image"]["bytes"]])
-    (batch,) = loader(BucketStream(stream, bins, 3))
-    assert len(batch["index"]) == 3 and len(set(batch["index"].tolist())) == 2
-    assert [record["image"] for record in batch["skipped"]] == ["0"]
-    with pytest.raises(ImageError, match="nor can the rest of its batch be read"):
-        list(loader(BucketStream(_stream_of([b"broken"]), bins, 3)))
-
-
-def _stream_of(contents: list[bytes | None]) -> datasets.IterableDataset:
-    pixels = np.arange(48 * 32, dtype=np.uint16).reshape(48, 32)
-    header = f"P5\n{pixels.shape[1]} {pixels.shape[0]}\n65535\n".encode()
-    contents = [header + pixels.astype(">u2").tobytes() if content is None else content for content in contents]
-    values = {
-        "image": [{"bytes": content, "path": None} for content in contents],
-        "image_id": [str(index) for index in range(len(contents))],
-        "height": [48] * len(contents),
-        "width": [32] * len(contents),
-    }
-    data = datasets.Dataset.from_dict(values).cast_column("image", datasets.Image(decode=False))
-    return data.to_iterable_dataset()
-
-
-def test_what_could_not_work_is_refused(shards, bins):
-    with pytest.raises(ValueError, match="no columns image, image_id"):
-        BucketStream(rows(shards).remove_columns("image_id"), bins, BATCH)
-    with pytest.raises(ValueError, match="steps is missing: 2 ranks"):
-        BucketStream(rows(shards), bins, BATCH, world_size=2)
-    with pytest.raises(ValueError, match="8 shards are too few for 9 ranks"):
-        list(BucketStream(rows(shards), bins, BATCH, steps=3, world_size=9))
+def test_what_could_not_work_is_refused(shards, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no shards data/train-\*.parquet.*made by scripts/prepare.py"):
+        open_shards(tmp_path)
+    table = datasets.Dataset.from_dict({"image": [b"x"], "height": [1]})
+    table.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"no columns \['width'\], but image, height"):
+        ShardRows([tmp_path / "train.parquet"])
+    with pytest.raises(ValueError, match="None of the 2 images has a bin"):
+        StreamBatchSampler([-1, -1], [0, 2], 4)

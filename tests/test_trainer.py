@@ -14,8 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hf_radmae.binning import fit_bins
 from hf_radmae.dataset import RadiographDataset
+from hf_radmae.memory import largest_fitting, tokens_that_fit
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
 from hf_radmae.processing import RadiographImageProcessor
+from hf_radmae.resume import OtherBatchesError
 from hf_radmae.skipped import TooManySkippedError
 from hf_radmae.trainer import (
     EarlyStopping,
@@ -92,7 +94,7 @@ def test_evaluation_loss_is_the_mean_over_all_predicted_patches_of_the_set(finis
     error, count = 0.0, 0.0
     for index in range(len(dataset)):
         batch = finished.data_collator([dataset[index]])
-        output = model(batch["pixel_values"], noise=batch["noise"])
+        output = model(batch["pixel_values"], noise=batch["noise"], patch_mask=batch["patch_mask"])
         target = model.patchify(batch["pixel_values"]).double()
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
         predicted = output.mask.bool() & batch["patch_mask"]
@@ -251,6 +253,52 @@ def test_unusable_images_are_listed_once_with_their_reason(tmp_path):
     assert "NaN" in listed[1]["reason"]
     assert trainer.state.epoch == 2
     assert len((tmp_path / "skipped.csv").read_text().splitlines()) == 3
+
+
+def test_a_token_budget_gives_each_bin_its_number_of_images(tmp_path):
+    trainer = make_trainer(tmp_path, tokens_per_batch=100)
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
+        lengths: dict[tuple, list[int]] = {}
+        for batch in loader:
+            lengths.setdefault(tuple(batch["pixel_values"].shape[-2:]), []).append(len(batch["index"]))
+        for (height, width), images in lengths.items():
+            assert max(images) <= 100 // (height * width // PATCH**2)
+        assert len({max(images) for images in lengths.values()}) > 1
+    assert trainer.args.images_per_update(36) == 2
+    with pytest.raises(ValueError, match="tokens_per_batch=0 must be at least 1"):
+        make_trainer(tmp_path, tokens_per_batch=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "lower"), [({}, "--per_device_train_batch_size"), ({"tokens_per_batch": 100}, "--tokens_per_batch")]
+)
+def test_running_out_of_memory_says_at_the_first_step_what_was_held_and_what_to_lower(tmp_path, options, lower):
+    trainer = make_trainer(tmp_path, **options)
+
+    def out_of_memory(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.model.vit.register_forward_pre_hook(out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError, match=rf"tokens each, \d+ in all.*Lower {lower}.*--max_tokens"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_the_largest_fitting_number_is_found_and_asked_for_on_a_gpu_only():
+    for limit in range(40):
+        assert largest_fitting(lambda number, limit=limit: number <= limit) == limit
+    with pytest.raises(ValueError, match="the model is on cpu: what fits can be tried out on a CUDA GPU only"):
+        tokens_that_fit(make_model(), BINS)
+
+
+def test_other_batches_are_not_gone_on_with_unless_the_epoch_may_begin_anew(tmp_path):
+    options = {"num_train_epochs": 1, "save_strategy": "steps", "save_steps": 3, "load_best_model_at_end": False}
+    make_trainer(tmp_path, **options).train()
+    with pytest.raises(OtherBatchesError, match=r"images of a global batch was \[4\], now \[3\]"):
+        make_trainer(tmp_path, per_device_train_batch_size=3, **options).train(resume_from_checkpoint=True)
+    anew = make_trainer(tmp_path, per_device_train_batch_size=3, ignore_data_skip=True, **options)
+    anew.train(resume_from_checkpoint=True)
+    assert anew.state.epoch >= 1
 
 
 def test_too_many_unusable_images_end_the_run(tmp_path):

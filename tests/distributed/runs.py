@@ -2,23 +2,32 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_multi_gpu_env
+from torch.distributed.tensor import DTensor
 
 from hf_radmae.binning import fit_bins
+from hf_radmae.data.prepare import prepare
+from hf_radmae.data.shrink import PrepareOptions
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.streaming import open_shards
 from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
 
 PATCH = 8
 
 
 def make_rows(folder: Path, images: int = 60) -> str:
-    """Saves a data set of smooth images of many sizes and returns its folder."""
+    """Saves a data set of smooth images of many sizes, and as prepared shards too, and returns its folder."""
     rng = np.random.default_rng(0)
     rows: dict[str, list] = {"image": [], "height": [], "width": []}
     for _ in range(images):
@@ -31,7 +40,17 @@ def make_rows(folder: Path, images: int = 60) -> str:
     features = datasets.Features(image=datasets.Image(), height=datasets.Value("int32"), width=datasets.Value("int32"))
     dataset = datasets.Dataset.from_dict(rows, features=features).cast_column("image", datasets.Image(decode=False))
     dataset.save_to_disk(str(folder))
+    splits = {"train": dataset, "validation": dataset.select(range(9)), "test": dataset.select(range(9))}
+    prepare(splits, folder / "shards", PrepareOptions(images_per_shard=5), key=b"x")
     return str(folder)
+
+
+def recipe_environment(name: str) -> dict[str, str]:
+    """What `accelerate launch` with a recipe of this name sets in the environment."""
+    recipe = Path(__file__).parents[2] / "scripts" / "recipes" / name
+    words = ["--config_file", str(recipe), "script.py"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
+    return prepare_multi_gpu_env(arguments)
 
 
 class TracingTrainer(RadMAETrainer):
@@ -40,15 +59,27 @@ class TracingTrainer(RadMAETrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         line = {"step": self.state.global_step, "shape": list(inputs["pixel_values"].shape[-2:])}
         line |= {"epoch": int(self.state.epoch or 0), "rows": inputs["index"].tolist()}
+        line["sharded"] = isinstance(next(self.model.parameters()), DTensor)
         with Path(self.args.output_dir, f"trace-{self.args.process_index}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         return super().training_step(model, inputs, num_items_in_batch)
 
 
-def train(data: str, output_dir: str, *, batch_size: int = 4, resume: bool = False, **options: Any) -> None:
-    """Trains on the rows saved in `data`; the model ends in `output_dir`."""
+def train(
+    data: str,
+    output_dir: str,
+    *,
+    batch_size: int = 4,
+    resume: bool = False,
+    streaming: bool = False,
+    sharded: bool = False,
+    **options: Any,
+) -> None:
+    """Trains, sharded or not, on the rows saved in `data`, or streams their shards; the model ends in `output_dir`."""
     torch.set_num_threads(1)
-    rows = datasets.load_from_disk(data)
+    if sharded:
+        os.environ |= recipe_environment("fsdp.yaml") | {"ACCELERATE_MIXED_PRECISION": "no"}
+    rows = open_shards(Path(data, "shards"))["train"] if streaming else datasets.load_from_disk(data)
     bins = fit_bins(np.stack([rows["height"], rows["width"]], axis=1), num_bins=3, patch_size=PATCH, max_tokens=36)
     args = RadMAETrainingArguments(
         **{
@@ -66,6 +97,8 @@ def train(data: str, output_dir: str, *, batch_size: int = 4, resume: bool = Fal
             **options,
         }
     )
+    if sharded:  # Accelerate shards on GPUs only: let it take these processes for some
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "decoder_hidden_size": 16}
     sizes |= {"decoder_intermediate_size": 32, "decoder_num_hidden_layers": 1}
@@ -77,8 +110,13 @@ def train(data: str, output_dir: str, *, batch_size: int = 4, resume: bool = Fal
         train_dataset=RadiographDataset(rows, bins, train=True, crop_scale=0.5),
         eval_dataset=RadiographDataset(rows, bins),
     )
+    trainer.evaluate()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir) if resume else None)
     metrics = trainer.evaluate()
     trainer.save_model()
     if args.process_index == 0:
         Path(output_dir, "eval.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], sys.argv[2], num_train_epochs=1)
