@@ -8,7 +8,14 @@ import pytest
 import safetensors.torch
 import torch
 from torch.nn import functional as F
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import (
+    EarlyStoppingCallback,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEModel
 
 SMALL = {
@@ -122,3 +129,43 @@ def test_without_a_masked_patch_the_loss_is_a_number(stock):
 def test_the_base_grid_may_be_a_rectangle():
     stock = ViTMAEForPreTraining(ViTMAEConfig(**SMALL | {"image_size": (32, 64)}))
     stock(torch.rand(1, 3, 32, 48), interpolate_pos_encoding=True)
+
+
+VIT = {name: value for name, value in SMALL.items() if not name.startswith("decoder")} | {"num_channels": 1}
+
+
+@mended("save_original_format=False in RadViTForImageClassification.save_pretrained")
+def test_a_saved_classifier_loads_as_trainer_loads_it_when_it_resumes(tmp_path):
+    stock = ViTForImageClassification(ViTConfig(**VIT))
+    stock.save_pretrained(tmp_path)
+    saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert not stock.load_state_dict(saved, strict=False).missing_keys
+
+
+@mended("self.vit.apply in RadViTForImageClassification.__init__")
+def test_a_subclass_starts_its_encoder_by_its_own_rule():
+    class Zeros(ViTForImageClassification):
+        def _init_weights(self, module):
+            for parameter in module.parameters(recurse=False):
+                torch.nn.init.zeros_(parameter)
+
+    assert not any(parameter.any() for parameter in Zeros(ViTConfig(**VIT)).parameters())
+
+
+@mended("search.start, which sets the counter back")
+def test_patience_begins_anew_with_each_training():
+    callback = EarlyStoppingCallback(3)
+    callback.early_stopping_patience_counter = 2
+    args = TrainingArguments(eval_strategy="epoch", metric_for_best_model="loss", use_cpu=True)
+    callback.on_train_begin(args, None, None)
+    assert callback.early_stopping_patience_counter == 0
+
+
+@mended("summed_loss and ClassifierTrainer._get_num_items_in_batch")
+def test_the_loss_of_several_labels_is_divided_by_the_number_of_a_step():
+    config = ViTConfig(**VIT, num_labels=2, problem_type="multi_label_classification")
+    stock = ViTForImageClassification(config).eval()
+    images, labels = torch.rand(4, 1, 32, 32), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+    whole = stock(images, labels=labels, num_items_in_batch=4).loss
+    halves = [stock(images[i : i + 2], labels=labels[i : i + 2], num_items_in_batch=4).loss for i in (0, 2)]
+    assert torch.allclose(sum(halves), whole)

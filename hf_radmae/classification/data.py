@@ -1,0 +1,114 @@
+"""Labelled radiographs as items and batches: read once, changed anew each epoch, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_radmae.classification.augmentation import Augmentation
+from hf_radmae.classification.labels import Labels
+from hf_radmae.collator import BucketCollator
+from hf_radmae.dataset import RadiographDataset
+
+
+class CachedRadiographs(RadiographDataset):
+    """A `RadiographDataset` that keeps each image in memory once it was read, at the size of its bin.
+
+    Share one over all runs on the same images. Loader workers fill copies of their own, so take none of them. A million
+    pixels take 4 MB.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.train:
+            raise ValueError("images that change with the epoch cannot be kept: leave out train=True")
+        self._items: dict[int, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, images: RadiographDataset) -> CachedRadiographs:
+        """The same images, kept."""
+        kept = cls.__new__(cls)
+        vars(kept).update(vars(images), _items={})
+        return kept
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """As `RadiographDataset`; the tensors are those kept, so change none in place."""
+        index = int(index)
+        if index not in self._items:
+            self._items[index] = super().__getitem__(index)
+        return self._items[index]
+
+
+class LabelledRadiographs(torch.utils.data.Dataset):
+    """The images of a `RadiographDataset` that have a label, with it, and augmented where asked.
+
+    Args:
+        images: deterministic (`train=False`).
+        labels: what is read from the rows, and how it is encoded.
+        draw: int (drawn,), the rows whose labels are used; None uses all.
+        augmentation: of training images; None leaves them as they are.
+        seed: key of the augmentation, with epoch and row.
+
+    Attributes:
+        truth: (images, ...) as `Labels.read` gives it.
+        targets: (images, ...) as `Labels.encode` gives them, none where an image is not used.
+        bin_ids: int (images,), the bin of each image, -1 where it is not used.
+    """
+
+    def __init__(
+        self,
+        images: RadiographDataset,
+        labels: Labels,
+        *,
+        draw: np.ndarray | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 42,
+    ):
+        if images.train:
+            raise ValueError("the images must stay the same (train=False): their augmentation is that of the labels")
+        self.images, self.rows, self.bins, self.labels = images, images.rows, images.bins, labels
+        self.augmentation, self.seed = augmentation, seed
+        self.truth = labels.read(images.rows)
+        used = labels.known(self.truth)
+        if draw is not None:
+            used &= np.isin(np.arange(len(used)), draw)
+        self.bin_ids = np.where(used, images.bin_ids, -1)
+        self.targets = labels.encode(self.truth)
+        # An image that cannot be read is replaced by any other of its bin, or else of all: that one may not be used.
+        self.targets[torch.from_numpy(self.bin_ids < 0)] = float("nan") if self.targets.is_floating_point() else -1
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
+
+    def __len__(self) -> int:
+        return int((self.bin_ids >= 0).sum())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves the augmentation to another epoch, in workers that already run too."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """An item of `RadiographDataset` and the `label` of the row that was read (`index`)."""
+        item = self.images[index]
+        row, pixels = item["index"], item["pixel_values"]
+        if self.augmentation is not None:
+            pixels = self.augmentation(pixels, seed=self.seed, epoch=int(self._epoch), index=row)
+        return {**item, "pixel_values": pixels, "label": self.targets[row]}
+
+
+@dataclass
+class LabelCollator:
+    """Stacks items of `LabelledRadiographs`: what `BucketCollator` gives but the noise, and `labels`.
+
+    Args:
+        images: stacks all but the labels.
+    """
+
+    images: BucketCollator
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.images(items)
+        kept = {key: value for key, value in batch.items() if key != "noise"}
+        return kept | {"labels": torch.stack([item["label"] for item in items])}

@@ -1,0 +1,204 @@
+"""What a column of labels means: classes, several yes-or-no labels, or a number, and how a network is told of it.
+
+* A column of text, truth values, whole numbers or `ClassLabel` holds one class per image.
+* Several columns of yes and no, joined by commas, or one column of lists of names: any number of labels per image.
+* A column of fractions holds a number to predict; whole numbers, such as ages in years, need `task="regression"`.
+
+An image has no label where a column holds None, NaN, an empty text, "unsure" or a negative number. Such images are left
+out and counted. A list column has no label at None, and none of the names at an empty list.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import datasets
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+
+from hf_radmae.metrics.bootstrap import is_missing
+
+logger = logging.getLogger(__name__)
+
+Task = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""Transformers' names, as its configurations hold them under `problem_type`."""
+ANSWERS = {"yes": 1.0, "true": 1.0, "1": 1.0, "no": 0.0, "false": 0.0, "0": 0.0}
+UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The task of a network: what its outputs stand for.
+
+    Attributes:
+        columns: that the labels are read from.
+        task: one of transformers' problem types.
+        names: classes, or the labels that an image may have several of, in the order of the outputs.
+        mean, std: of the training images' numbers (regression), by which the network's output is moved and scaled.
+    """
+
+    columns: tuple[str, ...]
+    task: Task
+    names: tuple[str, ...]
+    mean: float = 0.0
+    std: float = 1.0
+
+    def config(self) -> dict[str, Any]:
+        """The options of a transformers configuration that say the same."""
+        return {
+            "problem_type": self.task,
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: number for number, name in enumerate(self.names)},
+            "label_columns": list(self.columns),
+            "label_scale": [self.mean, self.std],
+        }
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Labels:
+        """The labels that a network's configuration was made with."""
+        task: Any = config.problem_type
+        if task not in get_args(Task) or not hasattr(config, "label_columns"):
+            raise ValueError("the model does not know its labels: make it with build_classifier")
+        names: Any = config.id2label
+        return cls(tuple(config.label_columns), task, tuple(names[n] for n in sorted(names)), *config.label_scale)
+
+    def read(self, rows: datasets.Dataset) -> np.ndarray:
+        """The labels of rows as they are compared: names (images,), NaN or 0 and 1 (images, names), numbers (images,).
+
+        A name is a text, None where the label is missing. It need not be one of `names`.
+
+        Raises:
+            ValueError: a column does not exist, with those that do; or its values do not suit the task.
+        """
+        _check_columns(rows, self.columns)
+        columns = [_values(rows, column) for column in self.columns]
+        if self.task == "single_label_classification":
+            return np.array([None if value is None else _name(value) for value in columns[0]], dtype=object)
+        if self.task == "regression":
+            return np.array([np.nan if v is None else _number(v, self.columns[0]) for v in columns[0]], np.float64)
+        if len(columns) == 1:
+            return np.array([_listed(value, self.names) for value in columns[0]], np.float64)
+        answers = [[_answer(v, c) for v in values] for c, values in zip(self.columns, columns, strict=True)]
+        return np.array(answers, np.float64).T
+
+    def known(self, truth: np.ndarray) -> np.ndarray:
+        """True where an image has a label, or one at least of several; bool (images,)."""
+        if truth.ndim == 2:
+            return ~np.isnan(truth).all(1)
+        return np.array([value is not None for value in truth]) if truth.dtype.kind == "O" else ~np.isnan(truth)
+
+    def encode(self, truth: np.ndarray) -> torch.Tensor:
+        """What the loss takes: int64 (images,) with -1, or float32 (images[, names]) with NaN, where there is no label.
+
+        A class that is not among `names` (training lacks it) is -1 too: no loss is taken of it, and it is always wrong.
+        """
+        if self.task == "single_label_classification":
+            numbers = {name: number for number, name in enumerate(self.names)}
+            return torch.tensor([numbers.get(name, -1) for name in truth], dtype=torch.int64)
+        return torch.from_numpy((truth - self.mean) / self.std).float()
+
+
+def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> Labels:
+    """The labels that training rows hold.
+
+    Args:
+        rows: of the whole training split, so that draws of a few of them share their classes.
+        label: a column, or several joined by commas.
+        task: where the column's type does not tell; see this module's first lines.
+
+    Raises:
+        ValueError: a column does not exist, holds nothing to tell apart, or values that do not suit the task.
+    """
+    columns = tuple(column.strip() for column in label.split(","))
+    _check_columns(rows, columns)
+    task = task or _guess(rows, columns)
+    if task == "multi_label_classification":
+        listed = () if len(columns) > 1 else sorted({str(name) for names in rows[columns[0]] for name in names or ()})
+        labels = Labels(columns, task, tuple(listed) or columns)
+        names = labels.names
+        positive = np.nansum(labels.read(rows), axis=0)
+        if empty := [name for name, count in zip(names, positive, strict=True) if not count]:
+            raise ValueError(f"no training image has the label {', '.join(empty)}: leave it out, or give such images")
+    elif len(columns) > 1:
+        raise ValueError(f"{label}: several columns make a multi-label task, not {task}")
+    elif task == "regression":
+        numbers = Labels(columns, task, columns).read(rows)
+        mean, std = (float(f(numbers)) if not np.isnan(numbers).all() else 0.0 for f in (np.nanmean, np.nanstd))
+        labels = Labels(columns, task, columns, mean, std)
+        if not std:
+            raise ValueError(f"column {label}: expected training images with different numbers")
+    else:
+        classes = {name for name in Labels(columns, task, ()).read(rows) if name is not None}
+        labels = Labels(columns, task, tuple(sorted(classes, key=_order)))
+        if len(classes) < 2:
+            found = ", ".join(classes) or "no label"
+            raise ValueError(f"column {label}: expected two classes or more in {len(rows)} training images: {found}")
+    return labels
+
+
+def _check_columns(rows: datasets.Dataset, columns: Sequence[str]) -> None:
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise ValueError(f"there is no column {', '.join(missing)}; the columns are {', '.join(rows.column_names)}")
+
+
+def _guess(rows: datasets.Dataset, columns: Sequence[str]) -> Task:
+    values = [value for value in _values(rows, columns[0]) if value is not None]
+    if len(columns) > 1 or any(isinstance(value, list) for value in values):
+        return "multi_label_classification"
+    if any(isinstance(value, float) and not value.is_integer() for value in values):
+        return "regression"
+    return "single_label_classification"
+
+
+def _values(rows: datasets.Dataset, column: str) -> list[Any]:
+    """A column's values, None where the label is missing, and names where it is a `ClassLabel`."""
+    feature, values = rows.features[column], list(rows[column])
+    if isinstance(feature, datasets.ClassLabel):
+        values = [None if value is None or value < 0 else feature.names[value] for value in values]
+    lists = np.array([isinstance(value, list) for value in values])
+    missing = np.zeros(len(values), bool)
+    missing[~lists] = is_missing(np.array([v for v in values if not isinstance(v, list)], dtype=object))
+    unsure = [isinstance(value, str) and value.lower() == UNSURE for value in values]
+    return [None if gone or doubt else v for v, gone, doubt in zip(values, missing, unsure, strict=True)]
+
+
+def _name(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _number(value: Any, column: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"column {column}: expected numbers to predict, found {value!r}") from None
+
+
+def _answer(value: Any, column: str) -> float:
+    if value is None:
+        return np.nan
+    answer = ANSWERS.get(_name(value).lower())
+    if answer is None:
+        raise ValueError(f"column {column}: expected {', '.join(ANSWERS)}, {UNSURE} or nothing, found {value!r}")
+    return answer
+
+
+def _listed(value: Any, names: Sequence[str]) -> list[float]:
+    if value is None:
+        return [np.nan] * len(names)
+    if not isinstance(value, list):
+        raise ValueError(
+            f"expected lists of names for a task of several labels, found {value!r}; or join yes-no columns"
+        )
+    return [float(name in map(str, value)) for name in names]
+
+
+def _order(name: str) -> tuple[float, str]:
+    """Numbers by size, then texts."""
+    try:
+        return float(name), name
+    except ValueError:
+        return float("inf"), name

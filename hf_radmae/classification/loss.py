@@ -1,0 +1,77 @@
+"""The loss as a weighted mean over the labels of an optimiser step, however that step is cut into batches.
+
+transformers' own multi-label loss is a mean over each batch: under gradient accumulation the means add up, and with
+labels missing the batches weigh differently. Here a batch gives its sum and its weight, and the sum of all batches and
+ranks is divided by the weight of all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_radmae.classification.labels import Labels
+
+
+def label_weights(targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """How much each label counts: float32 of the shape of `targets`, 0 where there is none.
+
+    Args:
+        targets: as `Labels.encode` gives them.
+        class_weights: (classes,) of each class; (names,) of each label's positive images; None counts all the same.
+    """
+    if not targets.is_floating_point():
+        known = targets >= 0
+        return known.float() if class_weights is None else class_weights[targets.clamp(min=0)] * known
+    known = ~targets.isnan()
+    if class_weights is None:
+        return known.float()
+    return torch.where(targets == 1, class_weights, 1.0) * known
+
+
+def summed_loss(logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The sum over labels of weight times error: cross entropy, binary cross entropy (2 dimensions), or squared error.
+
+    Args:
+        logits: (images, outputs).
+        targets, weights: as `label_weights` takes and gives them.
+        label_smoothing: share of the probability that is spread over all classes, for classes only.
+    """
+    if not targets.is_floating_point():
+        errors = F.cross_entropy(logits, targets.clamp(min=0), reduction="none", label_smoothing=label_smoothing)
+    elif targets.ndim == 2:
+        errors = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0), reduction="none")
+    else:
+        errors = (logits.squeeze(-1) - targets.nan_to_num(0)).square()
+    return (errors * weights).sum()
+
+
+def fit_class_weights(targets: Tensor, labels: Labels, kind: str) -> Tensor | None:
+    """Weights that let rare classes count more, from the training images' labels.
+
+    Args:
+        targets: of the training images, as `Labels.encode` gives them.
+        labels: the task.
+        kind: "none"; "balanced": images / (classes * images of the class), or negative / positive images of each of
+            several labels; "sqrt": the square root of that. A class without images weighs 0.
+
+    Returns:
+        float32 (names,), or None where nothing is weighted.
+
+    Raises:
+        ValueError: an unknown kind, or weights for a regression.
+    """
+    if kind == "none":
+        return None
+    if kind not in ("balanced", "sqrt") or labels.task == "regression":
+        raise ValueError(
+            f"class_weights={kind!r}: expected none, or for classes balanced or sqrt; the task is {labels.task}"
+        )
+    if targets.ndim == 2:
+        positive, negative = (targets == 1).sum(0), (targets == 0).sum(0)
+        weights = negative / positive.clamp(min=1)
+    else:
+        counts = torch.bincount(targets[targets >= 0], minlength=len(labels.names))
+        weights = torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 0.0)
+    return weights.sqrt() if kind == "sqrt" else weights

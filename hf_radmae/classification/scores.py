@@ -1,0 +1,151 @@
+"""What a classifier's outputs are worth: scores for each kind of task, with intervals over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from hf_radmae.classification.labels import Labels
+from hf_radmae.metrics.bootstrap import Metric, bootstrap_interval
+from hf_radmae.metrics.classification import accuracy, auroc, balanced_accuracy, macro_f1
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of the labelled images of a split.
+
+    Attributes:
+        labels: the task.
+        rows: int64 (images,), ascending: the split's rows that have a label and could be read.
+        truth: as `Labels.read` gives it: names (images,), NaN or 0 and 1 (images, names), numbers (images,).
+        scores: float32 (images, names), probabilities; of a regression the numbers that are predicted, (images, 1).
+    """
+
+    labels: Labels
+    rows: np.ndarray
+    truth: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Labels, rows: np.ndarray, truth: np.ndarray, logits: np.ndarray) -> Predictions:
+        """From logits (images, outputs)."""
+        outputs = torch.from_numpy(logits).float()
+        if labels.task == "single_label_classification":
+            outputs = outputs.softmax(1)
+        elif labels.task == "multi_label_classification":
+            outputs = outputs.sigmoid()
+        else:
+            outputs = outputs * labels.std + labels.mean
+        return cls(labels, rows, truth, outputs.numpy())
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The network's answer in the form of `truth`."""
+        if self.labels.task == "single_label_classification":
+            return np.array(self.labels.names)[self.scores.argmax(1)]
+        if self.labels.task == "multi_label_classification":
+            return (self.scores >= 0.5).astype(np.float64)
+        return self.scores[:, 0].astype(np.float64)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a Parquet table with the split's row number, and truth, prediction and scores of each: no patient."""
+        names = self.labels.names
+        table: dict[str, Any] = {"row": self.rows}
+        if self.truth.ndim == 2:
+            table |= {f"truth_{name}": column for name, column in zip(names, self.truth.T, strict=True)}
+        else:
+            table |= {"truth": self.truth.tolist(), "predicted": self.predicted.tolist()}
+        if self.labels.task != "regression":
+            table |= {f"score_{name}": column for name, column in zip(names, self.scores.T, strict=True)}
+        datasets.Dataset.from_dict(table).to_parquet(str(path))
+
+
+def score(
+    predictions: Predictions, groups: Sequence | np.ndarray | None = None, bootstrap: int = 0, level: float = 0.95
+) -> dict[str, float]:
+    """Scores of predictions, and with `bootstrap` resamples of `groups` the ends of their intervals, "*_low", "*_high".
+
+    Classes: accuracy, balanced accuracy, macro F1, and AUROC (one against the rest) where two classes are there and
+    training knew all. Several labels: the means of accuracy, balanced accuracy and AUROC over labels, each on the
+    images where it is known. Numbers: mean absolute error and R². What is not defined is left out.
+    """
+    places = np.arange(len(predictions.rows))
+    found: dict[str, float] = {}
+    for name, (metric, predicted) in _metrics(predictions).items():
+        if bootstrap:
+            interval = bootstrap_interval(metric, places, predicted, groups=groups, n=bootstrap, level=level)
+            found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        else:
+            found[name] = float(metric(places, predicted)[0])
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _metrics(predictions: Predictions) -> dict[str, tuple[Metric, np.ndarray]]:
+    """Name -> a metric whose references are places in `predictions.truth`, and what it compares with them."""
+    labels, truth, scores = predictions.labels, predictions.truth, predictions.scores
+    predicted = predictions.predicted
+    if labels.task == "regression":
+        return {
+            "mean_absolute_error": (_on(truth, _mean_absolute_error), predicted),
+            "r2": (_on(truth, _r2), predicted),
+        }
+    if labels.task == "multi_label_classification":
+        return {
+            "accuracy": (_mean_over_labels(truth, accuracy), predicted),
+            "balanced_accuracy": (_mean_over_labels(truth, balanced_accuracy), predicted),
+            "auroc": (_mean_over_labels(truth, _auroc_if_two), scores),
+        }
+    truth = truth.astype(str)
+    metrics: dict[str, tuple[Metric, np.ndarray]] = {
+        "accuracy": (_on(truth, accuracy), predicted),
+        "balanced_accuracy": (_on(truth, balanced_accuracy), predicted),
+        "macro_f1": (_on(truth, macro_f1), predicted),
+    }
+    present = np.unique(truth)
+    if len(present) > 1 and np.isin(present, labels.names).all():
+        numbers = np.array([labels.names.index(name) for name in truth])
+        metrics["auroc"] = (_on(numbers, auroc), scores)
+    return metrics
+
+
+def _on(truth: np.ndarray, metric: Callable) -> Metric:
+    return lambda references, predictions, weights=None: metric(truth[references], predictions, weights)
+
+
+def _mean_over_labels(truth: np.ndarray, metric: Callable) -> Metric:
+    def mean(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        values = []
+        for column in range(truth.shape[1]):
+            here = truth[references, column]
+            known = ~np.isnan(here)
+            if known.any():
+                part = None if weights is None else weights[:, known]
+                values.append(metric(here[known].astype(int), predictions[known, column], part))
+        return np.nanmean(values, axis=0)
+
+    return mean
+
+
+def _auroc_if_two(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    if len(np.unique(references)) < 2:
+        return np.full(1 if weights is None else len(weights), np.nan)
+    return auroc(references, predictions, weights)
+
+
+def _mean_absolute_error(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    weights = np.ones((1, len(truth))) if weights is None else weights
+    return weights @ np.abs(truth - predictions) / weights.sum(1)
+
+
+def _r2(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    weights = np.ones((1, len(truth))) if weights is None else weights
+    mean = weights @ truth / weights.sum(1)
+    spread = (weights * (truth - mean[:, None]) ** 2).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 1 - weights @ (truth - predictions) ** 2 / spread

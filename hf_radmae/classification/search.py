@@ -1,0 +1,149 @@
+"""The best of several learning rates by validation: `Trainer.hyperparameter_search` with optuna, kept and resumable.
+
+A trial is one training with one learning rate, from the same start and on the same batches. Its score is that of its
+best evaluation. Trials are kept in one file; a search that was ended goes on, and repeats no trial that was finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from transformers import EarlyStoppingCallback, Trainer
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+LEARNING_RATES = tuple(float(f"{rate:.2g}") for rate in np.logspace(-4.5, -2, 10))
+"""Ten, evenly spaced in their logarithm."""
+STORAGE = "search.journal"
+
+
+class Search(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        metric: the validation score that decides, with "eval_" before.
+        higher_is_better: whether more of it is.
+        trials: learning rate -> score of each finished trial, by rate.
+        best: the learning rate with the best score; of equals the smallest.
+    """
+
+    metric: str
+    higher_is_better: bool
+    trials: dict[float, float]
+    best: float
+
+    def table(self) -> str:
+        """A line per learning rate, the best one marked."""
+        lines = [f"{'learning rate':>14}{self.metric.removeprefix('eval_'):>20}"]
+        lines += [f"{rate:14.3g}{value:20.4f}{'  best' * (rate == self.best)}" for rate, value in self.trials.items()]
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `search.json` and `search.png`, the score over the learning rate."""
+        trials = [{"learning_rate": rate, "score": value} for rate, value in self.trials.items()]
+        text = json.dumps({"metric": self.metric, "best": self.best, "trials": trials}, indent=1)
+        Path(folder, "search.json").write_text(text + "\n", encoding="utf-8")
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.semilogx([*self.trials], [*self.trials.values()], "o-")
+        axes.semilogx([self.best], [self.trials[self.best]], "o", markersize=12, fillstyle="none", color="C1")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel(f"validation {self.metric.removeprefix('eval_').replace('_', ' ')}")
+        figure.savefig(Path(folder, "search.png"), dpi=150)
+
+
+def search_learning_rate(
+    trainer: Trainer,
+    folder: str | Path,
+    *,
+    rates: Sequence[float] = LEARNING_RATES,
+    between: tuple[float, float] | None = None,
+    trials: int = 10,
+) -> Search:
+    """Train once with each learning rate and say which does best on validation.
+
+    Args:
+        trainer: made with `model_init`, which must give the same network each time. It should write no checkpoints
+            (`save_strategy="no"`) and evaluate as it trains; its own patience holds in each trial.
+        folder: of the file with the trials. A search of other rates or another metric needs another folder.
+        rates: the learning rates.
+        between: or a range in which optuna chooses `trials` of them, by the scores so far (TPE, from the seed).
+        trials: in the range; not used with `rates`.
+
+    Raises:
+        ValueError: no rates, a trainer that does not evaluate or does not know its metric, or no trial has a score.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    args = trainer.args
+    if args.eval_strategy == "no" or args.metric_for_best_model is None:
+        raise ValueError("a search needs eval_strategy and metric_for_best_model, to tell which learning rate is best")
+    if not rates and between is None:
+        raise ValueError("give learning rates, or a range between two")
+    metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+    best = max if args.greater_is_better else min
+    with args.main_process_first(desc="open the search"):
+        options = _storage(folder, f"{metric} {between or sorted(rates)} seed {args.seed}")
+        options |= {"direction": "maximize" if args.greater_is_better else "minimize"}
+        study = optuna.create_study(**options)
+        # A search that goes on would begin again with its first draws.
+        options["sampler"] = optuna.samplers.TPESampler(seed=args.seed + len(study.get_trials()))
+        finished = study.get_trials(states=[TrialState.COMPLETE])
+        missing: Sequence[float] = []
+        if between is None:
+            missing = sorted(set(rates) - {trial.params["learning_rate"] for trial in finished})
+            trials = len(finished) + len(missing)
+        if args.process_index == 0:
+            for trial in study.get_trials(
+                states=[TrialState.RUNNING, TrialState.WAITING]
+            ):  # of a search that was ended
+                study.tell(trial.number, state=TrialState.FAIL)
+            for rate in missing:
+                study.enqueue_trial({"learning_rate": rate})
+
+    def start(trial: Trial) -> dict[str, float]:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience_counter = 0  # upstream counts on from the trial before
+        low, high = between or (min(rates), max(rates))
+        return {"learning_rate": trial.suggest_float("learning_rate", low, high, log=True)}
+
+    def objective(_: dict[str, float]) -> float:
+        # Upstream takes the last evaluation that it hears of; the model that is kept is that of the best.
+        scores = [entry[metric] for entry in trainer.state.log_history if metric in entry]
+        return best(filter(np.isfinite, scores), default=-np.inf if args.greater_is_better else np.inf)
+
+    if trials > len(finished):
+        n_trials = trials - len(finished)
+        trainer.hyperparameter_search(start, objective, n_trials=n_trials, backend="optuna", **options)
+    return _summary(study, metric, bool(args.greater_is_better))
+
+
+def _storage(folder: str | Path, name: str) -> dict[str, Any]:
+    """The options of `optuna.create_study` by which the study of this name is opened, or made where there is none."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return {
+        "storage": optuna.storages.JournalStorage(JournalFileBackend(str(Path(folder, STORAGE)))),
+        "study_name": name,
+        "pruner": optuna.pruners.NopPruner(),
+        "load_if_exists": True,
+    }
+
+
+def _summary(study: Study, metric: str, higher_is_better: bool) -> Search:
+    scored = [trial for trial in study.get_trials() if trial.value is not None and np.isfinite(trial.value)]
+    found = dict(sorted((trial.params["learning_rate"], trial.value) for trial in scored))
+    if not found:
+        raise ValueError("no trial has a score: every training diverged, or none was finished")
+    best = (max if higher_is_better else min)(found, key=lambda rate: found[rate])
+    return Search(metric, higher_is_better, found, best)

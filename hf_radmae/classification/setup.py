@@ -1,0 +1,150 @@
+"""From the options of a supervised run to its images, its labels and its network."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any, cast
+
+import datasets
+import numpy as np
+from transformers import PreTrainedModel, ViTMAEConfig
+
+from hf_radmae.arguments import DataArguments
+from hf_radmae.binning import Bins
+from hf_radmae.bucketing import bucketed
+from hf_radmae.classification.data import CachedRadiographs
+from hf_radmae.classification.labels import Labels, fit_labels
+from hf_radmae.classification.networks import KINDS, POOLINGS, build_classifier
+from hf_radmae.data.load import load_radiographs
+from hf_radmae.dataset import RadiographDataset
+from hf_radmae.modeling import PRESETS
+from hf_radmae.processing import RadiographImageProcessor
+
+logger = logging.getLogger(__name__)
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class TaskArguments:
+    """Which labels, and which network learns them."""
+
+    label: str | None = _option(None, "Column of the labels, or several joined by commas; by default --probe_column.")
+    task: str | None = _option(
+        None,
+        "What the labels are, where their column does not tell.",
+        choices=["single_label_classification", "multi_label_classification", "regression"],
+    )
+    where: str | None = _option(None, "COLUMN=VALUE: take only these images.")
+    model: str = _option("vit", "; ".join(f"{kind}: {text}" for kind, text in KINDS.items()), choices=list(KINDS))
+    model_name_or_path: str | None = _option(None, "Start from this checkpoint, local or on the Hub; mae needs one.")
+    preset: str = _option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
+    patch_size: int | None = _option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
+    num_channels: int = _option(1, "Input channels of a network from scratch.", choices=[1, 3])
+    pooling: str = _option("mean", "What a ViT classifies: the mean of its patches, or CLS.", choices=list(POOLINGS))
+    cache: bool = _option(False, "Keep all images in memory; then give --dataloader_num_workers 0.")
+
+    def __post_init__(self) -> None:
+        if self.model == "mae" and self.model_name_or_path is None:
+            raise ValueError("--model mae fine-tunes a checkpoint: say which with --model_name_or_path")
+        if self.patch_size is None and self.model == "mae":
+            self.patch_size = cast(int, ViTMAEConfig.from_pretrained(cast(str, self.model_name_or_path)).patch_size)
+        elif self.patch_size is None:
+            self.patch_size = 8 if self.preset == "tiny" else 16
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Images and labels of a run, and the network it starts from.
+
+    Attributes:
+        parts: split -> its images, in the same bins.
+        bins: fitted to the sizes of all splits.
+        labels: those of the training images.
+        label: their column or columns.
+        unreadable: images that were left out, with the reason.
+    """
+
+    parts: dict[str, RadiographDataset]
+    bins: Bins
+    labels: Labels
+    label: str
+    unreadable: list[dict[str, Any]]
+    data_args: DataArguments
+    task_args: TaskArguments
+
+    def build(self, seed: int) -> PreTrainedModel:
+        """The network before training."""
+        task = self.task_args
+        return build_classifier(
+            task.model,  # type: ignore[arg-type]  # checked by the parser
+            self.labels,
+            preset=task.preset,
+            checkpoint=task.model_name_or_path,
+            image_size=isqrt(self.data_args.max_tokens) * self.bins.patch_size,
+            patch_size=self.bins.patch_size,
+            num_channels=task.num_channels,
+            pooling=task.pooling,
+            seed=seed,
+        )
+
+    def processor(self, num_channels: int) -> RadiographImageProcessor:
+        """What brings an image to the form that the network was trained on."""
+        return RadiographImageProcessor(
+            bins=self.bins.to_dict(), num_channels=num_channels, scaling=self.data_args.scaling
+        )
+
+
+def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, batch_size: int, num_proc: int) -> Setup:
+    """Load the data set, fit its bins and read its labels.
+
+    Args:
+        data_args, task_args: what a run is told.
+        seed: of the run.
+        batch_size: images of a step over all ranks and accumulation, for strict binning.
+        num_proc: processes that build the data set.
+
+    Raises:
+        ValueError: no label is given, its column does not exist, or no image is left.
+    """
+    label = task_args.label or data_args.probe_column
+    rows, unreadable = load_radiographs(**data_args.source(), num_proc=num_proc, seed=data_args.split_seed)
+    if label is None:
+        raise ValueError(f"say with --label which column to learn: {', '.join(rows['train'].column_names)}")
+    if task_args.where is not None:
+        rows = datasets.DatasetDict({split: restrict(part, task_args.where) for split, part in rows.items()})
+    labels = fit_labels(rows["train"], label, task_args.task)  # type: ignore[arg-type]  # checked by the parser
+    options = data_args.buckets() | {"token_levels": 1, "seed": seed, "num_proc": num_proc}  # levels spare only an MAE
+    if not data_args.crop_to_content:
+        options["flat_threshold"] = 0.0  # so that no image is read to look for its background
+    data = bucketed(rows, patch_size=task_args.patch_size, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    parts = data.parts
+    if task_args.cache:
+        parts = {split: CachedRadiographs.of(part) for split, part in parts.items()}
+    return Setup(parts, data.bins, labels, label, unreadable, data_args, task_args)
+
+
+def restrict(rows: datasets.Dataset, where: str) -> datasets.Dataset:
+    """The rows with a value in a column.
+
+    Args:
+        rows: any.
+        where: `COLUMN=VALUE`, the value as a text.
+
+    Raises:
+        ValueError: the column does not exist, or no row has the value; with what there is.
+    """
+    column, _, value = where.partition("=")
+    if column not in rows.column_names:
+        raise ValueError(f"{where}: there is no column {column!r}; the columns are {', '.join(rows.column_names)}")
+    feature, values = rows.features[column], rows[column]
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    texts = np.array([str(names[v]) if names and v is not None and v >= 0 else str(v) for v in values])
+    chosen = np.flatnonzero(texts == value)
+    if not len(chosen):
+        raise ValueError(f"{where}: no image has this value; the column holds {', '.join(sorted(set(texts))[:20])}")
+    return rows.select(chosen)

@@ -1,0 +1,59 @@
+"""`TrainingArguments` with the defaults of supervised training on radiographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hf_radmae.training_args import RadMAETrainingArguments
+
+CLASS_WEIGHTS = ("none", "balanced", "sqrt")
+
+
+@dataclass
+class ClassifierTrainingArguments(RadMAETrainingArguments):
+    """`RadMAETrainingArguments` with the defaults of supervised training, and what is new about it.
+
+    The best model is the one at the end in any case. With `save_strategy="no"` it is kept in memory and nothing is
+    written, which suits many short runs; else it is the best checkpoint, and an ended run goes on from the last.
+
+    Args:
+        class_weights: weight of a class in the loss: "none", "balanced" (images / classes / images of the class) or
+            "sqrt" (its square root); for a multi-label task that of the positive images, negative / positive.
+        layer_decay: learning rate of a ViT's layer as a share of that of the next one up, below 1 for networks that
+            start from a checkpoint (Clark et al. 2020, ELECTRA; 0.75 in MAE's fine-tuning). A ResNet takes only 1.
+        rotation, zoom, shift, contrast, flip: see `Augmentation`.
+    """
+
+    output_dir: str = field(default="out/classifier", metadata={"help": "Folder of checkpoints, results, predictions."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW, of the last layer."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Beta2 of AdamW."})
+    num_train_epochs: float = field(default=50.0, metadata={"help": "Times that every image is seen, at most."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images per device and step, of one bin."})
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "Validation score of the best model; balanced_accuracy, for regression loss."}
+    )
+    greater_is_better: bool | None = field(default=None, metadata={"help": "Leave as it is."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Leave as it is."})
+    figure_images: int = field(default=0, metadata={"help": "Leave as it is: there are no reconstructions."})
+
+    class_weights: str = field(
+        default="none", metadata={"help": "Weight of a class in the loss.", "choices": list(CLASS_WEIGHTS)}
+    )
+    layer_decay: float = field(default=1.0, metadata={"help": "Learning rate of a layer as a share of the next's."})
+    rotation: float = field(default=10.0, metadata={"help": "Training images are turned by up to so many degrees."})
+    zoom: float = field(default=0.15, metadata={"help": "Training images are scaled by up to this share, both ways."})
+    shift: float = field(default=0.05, metadata={"help": "Training images are moved by up to this share of a side."})
+    contrast: float = field(default=0.2, metadata={"help": "Gamma of training images is within 1 / (1 + x) and 1 + x."})
+    flip: bool = field(default=False, metadata={"help": "Mirror left and right; not where laterality is a label."})
+
+    def __post_init__(self):
+        if self.save_strategy == "no":
+            self.load_best_model_at_end = False  # from a checkpoint, that is
+        chosen = self.metric_for_best_model, self.greater_is_better
+        super().__post_init__()
+        self.metric_for_best_model, self.greater_is_better = chosen  # what is left open depends on the task
+
+    @property
+    def keeps_best_in_memory(self) -> bool:
+        """Whether the best weights are kept in memory, since there are no checkpoints."""
+        return self.save_strategy == "no" and self.eval_strategy != "no"

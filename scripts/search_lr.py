@@ -1,0 +1,121 @@
+"""Searches the best learning rate by validation, for a classifier or for a masked autoencoder; killed, it goes on.
+
+The first word says whose options follow, those of scripts/finetune.py or of scripts/pretrain.py. Ten learning rates for
+a ViT from scratch, by its best validation accuracy:
+
+    accelerate launch scripts/search_lr.py finetune --model vit --metric_for_best_model accuracy --output_dir out/search
+
+For a masked autoencoder, by its best validation loss: rates of your own, or a range in which optuna chooses:
+
+    accelerate launch scripts/search_lr.py pretrain --num_train_epochs 5 --rates 3e-4 1e-3 3e-3 --output_dir out/search
+    accelerate launch scripts/search_lr.py pretrain --between 1e-4 1e-2 --trials 12 --output_dir out/search-range
+
+Patience holds in each trial, and no checkpoints are written. The output folder then holds search.json, search.png, and
+search.journal with the finished trials: started again, the search repeats none of them.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from math import isqrt
+
+from pretrain import build_model
+from transformers import Trainer
+from transformers.trainer_utils import SaveStrategy
+
+from hf_radmae.arguments import DataArguments, ModelArguments, parse
+from hf_radmae.bucketing import bucketed
+from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
+from hf_radmae.classification.setup import TaskArguments, set_up
+from hf_radmae.classification.train import labelled_parts
+from hf_radmae.classification.trainer import ClassifierTrainer, Patience
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.collator import BucketCollator
+from hf_radmae.data.load import load_radiographs
+from hf_radmae.trainer import RadMAETrainer, use_all_cores
+from hf_radmae.training_args import RadMAETrainingArguments
+
+COMMANDS = ("finetune", "pretrain")
+
+
+@dataclass
+class SearchArguments:
+    """Which learning rates are tried."""
+
+    rates: list[float] = field(
+        default_factory=lambda: list(LEARNING_RATES), metadata={"help": "The learning rates to try."}
+    )
+    between: list[float] | None = field(default=None, metadata={"help": "Or a range, in which optuna chooses."})
+    trials: int = field(default=10, metadata={"help": "Learning rates to try in the range."})
+
+    def __post_init__(self) -> None:
+        if self.between is not None and (len(self.between) != 2 or not 0 < self.between[0] < self.between[1]):
+            raise ValueError(f"--between {self.between}: expected a low and a high learning rate, such as 1e-5 1e-2")
+
+
+def classifier_trainer(
+    data_args: DataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments
+) -> ClassifierTrainer:
+    """What scripts/finetune.py trains with, from the start in each trial."""
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    with args.main_process_first(desc="build the data set"):
+        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=_processes())
+    data = labelled_parts(setup.parts, setup.labels, args)
+    train, validation = data["train"], data["validation"]
+    model_init = lambda: setup.build(args.seed)  # noqa: E731
+    return ClassifierTrainer(args=args, model_init=model_init, train_dataset=train, eval_dataset=validation)
+
+
+def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
+    """What scripts/pretrain.py trains with, from the start in each trial."""
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    options = data_args.buckets() | {"seed": args.seed, "num_proc": _processes(), "patch_size": model_args.patch_size}
+    with args.main_process_first(desc="build the data set"):
+        rows, _ = load_radiographs(**data_args.source(), num_proc=_processes(), seed=data_args.split_seed)
+        data = bucketed(rows, batch_size=batch_size, **options)
+    image_size = isqrt(data_args.max_tokens) * data.bins.patch_size
+    trainer = RadMAETrainer(
+        None,
+        args,
+        model_init=lambda: build_model(model_args, image_size, args.seed),
+        train_dataset=data.train,
+        eval_dataset=data.parts["validation"],
+        data_collator=BucketCollator(data.bins.patch_size, model_args.num_channels, data_args.flat_threshold),
+    )
+    if args.early_stopping_patience:
+        trainer.add_callback(Patience(args.early_stopping_patience))
+    return trainer
+
+
+def _processes() -> int:
+    return min(os.cpu_count() or 1, 8)
+
+
+def main() -> None:
+    command, options = (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([c] for c in COMMANDS) else (None, [])
+    if command is None:
+        sys.exit(f"{__doc__}\nSay first what to search for: {' or '.join(COMMANDS)}")
+    own = (
+        (TaskArguments, ClassifierTrainingArguments)
+        if command == "finetune"
+        else (
+            ModelArguments,
+            RadMAETrainingArguments,
+        )
+    )
+    search_args, data_args, network_args, args = parse((SearchArguments, DataArguments, *own), options, __doc__)
+    use_all_cores(args)
+    args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
+    make = classifier_trainer if command == "finetune" else mae_trainer
+    trainer: Trainer = make(data_args, network_args, args)  # type: ignore[operator]
+    between = tuple(search_args.between) if search_args.between else None
+    found = search_learning_rate(
+        trainer, args.output_dir, rates=search_args.rates, between=between, trials=search_args.trials
+    )
+    if args.process_index == 0:
+        found.save(args.output_dir)
+        print(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")
+
+
+if __name__ == "__main__":
+    main()
