@@ -13,6 +13,7 @@ from hf_radmae.probing import (
     fold_into_linear,
     linear,
     linear_probe,
+    multilabel_probe,
     pool_tokens,
     predict_by_attention,
     predict_by_neighbours,
@@ -251,6 +252,25 @@ def test_a_draw_of_one_class_is_refused_with_what_it_holds(probe):
         probe(features, labels, task(seed=1), [np.arange(300), np.flatnonzero(labels == 2)])
     with pytest.raises(ValueError, match="rows 0 to 300, but there are 300 images"):
         probe(features, labels, task(seed=1), [np.array([0, 300])])
+
+
+def test_several_labels_agree_with_scikit_learn_one_against_the_rest():
+    """Two classes have twice the weights of one logit: half its penalty. Images that lack a label do not train it."""
+    features, labels = task()
+    several = np.stack([labels == 0, labels >= 2], axis=1).astype(int)
+    several[::7, 1] = -1
+    probes = multilabel_probe(features, several, (features, several), penalties=[0.02], tolerance=1e-6)
+    for probe, truth in zip(probes, several.T, strict=True):
+        known = truth >= 0
+        reference = LogisticRegression(C=1 / (0.01 * known.sum()), tol=1e-8, max_iter=10_000)
+        mean, std = features[known].mean(0), np.sqrt(features[known].var(0) + 1e-6)
+        reference.fit((features[known] - mean) / std, truth[known])
+        expected = reference.predict_proba((features - mean) / std)
+        np.testing.assert_allclose(probabilities(probe.logits(features)[0]), expected, atol=5e-3)
+    with pytest.raises(ValueError, match=r"label 1: draw 0 has fewer than two classes"):
+        multilabel_probe(features, several, (features, several), [np.flatnonzero(several[:, 1] != 1)])
+    with pytest.raises(ValueError, match=r"expected \(images, labels\) of both"):
+        multilabel_probe(features, labels, (features, labels))
 
 
 def test_a_choice_without_validation_is_refused():

@@ -52,7 +52,8 @@ def probe_networks(
     labels, groups = {}, {}
     for split, part in parts.items():
         for name, network in networks.items():
-            loader = bucket_loader(part, collate, batch_size, num_workers=num_workers)
+            # One process sees every image, however many trained the network.
+            loader = bucket_loader(part, collate, batch_size, num_workers=num_workers, rank=0, world_size=1)
             batches = tqdm(loader, desc=f"features, {name}, {split}", unit="batch", leave=False)
             found = extract_features(network, batches, network.device, poolings=["mean"])
             features[name][split] = found["mean"]

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_radmae.metrics.bootstrap import Interval, bootstrap_interval, paired_interval
+from hf_radmae.metrics.bootstrap import Interval, Metric, bootstrap_interval, paired_interval
 from hf_radmae.metrics.classification import accuracy, balanced_accuracy
 from hf_radmae.probing.heads import Criterion, encode_draws
 from hf_radmae.probing.linear import PENALTIES, linear_probe
 
-METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
+METRICS: Mapping[str, Metric] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
 
 
 def probe_table(
@@ -61,20 +61,52 @@ def probe_table(
             split["train"], labels["train"], validation, every, penalties=penalties, criterion=criterion
         )
         predictions[model] = probe.predict(split["test"])
-    options: dict[str, Any] = {"groups": patients, "over_draws": True, "n": n, "level": level, "seed": seed}
     rows, start = [], 0
     for name, group in draws.items():
         part = slice(start, start + len(group))
         start = part.stop
         head = {"labels": name, "draws": len(group), "images": float(np.mean([len(draw) for draw in known[part]]))}
-        for model, predicted in predictions.items():
-            predicted = np.broadcast_to(predicted[part], (len(group), len(labels["test"])))
-            scores = {k: bootstrap_interval(m, labels["test"], predicted, **options) for k, m in METRICS.items()}
-            rows.append(head | {"model": model} | _flat(scores))
-        if difference:
-            pair = [predictions[model][part] for model in difference]
-            scores = {k: paired_interval(m, labels["test"], *pair, **options) for k, m in METRICS.items()}
-            rows.append(head | {"model": " - ".join(difference)} | _flat(scores))
+        shape = (len(group), len(labels["test"]))
+        parts = {model: np.broadcast_to(predicted[part], shape) for model, predicted in predictions.items()}
+        pairs = [difference] if difference else []
+        scored = score_rows(parts, labels["test"], pairs, patients=patients, n=n, level=level, seed=seed)
+        rows += [head | row for row in scored]
+    return rows
+
+
+def score_rows(
+    predictions: Mapping[str, np.ndarray],
+    labels: Sequence | np.ndarray,
+    differences: Sequence[tuple[str, str]] = (),
+    *,
+    metrics: Mapping[str, Metric] = METRICS,
+    patients: Sequence | np.ndarray | None = None,
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows of scores for each model, and then for each difference of two, all on the same resamples.
+
+    Args:
+        predictions: model -> (draws, images, ...), equal draws in equal places.
+        labels: (images,) what the metrics compare them with; images without a label are left out and counted.
+        differences: pairs of models, the first minus the second.
+        metrics: name -> metric.
+        patients: (images,) keys; None takes each image as a patient of its own.
+        n, level, seed: of the intervals.
+
+    Returns:
+        Rows with "model", and each metric with the ends of its interval under "*_low" and "*_high".
+    """
+    options: dict[str, Any] = {"groups": patients, "over_draws": True, "n": n, "level": level, "seed": seed}
+    rows = []
+    for model, predicted in predictions.items():
+        scores = {name: bootstrap_interval(metric, labels, predicted, **options) for name, metric in metrics.items()}
+        rows.append({"model": model} | _flat(scores))
+    for pair in differences:
+        both = [predictions[model] for model in pair]
+        scores = {name: paired_interval(metric, labels, *both, **options) for name, metric in metrics.items()}
+        rows.append({"model": " - ".join(pair)} | _flat(scores))
     return rows
 
 

@@ -1,0 +1,92 @@
+"""What a study is told beside the options of data, network and pre-training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_radmae.study.tasks import Share, Task
+
+SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae": "MAE, fine-tuned"}
+"""Networks that can be trained on labels, and what they are called in tables."""
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class StudyArguments:
+    """Tasks, shares of the labels, and the networks that are compared."""
+
+    tasks: list[str] = field(
+        default_factory=lambda: ["body_region"],
+        metadata={"help": "COLUMN, NAME=COLUMN, or NAME=A,B (several labels); [COLUMN=VALUE] behind: of which images."},
+    )
+    low_fraction: float = _option(0.01, "Share of the labels in the tables of few labels.")
+    curve: list[float] = field(
+        default_factory=lambda: [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5],
+        metadata={"help": "Shares of the label-efficiency curve, beside all labels."},
+    )
+    draws: int = _option(5, "Draws of each share, and trainings of each network on them.")
+    mae_checkpoint: str | None = _option(None, "Take this encoder, local or on the Hub, and pre-train nothing.")
+    flat_grid: int = _option(7, "Cells along each side of an image for the probe of flattened tokens.")
+    supervised: list[str] = field(
+        default_factory=lambda: ["resnet50", "vit"],
+        metadata={"help": "Networks that are trained on the labels: resnet50, vit, mae (fine-tuned), or none."},
+    )
+    vit_checkpoint: str | None = _option(None, "The ViT starts from this; by default from scratch, of the MAE's size.")
+    resnet50_checkpoint: str | None = _option(None, "The ResNet starts from this; by default from scratch.")
+    supervised_curve: list[float] = field(
+        default_factory=list, metadata={"help": "Further shares of the curve on which these are trained."}
+    )
+    supervised_epochs: int = _option(50, "Most passes over the labels.")
+    supervised_steps: int = _option(20_000, "Most steps of a training.")
+    supervised_evaluations: int = _option(20, "Looks at the validation images in a training; the best one is kept.")
+    supervised_patience: int = _option(10, "Looks without a better score after which a training ends.")
+    supervised_batch_size: int = _option(32, "Images per step.")
+    layer_decay: float = _option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
+    learning_rates: list[float] = field(
+        default_factory=lambda: [1e-5, 2.2e-5, 4.6e-5, 1e-4, 2.2e-4, 4.6e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2],
+        metadata={"help": "Rates of the search."},
+    )
+    search_fraction: float = _option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
+
+    def __post_init__(self) -> None:
+        between = {"low_fraction": [self.low_fraction], "curve": self.curve, "supervised_curve": self.supervised_curve}
+        for name, shares in between.items():
+            if bad := [share for share in shares if not 0 < share < 1]:
+                raise ValueError(f"--{name} {bad[0]}: expected shares between 0 and 1; all labels are used in any case")
+        if not 0 < self.search_fraction <= 1:
+            raise ValueError(f"--search_fraction {self.search_fraction}: expected more than 0 and at most 1")
+        if self.draws < 2:
+            raise ValueError(f"--draws {self.draws}: an interval over draws needs at least 2")
+        if unknown := set(self.supervised) - {*SUPERVISED, "none"}:
+            raise ValueError(f"--supervised {' '.join(sorted(unknown))}: choose from {', '.join(SUPERVISED)}, none")
+        self.supervised = [name for name in self.supervised if name != "none"]
+        names = [task.name for task in self.parsed_tasks()]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two --tasks are named {', '.join(twice)}: write NAME=COLUMN")
+
+    def parsed_tasks(self) -> list[Task]:
+        """The tasks in order."""
+        return [Task.parse(text) for text in self.tasks]
+
+    def shares(self) -> list[Share]:
+        """All labels, then few of them, balanced and plain: those of the tables."""
+        return [Share(1.0, "all"), Share(self.low_fraction, "balanced"), Share(self.low_fraction, "plain")]
+
+    def curve_shares(self) -> list[Share]:
+        """Those of the curve, from few to all."""
+        fractions = sorted({*self.curve, *self.supervised_curve, self.low_fraction})
+        return [*(Share(fraction, "balanced") for fraction in fractions), Share(1.0, "all")]
+
+    def supervised_shares(self) -> list[Share]:
+        """Those that networks are trained on."""
+        return list(dict.fromkeys([*self.shares(), *(Share(part, "balanced") for part in self.supervised_curve)]))
+
+    def search_share(self, share: Share) -> Share:
+        """The share on which the rate of a training on `share` is searched."""
+        if share.fraction <= self.search_fraction and share.kind != "plain":
+            return share
+        return Share(min(share.fraction, self.search_fraction), "balanced")

@@ -1,0 +1,98 @@
+"""Figures of a study as SVG text: classes, the loss of pre-training, learning rates, and what few labels are worth."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+MOST_CLASSES = 60  # with a name each; of more classes only the counts are drawn
+
+
+def class_figure(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Figure:
+    """Images of each class by split, the most frequent class first."""
+    order = sorted(range(len(classes)), key=lambda c: -sum(part[c] for part in counts.values()))
+    shown = len(classes) <= MOST_CLASSES
+    figure = Figure(figsize=(7, 0.8 + (0.26 * len(classes) if shown else 3)), layout="constrained")
+    axis, left = figure.subplots(), [0] * len(classes)
+    for split, part in counts.items():
+        bars = [part[c] for c in order]
+        axis.barh(range(len(order)), bars, left=left, height=0.8 if shown else 1, label=split)
+        left = [a + b for a, b in zip(left, bars, strict=True)]
+    if shown:
+        axis.set_yticks(range(len(order)), [classes[c] for c in order])
+        for place, total in enumerate(left):
+            axis.annotate(f" {total:,}", (total, place), va="center", fontsize=8)
+    else:
+        axis.set_ylabel(f"{len(classes)} classes")
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.set_xlabel("images")
+    axis.legend()
+    return figure
+
+
+def loss_figure(curve: Sequence[Sequence[float]]) -> Figure:
+    """The evaluation loss over the epochs of pre-training: pairs (epoch, loss)."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(*zip(*curve, strict=True), marker=".")
+    axis.set(xlabel="epoch", ylabel="loss on the validation images")
+    return figure
+
+
+def search_figure(searches: Sequence[Mapping[str, Any]]) -> Figure:
+    """The validation score of each learning rate, a line for each search: "model", "share" and "rates"."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axis = figure.subplots()
+    for search in searches:
+        rates, scores = zip(*((row["learning_rate"], row["score"]) for row in search["rates"]), strict=True)
+        axis.plot(rates, scores, marker=".", label=f"{search['model']}, {search['share']}")
+    axis.set(xscale="log", xlabel="learning rate", ylabel="balanced accuracy, validation")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) -> Figure:
+    """The metric with its interval over the number of labelled images, a line for each model.
+
+    Args:
+        tables: "images", the mean number of labels, and "rows", in rising order.
+        metric: name of a score in the rows.
+        name: of the metric, for the axis.
+    """
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axis = figure.subplots()
+    models = list(dict.fromkeys(row["model"] for table in tables for row in table["rows"] if " - " not in row["model"]))
+    for model in models:
+        found = [(table["images"], row) for table in tables for row in table["rows"] if row["model"] == model]
+        known = [(images, row) for images, row in found if row[metric] is not None]
+        if not known:
+            continue
+        x, rows = zip(*known, strict=True)
+        values, low, high = (np.array([row[f"{metric}{end}"] for row in rows]) for end in ("", "_low", "_high"))
+        if model == "majority class":
+            axis.plot(x, values, color="0.6", linestyle=":", label=model)
+            continue
+        ends = np.maximum([values - low, high - values], 0)  # a mean over draws may lie outside of its own interval
+        line = "--" if "supervised" in model else "-"
+        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=model)
+    axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
+    places = sorted({table["images"] for table in tables})
+    axis.set_xticks(places, [f"{images:,.0f}" for images in places])
+    axis.set_xticks([], minor=True)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element that is the same whenever it is drawn, to be put into a page."""
+    with matplotlib.rc_context({"svg.hashsalt": "hf_radmae", "svg.fonttype": "none"}):
+        FigureCanvasSVG(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,135 @@
+"""The images of a study and the masked autoencoder that is trained on them, or given."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import TrainingArguments, ViTMAEConfig, set_seed
+
+from hf_radmae.arguments import DataArguments, ModelArguments
+from hf_radmae.binning import Bins
+from hf_radmae.bucketing import bucketed
+from hf_radmae.collator import BucketCollator
+from hf_radmae.data.load import load_radiographs
+from hf_radmae.dataset import RadiographDataset
+from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.processing import RadiographImageProcessor
+from hf_radmae.results import train_figures
+from hf_radmae.study.steps import fingerprint
+from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
+
+# Options of a training that change nothing in what is learned.
+INDIFFERENT = (
+    *(
+        "output_dir",
+        "run_name",
+        "report_to",
+        "disable_tqdm",
+        "figure_images",
+        "resume_from_checkpoint",
+        "save_total_limit",
+    ),
+    *("max_skipped_share", "push_to_hub", "do_", "dataloader_", "logging_", "log_", "hub_"),
+)
+
+
+@dataclass(frozen=True)
+class StudyImages:
+    """All images of a study, placed in bins.
+
+    Attributes:
+        rows: split -> images as rows.
+        train: the training split as pre-training sees it, with masks and crops that change from epoch to epoch.
+        parts: split -> the same as items of their bins.
+        unreadable: images that were left out, with the reason.
+        fingerprint: tells these images in these bins from any others.
+    """
+
+    rows: datasets.DatasetDict
+    train: RadiographDataset
+    parts: dict[str, RadiographDataset]
+    unreadable: list[dict[str, Any]]
+    fingerprint: str
+
+    @property
+    def bins(self) -> Bins:
+        """The shapes that all splits share."""
+        return self.parts["train"].bins
+
+
+def load_images(args: DataArguments, patch_size: int, batch_size: int, seed: int, num_proc: int) -> StudyImages:
+    """Reads the data set and fits the bins."""
+    rows, unreadable = load_radiographs(**args.source(), num_proc=num_proc, seed=args.split_seed)
+    options: dict[str, Any] = args.buckets() | {"patch_size": patch_size, "batch_size": batch_size, "seed": seed}
+    data = bucketed(rows, **options, num_proc=num_proc)
+    state = {split: part._fingerprint for split, part in rows.items()}  # datasets' own, of files and of what was done
+    print_of_all = fingerprint([state, data.bins.to_dict(), options])
+    return StudyImages(rows, data.train, data.parts, unreadable, print_of_all)
+
+
+def patch_size_of(args: ModelArguments, checkpoint: str | None) -> int:
+    """Side of a patch: the checkpoint's where there is one."""
+    source = checkpoint or args.model_name_or_path
+    return (ViTMAEConfig.from_pretrained(source) if source else args).patch_size  # type: ignore[return-value]
+
+
+def initial_model(args: ModelArguments, max_tokens: int, seed: int) -> RadMAEForPreTraining:
+    """The network before pre-training: a checkpoint, or a preset whose random weights depend on the seed alone."""
+    set_seed(seed)
+    names = ("mask_ratio", "prediction_ratio", "norm_pix_loss")
+    options: dict[str, Any] = {name: getattr(args, name) for name in names}
+    if args.model_name_or_path:
+        return RadMAEForPreTraining.from_pretrained(args.model_name_or_path, num_channels=args.num_channels, **options)
+    options |= {"patch_size": args.patch_size, "num_channels": args.num_channels}
+    options["image_size"] = isqrt(max_tokens) * options["patch_size"]
+    return RadMAEForPreTraining(preset_config(args.preset, **options))
+
+
+def pretrain(
+    folder: Path,
+    images: StudyImages,
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    args: RadMAETrainingArguments,
+) -> dict[str, Any]:
+    """Pre-trains into the folder, going on from what is there: losses, and figures of the training."""
+    args = copy.copy(args)
+    args.output_dir = str(folder)
+    model = initial_model(model_args, data_args.max_tokens, args.seed)
+    bins = images.bins.to_dict()
+    patch_size: Any = model.config.patch_size
+    side, channels = model.config.image_size, model.config.num_channels
+    size = {"height": side, "width": side}
+    processor = RadiographImageProcessor(bins=bins, size=size, num_channels=channels, scaling=data_args.scaling)
+    trainer = RadMAETrainer(
+        model,
+        args,
+        train_dataset=images.train,
+        eval_dataset=images.parts["validation"],
+        data_collator=BucketCollator(patch_size, channels, data_args.flat_threshold),
+        processing_class=processor,
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+    losses = {
+        "before": before,
+        "validation": trainer.evaluate()["eval_loss"],
+        "test": trainer.evaluate(images.parts["test"], metric_key_prefix="test")["test_loss"],
+    }
+    trainer.save_model()
+    figures = train_figures(trainer)
+    curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
+    seconds = figures.pop("seconds", 0.0)
+    return {"losses": losses, "curve": curve, "training": figures, "train_seconds": seconds}
+
+
+def deciding_options(args: TrainingArguments) -> dict[str, Any]:
+    """The options of a training that differ from their defaults and decide what is learned."""
+    default = type(args)(output_dir="default").to_dict()
+    changed = {name: value for name, value in args.to_dict().items() if value != default.get(name)}
+    return {name: value for name, value in changed.items() if not name.startswith(INDIFFERENT)}

@@ -1,0 +1,91 @@
+"""Steps that are done once: a function, the inputs that decide its result, and the result as a JSON file.
+
+A step's file is named by a hash of its inputs, so that a changed option repeats the steps that depend on it and no
+others, and going back to the old option finds the old results. A file is written whole or not at all: whatever ends a
+study, it is started again and goes on with the first step that has no file.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+def fingerprint(inputs: Any) -> str:
+    """Sixteen hex digits of what can be written as JSON; equal inputs in any order of keys give equal ones."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+class Steps:
+    """Runs steps whose result is not there yet, and reads the others.
+
+    Args:
+        folder: of the results, one file a step.
+
+    Attributes:
+        seconds: name of each step that was asked for -> seconds that it took, when it was run.
+        ran: names of the steps that this process ran.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = {}
+        self.ran: list[str] = []
+
+    def __call__(self, name: str, function: Callable[[Path], Mapping[str, Any]], **inputs: Any) -> dict[str, Any]:
+        """The result of `function(folder)`, read where it is there.
+
+        Args:
+            name: of the step, unique in a study.
+            function: takes a folder of its own for files that it wants to keep, such as checkpoints, and finds what it
+                left there if it was ended. Returns what can be written as JSON; arrays become lists.
+            **inputs: all that decides the result.
+        """
+        path = self.path(name, **inputs)
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            logger.info("%s ...", name)
+            start = time.perf_counter()
+            folder = path.with_suffix("")
+            result = function(folder)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+            record = {"step": name, "inputs": inputs, "seconds": time.perf_counter() - start, "result": result}
+            text = json.dumps(record, default=_plain, allow_nan=False)
+            write_whole(path, text)
+            record = json.loads(text)  # the same types as when it is read
+            self.ran.append(name)
+            logger.info("%s: %.0f s", name, record["seconds"])
+        self.seconds[name] = record["seconds"]
+        return record["result"]
+
+    def path(self, name: str, **inputs: Any) -> Path:
+        """The file of a step."""
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}-{fingerprint(inputs)}.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file so that nobody ever finds a part of it, not after a power cut either."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"a step's result holds a {type(value).__name__}, which is no JSON")

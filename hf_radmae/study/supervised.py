@@ -1,0 +1,127 @@
+"""Networks trained on the labels themselves: what the probes are compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_radmae.arguments import ModelArguments
+from hf_radmae.binning import assign
+from hf_radmae.classification.data import CachedRadiographs
+from hf_radmae.classification.labels import fit_labels
+from hf_radmae.classification.networks import build_classifier
+from hf_radmae.classification.train import train_classifier
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.dataset import RadiographDataset
+from hf_radmae.study.arguments import StudyArguments
+from hf_radmae.study.networks import StudyImages
+from hf_radmae.study.tasks import TaskLabels
+from hf_radmae.training_args import RadMAETrainingArguments
+
+CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to the next
+
+
+def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str, RadiographDataset]:
+    """Split -> its images with the labels of every task as columns of text, in memory where they fit."""
+    pixels = sum(int((part.bins.shapes[part.bin_ids].prod(1)).sum()) for part in images.parts.values())
+    kind = CachedRadiographs.of if 4 * pixels <= CACHE_BYTES else copy.copy
+    parts, bins = {}, images.bins.without_levels()  # few images would leave most levels without a batch
+    for split, part in images.parts.items():
+        rows = part.rows
+        rows = rows.select_columns([c for c in ("image", "image_id", "height", "width") if c in rows.column_names])
+        for labels in tasks:
+            for name, texts in labels.texts(split).items():
+                rows = rows.add_column(name, texts)
+        parts[split] = kind(part)
+        parts[split].rows, parts[split].bins = rows, bins
+        parts[split].bin_ids = assign(part.sizes, bins)
+    return parts
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """Trains networks on draws of the labels.
+
+    Attributes:
+        parts: as `labelled_parts` gives them.
+        args, model_args, training: of the study: length of a training, size of the networks, precision.
+        config: of the masked autoencoder, whose size and channels a ViT from scratch gets.
+        mae: folder or id of the masked autoencoder, from which "mae" starts.
+    """
+
+    parts: dict[str, RadiographDataset]
+    args: StudyArguments
+    model_args: ModelArguments
+    config: Any
+    mae: str
+    training: RadMAETrainingArguments
+
+    def inputs(self, kind: str) -> dict[str, Any]:
+        """What decides a training of a kind of network, beside labels, draw and learning rate."""
+        args = vars(self.args)
+        names = ["supervised_epochs", "supervised_steps", "supervised_evaluations", "supervised_patience"]
+        names += ["supervised_batch_size", *(["layer_decay"] if kind == "mae" else [f"{kind}_checkpoint"])]
+        config = self.config
+        size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
+        precision = [self.training.bf16, self.training.fp16]
+        return {"kind": kind, "size": size, "precision": precision} | {name: args[name] for name in names}
+
+    def __call__(
+        self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray, learning_rate: float, seed: int
+    ) -> dict[str, Any]:
+        """Its balanced accuracy on validation ("score"), "steps", and "predictions" of the test images.
+
+        Args:
+            folder: for what the training has to write down.
+            kind: of network, a key of `SUPERVISED`.
+            labels, draw: of the task, and the training rows whose labels are used.
+            learning_rate, seed: of this training.
+        """
+        args, training, column = self.args, self.training, ",".join(labels.texts("train"))
+        network = build_classifier(
+            kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
+            fit_labels(self.parts["train"].rows, column),
+            preset=self.model_args.preset,
+            checkpoint=self.mae if kind == "mae" else getattr(args, f"{kind}_checkpoint"),
+            image_size=self.config.image_size,
+            patch_size=self.config.patch_size,
+            num_channels=self.config.num_channels,
+            seed=seed,
+        )
+        steps = min(args.supervised_steps, args.supervised_epochs * -(-len(draw) // args.supervised_batch_size))
+        cached = isinstance(self.parts["train"], CachedRadiographs)
+        options = ClassifierTrainingArguments(
+            output_dir=str(folder),
+            learning_rate=learning_rate,
+            layer_decay=args.layer_decay if kind == "mae" else 1.0,
+            max_steps=steps,
+            per_device_train_batch_size=args.supervised_batch_size,
+            per_device_eval_batch_size=training.per_device_eval_batch_size,
+            eval_strategy="steps",
+            eval_steps=max(1, steps // args.supervised_evaluations),
+            early_stopping_patience=args.supervised_patience,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+            bf16=training.bf16,
+            fp16=training.fp16,
+            use_cpu=training.use_cpu,
+            dataloader_num_workers=0 if cached else training.dataloader_num_workers,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
+            run = train_classifier(network, self.parts, column, options, draw=draw, bootstrap=0)
+        found = run.predictions["test"]
+        predicted = np.full(labels.values["test"].shape, -1, dtype=np.int64)
+        numbers = {name: number for number, name in enumerate(labels.classes)}
+        predicted[found.rows] = found.predicted if labels.multi else [numbers[name] for name in found.predicted]
+        score = run.results["validation"]["balanced_accuracy"]
+        return {"score": score, "steps": run.results["training"]["steps"], "predictions": predicted}

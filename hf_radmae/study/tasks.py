@@ -1,0 +1,181 @@
+"""What a study asks of its images: label columns as class numbers, and the draws of labels that every model shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import datasets
+import numpy as np
+
+from hf_radmae.classification.labels import Labels, fit_labels
+from hf_radmae.data.load import GROUP_COLUMNS, connected_groups
+from hf_radmae.data.splits import audit_splits, label_fraction
+
+_GRAMMAR = re.compile(r"(?:(?P<name>[^=\[]+)=)?(?P<columns>[^=\[]+)(?:\[(?P<where>[^=\]]+)=(?P<value>[^\]]*)\])?")
+
+
+class Task(NamedTuple):
+    """Labels to be predicted.
+
+    Attributes:
+        name: in tables and figures.
+        columns: one of classes or of lists of labels, or several of yes and no joined by commas.
+        where: a column and the text that it must hold; the labels of other images count as missing. None: all count.
+    """
+
+    name: str
+    columns: str
+    where: tuple[str, str] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """`body_region`, `fracture=label[label_task=fracture]` (which column, of which images) or `findings=a,b`.
+
+        Raises:
+            ValueError: none of these forms.
+        """
+        match = _GRAMMAR.fullmatch(text)
+        if match is None:
+            raise ValueError(f"task {text!r}: expected COLUMN, NAME=COLUMN or NAME=A,B, with [COLUMN=VALUE] behind")
+        where = (match["where"], match["value"]) if match["where"] else None
+        return cls((match["name"] or match["columns"]).replace(",", " "), match["columns"], where)
+
+
+@dataclass(frozen=True)
+class TaskLabels:
+    """The labels of a task in all splits.
+
+    Attributes:
+        task: which.
+        classes: names of the classes in order; of a multi-label task the names of its labels.
+        values: split -> int64 (images,) class numbers, or (images, labels) of 0 and 1; -1 where there is no label.
+    """
+
+    task: Task
+    classes: list[str]
+    values: dict[str, np.ndarray]
+
+    @property
+    def multi(self) -> bool:
+        """Whether an image may have several labels at once."""
+        return self.values["train"].ndim == 2
+
+    def counts(self) -> dict[str, list[int]]:
+        """Split -> images of each class, or with each label."""
+        if self.multi:
+            return {split: (values == 1).sum(0).tolist() for split, values in self.values.items()}
+        size = len(self.classes)
+        return {split: np.bincount(v[v >= 0], minlength=size).tolist() for split, v in self.values.items()}
+
+    def known(self, seen: Mapping[str, np.ndarray]) -> TaskLabels:
+        """The same without the labels of images that `seen`, bool (images,) of each split, says False of."""
+        values = {split: found.copy() for split, found in self.values.items()}
+        for split, rows in seen.items():
+            values[split][~rows] = -1
+        return replace(self, values=values)
+
+    def texts(self, split: str) -> dict[str, list[str | None]]:
+        """Name of a column -> the labels of a split as texts; of a multi-label task a column of no and yes each."""
+        names, values = self.classes, self.values[split]
+        if not self.multi:
+            return {self.task.name: [names[v] if v >= 0 else None for v in values]}
+        answers = ("no", "yes", None)
+        return {f"{self.task.name} {n}": [answers[v] for v in part] for n, part in zip(names, values.T, strict=True)}
+
+    def strata(self) -> np.ndarray:
+        """What draws of training images are balanced over: names (images,), "" for an image that is not drawn.
+
+        It is the class, or of a multi-label task the rarest label that the image has, "none" where it has none of them;
+        images of which not all labels are known are not drawn.
+        """
+        values, names = self.values["train"], np.array([*self.classes, "none", ""])
+        if not self.multi:
+            return names[values]
+        order = np.argsort((values == 1).sum(0), kind="stable")
+        rarest = np.where((values == 1).any(1), order[(values[:, order] == 1).argmax(1)], len(self.classes))
+        return names[np.where((values < 0).any(1), -1, rarest)]
+
+
+def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
+    """The labels of a task as class numbers that all splits share.
+
+    Which labels are missing, and what a column may hold, is said in `hf_radmae.classification.labels`. A class that
+    training lacks has a number too: it is never predicted, and counts as wrong.
+
+    Raises:
+        ValueError: a column does not exist, holds numbers to be measured, or tells no two classes apart in training; or
+            no image is as `task.where` says.
+    """
+    fitted = fit_labels(rows["train"], task.columns)
+    if fitted.task == "regression":
+        raise ValueError(f"task {task.name}: column {task.columns} holds fractions, and a study predicts classes")
+    found = {split: fitted.read(part) for split, part in rows.items()}
+    if task.where:
+        column, wanted = task.where
+        holds = {split: Labels((column,), "single_label_classification", ()).read(part) for split, part in rows.items()}
+        if wanted not in (seen := {text for part in holds.values() for text in part}):
+            listed = ", ".join(sorted(text for text in seen if text is not None)[:20])
+            raise ValueError(f"task {task.name}: no image has {column}={wanted}; {column} holds {listed}")
+        for split, part in holds.items():
+            found[split][part != wanted] = np.nan if found[split].ndim == 2 else None
+    if fitted.task == "multi_label_classification":
+        values = {split: np.nan_to_num(part, nan=-1).astype(np.int64) for split, part in found.items()}
+        return TaskLabels(task, list(fitted.names), values)
+    present = {name for part in found.values() for name in part if name is not None}
+    classes = [name for name in fitted.names if name in present] + sorted(present - set(fitted.names))
+    numbers = {None: -1} | {name: number for number, name in enumerate(classes)}
+    values = {split: np.array([numbers[name] for name in part], dtype=np.int64) for split, part in found.items()}
+    if (trained := np.unique(values["train"][values["train"] >= 0])).size < 2:
+        names = ", ".join(classes[number] for number in trained) or "no label at all"
+        raise ValueError(
+            f"task {task.name}: the training images hold {names}, and two classes are needed to tell apart"
+        )
+    return TaskLabels(task, classes, values)
+
+
+def patients(rows: Mapping[str, datasets.Dataset]) -> dict[str, np.ndarray]:
+    """Split -> int64 (images,), equal for images that belong together, over all splits.
+
+    Raises:
+        ValueError: a patient, or a group of near duplicates, is in more than one split.
+    """
+    shared = [name for name in GROUP_COLUMNS if all(name in part.column_names for part in rows.values())]
+    columns = [[value for part in rows.values() for value in part[name]] for name in shared]
+    split = np.repeat([*rows], [len(part) for part in rows.values()])
+    groups = connected_groups(columns, len(split))
+    audit_splits(groups, split)
+    return {name: groups[split == name] for name in rows}
+
+
+class Share(NamedTuple):
+    """A share of the training labels, and how it is drawn."""
+
+    fraction: float
+    kind: Literal["all", "balanced", "plain"]
+
+    def __str__(self) -> str:
+        return "all" if self.kind == "all" else f"{100 * self.fraction:g} %, {self.kind} draw"
+
+
+def draw_labels(labels: TaskLabels, groups: np.ndarray, share: Share, count: int) -> list[np.ndarray]:
+    """The training rows whose labels are used: `count` draws, or all labelled rows once where the share is all.
+
+    A function of labels, groups, share and the draw's number alone, so that every model of a table gets the same ones.
+
+    Args:
+        labels: of the task.
+        groups: (training images,) equal for images of a patient, who is drawn as a whole.
+        share: how many and how.
+        count: number of draws.
+
+    Raises:
+        ValueError: a draw would leave a class empty, with the list of these.
+    """
+    strata = labels.strata()
+    if share.kind == "all":
+        return [np.flatnonzero(strata != "")]
+    balanced = share.kind == "balanced"
+    return [label_fraction(strata, groups, share.fraction, seed, balanced=balanced) for seed in range(count)]

@@ -1,0 +1,113 @@
+"""The whole study on a few generated radiographs: it goes on wherever it was ended, and repeats what has to be."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hf_radmae.arguments import DataArguments, ModelArguments, parse
+from hf_radmae.study import Study, StudyArguments, write_report
+from hf_radmae.training_args import RadMAETrainingArguments
+
+pytestmark = pytest.mark.slow  # trains real networks, small as they are; the killed run starts the script several times
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "study.py"
+SMALL = shlex.split(
+    "--num_images 120 --phantom_scale 0.04 --max_tokens 25 --num_bins 2 --num_train_epochs 2 --draws 2 "
+    "--low_fraction 0.3 --per_device_train_batch_size 16 --curve 0.5 --flat_grid 2 --supervised vit "
+    "--supervised_epochs 1 --supervised_steps 2 --supervised_evaluations 1 --learning_rates 1e-3 1e-2 "
+    "--search_fraction 0.3 --disable_tqdm true --report_to none --dataloader_num_workers 0 --use_cpu true "
+    "--figure_images 0"
+)
+
+
+def run(folder: Path, *options: str) -> tuple[Study, dict]:
+    words = [*SMALL, "--output_dir", str(folder), *options]
+    study = Study(folder, *parse((DataArguments, ModelArguments, StudyArguments, RadMAETrainingArguments), words))
+    return study, study.run()
+
+
+def without_times(results: dict) -> dict:
+    """What has to repeat: all but seconds and speeds."""
+    timed = ("seconds", "train_seconds", "images_per_second", "tokens_per_second")
+    return json.loads(json.dumps(results), object_hook=lambda d: {k: v for k, v in d.items() if k not in timed})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Study, dict]:
+    folder = tmp_path_factory.mktemp("phantom") / "out"
+    return folder, *run(folder)
+
+
+def test_a_finished_study_runs_nothing_again_and_tells_the_same(finished):
+    folder, first, results = finished
+    study, again = run(folder)
+    assert study.steps.ran == [] and len(first.steps.ran) == len(results["seconds"])
+    assert again == results
+    assert first.bar.total == len(results["seconds"]), "the bar counts the steps that there are"
+    assert all(path.is_file() and path.stat().st_size for path in write_report(results, folder))
+
+
+def test_a_changed_option_repeats_what_depends_on_it_and_nothing_else(finished):
+    folder, _, results = finished
+    study, changed = run(folder, "--supervised_steps", "1")
+    assert {name.split(",")[0] for name in study.steps.ran} <= {"search", "train", "table"}
+    assert not any("probe" in name for name in study.steps.ran)
+    probes = [
+        [row for row in found["tasks"][0]["tables"][0]["rows"] if row["model"].startswith("MAE probe, mean -")][-1]
+        for found in (results, changed)
+    ]
+    assert probes[0] == probes[1]
+    study, _ = run(folder, "--tasks", "view", "--supervised", "none")
+    assert {name.split(",")[0] for name in study.steps.ran} == {"probe", "search", "table"}
+
+
+def test_an_encoder_that_is_there_is_taken(finished, tmp_path):
+    folder, _, results = finished
+    (checkpoint,) = (path for path in (folder / "steps").glob("pretrain-*") if path.is_dir())
+    study, found = run(tmp_path / "other", "--mae_checkpoint", str(checkpoint), "--supervised", "none")
+    assert not any(name.startswith("pretrain") for name in study.steps.ran)
+    assert found["pretraining"] == {"checkpoint": checkpoint.name}
+    rows = [
+        {row["model"]: row for row in r["tasks"][0]["tables"][1]["rows"]}["MAE probe, CLS"] for r in (results, found)
+    ]
+    assert rows[0] == rows[1]
+    write_report(found, tmp_path / "other")
+
+
+def test_a_column_that_is_missing_is_told_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"no column colour; the columns are .*body_region"):
+        run(tmp_path, "--tasks", "colour")
+    assert not (tmp_path / "steps").exists()
+
+
+def test_killed_at_any_point_it_ends_with_the_same_results_and_repeats_no_finished_step(finished, tmp_path):
+    _, _, straight = finished
+    folder = tmp_path / "out"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    written: dict[Path, int] = {}
+    for patience in ("pretrain-*/checkpoint-*", "probe-*.json", "train-*.json", None):
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *SMALL, "--output_dir", str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        while patience and process.poll() is None and not list((folder / "steps").glob(patience)):
+            time.sleep(0.05)
+        if patience:
+            os.killpg(process.pid, signal.SIGKILL)
+        said = process.communicate()[0].decode()
+        for path, when in written.items():
+            assert path.stat().st_mtime_ns == when, f"{path.name} was done again"
+        written = {path: path.stat().st_mtime_ns for path in (folder / "steps").glob("*.json")}
+    assert process.returncode == 0, said[-3000:]
+    assert without_times(json.loads((folder / "results.json").read_text())) == without_times(straight)
+    assert (folder / "report.html").is_file() and "steps were run now" in said

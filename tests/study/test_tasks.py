@@ -1,0 +1,120 @@
+"""Labels of a study: what a task may be, what is refused, and draws that leak nothing and favour no model."""
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_radmae.study.tasks import Share, Task, TaskLabels, draw_labels, patients, read_labels
+
+
+def rows(**columns: dict[str, list]) -> dict[str, datasets.Dataset]:
+    """Splits of columns given as column={split: values}."""
+    splits = next(iter(columns.values()))
+    return {s: datasets.Dataset.from_dict({c: values[s] for c, values in columns.items()}) for s in splits}
+
+
+def split(train: list, validation: list | None = None, test: list | None = None) -> dict[str, list]:
+    return {"train": train, "validation": validation or train, "test": test or train}
+
+
+def single(train: np.ndarray, classes: list[str]) -> TaskLabels:
+    return TaskLabels(Task("t", "t"), classes, {"train": train, "validation": train[:0], "test": train[:0]})
+
+
+def test_tasks_are_read_from_text():
+    assert Task.parse("body_region") == Task("body_region", "body_region")
+    assert Task.parse("fracture=label[label_task=fracture]") == Task("fracture", "label", ("label_task", "fracture"))
+    assert Task.parse("label[view=AP Supine]") == Task("label", "label", ("view", "AP Supine"))
+    assert Task.parse("findings=a,b") == Task("findings", "a,b")
+    with pytest.raises(ValueError, match=r"task 'a=b=c': expected COLUMN"):
+        Task.parse("a=b=c")
+
+
+def test_class_numbers_are_shared_by_the_splits_and_missing_labels_are_minus_one():
+    data = rows(part=split(["b", "a", None, "b"], ["", "c"], ["a", "unsure"]))
+    labels = read_labels(data, Task.parse("part"))
+    assert labels.classes == ["a", "b", "c"]
+    assert {name: part.tolist() for name, part in labels.values.items()} == {
+        "train": [1, 0, -1, 1],
+        "validation": [-1, 2],
+        "test": [0, -1],
+    }
+    assert labels.counts() == {"train": [1, 2, 0], "validation": [0, 0, 1], "test": [1, 0, 0]}
+    assert labels.texts("train") == {"part": ["b", "a", None, "b"]}
+
+
+def test_a_condition_takes_the_labels_of_other_images_away():
+    data = rows(label=split([0.0, 1.0, 1.0, None]), kind=split(["f", "f", "g", "f"]))
+    labels = read_labels(data, Task.parse("fracture=label[kind=f]"))
+    assert labels.classes == ["0", "1"] and labels.values["train"].tolist() == [0, 1, -1, -1]
+    with pytest.raises(ValueError, match="no image has kind=x; kind holds f, g"):
+        read_labels(data, Task.parse("label[kind=x]"))
+    with pytest.raises(ValueError, match="the training images hold 1, and two classes are needed"):
+        read_labels(data, Task.parse("label[kind=g]"))
+
+
+def test_columns_that_do_not_suit_are_refused_with_what_there_is():
+    data = rows(part=split(["a", "a"]), age=split([0.5, 1.25]))
+    with pytest.raises(ValueError, match=r"no column colour; the columns are part, age"):
+        read_labels(data, Task.parse("colour"))
+    with pytest.raises(ValueError, match="column age holds fractions"):
+        read_labels(data, Task.parse("age"))
+    with pytest.raises(ValueError, match="two classes"):
+        read_labels(data, Task.parse("part"))
+
+
+def test_several_labels_are_zero_and_one_and_draws_see_the_rarest():
+    data = rows(a=split(["yes", "yes", "no", None, "no"]), b=split(["yes", "no", "no", "yes", "no"]))
+    labels = read_labels(data, Task.parse("findings=a,b"))
+    assert labels.multi and labels.values["train"].tolist() == [[1, 1], [1, 0], [0, 0], [-1, 1], [0, 0]]
+    assert labels.strata().tolist() == ["a", "a", "none", "", "none"]
+    assert labels.texts("train")["findings a"] == ["yes", "yes", "no", None, "no"]
+    assert labels.counts()["train"] == [2, 2]
+
+
+def test_images_that_were_not_seen_have_no_label():
+    labels = single(np.array([0, 1, 1]), ["a", "b"])
+    seen = {"train": np.array([True, False, True]), "validation": np.ones(0, bool), "test": np.ones(0, bool)}
+    assert labels.known(seen).values["train"].tolist() == [0, -1, 1]
+    assert labels.values["train"].tolist() == [0, 1, 1]
+
+
+def test_a_patient_in_two_splits_is_refused():
+    data = rows(patient=split(["p", "q"], ["r"], ["q"]), part=split(["a", "b"], ["a"], ["b"]))
+    with pytest.raises(ValueError, match="1 patients are in more than one split"):
+        patients(data)
+    honest = rows(patient=split(["p", "p", None], [None], ["q"]))
+    groups = patients(honest)
+    assert groups["train"][0] == groups["train"][1] and len({*groups["train"], *groups["test"]}) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_draw_keeps_patients_whole_and_takes_labelled_training_images_only(data):
+    count = data.draw(st.integers(20, 120))
+    groups = np.array(data.draw(st.lists(st.integers(0, count // 3), min_size=count, max_size=count)))
+    values = np.array(data.draw(st.lists(st.integers(-1, 2), min_size=count, max_size=count)))
+    share = Share(data.draw(st.sampled_from([0.1, 0.3, 0.6])), data.draw(st.sampled_from(["balanced", "plain"])))
+    labels = single(values, ["a", "b", "c"])
+    try:
+        draws = draw_labels(labels, groups, share, 3)
+    except ValueError as error:
+        assert "classes empty" in str(error) or "no image has a label" in str(error)
+        return
+    for draw, again in zip(draws, draw_labels(labels, groups, share, 3), strict=True):
+        np.testing.assert_array_equal(draw, again)  # no model can get another
+        assert (values[draw] >= 0).all() and len(set(draw.tolist())) == len(draw)
+        left = np.setdiff1d(np.flatnonzero(values >= 0), draw)
+        assert not set(groups[draw]) & set(groups[left])
+        assert set(values[draw]) == set(values[values >= 0])
+
+
+def test_a_share_too_small_for_a_class_is_refused_by_name_and_one_image_is_enough_for_a_larger_one():
+    labels = single(np.array([0] * 60 + [1] * 39 + [2]), ["chest", "hand", "whole body"])
+    with pytest.raises(ValueError, match=r"leave 3 of 3 classes empty: chest \(60 of 100 images\)"):
+        draw_labels(labels, np.arange(100), Share(0.01, "balanced"), 2)
+    for draw in draw_labels(labels, np.arange(100), Share(0.1, "balanced"), 3):
+        assert np.bincount(labels.values["train"][draw]).tolist() == [3, 3, 1]
+    assert len(draw_labels(labels, np.arange(100), Share(1.0, "all"), 5)) == 1
