@@ -6,11 +6,15 @@ Names are imported when they are asked for, so that a part works where only what
 from importlib import import_module
 from typing import Any
 
+from hf_radmae.registration import register_pipelines
+
 _HOME = {
     "BucketBatchSampler": "hf_radmae.sampler",
     "BucketCollator": "hf_radmae.collator",
     "IRMA": "hf_radmae.data.irma",
     "MRI": "hf_radmae.data.mri",
+    "ClassifierTrainer": "hf_radmae.classification.trainer",
+    "ClassifierTrainingArguments": "hf_radmae.classification.training_args",
     "Phantom": "hf_radmae.data.phantom",
     "RadMAEForPreTraining": "hf_radmae.modeling",
     "RadMAETrainer": "hf_radmae.trainer",
@@ -30,3 +34,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+register_pipelines()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
@@ -18,6 +20,9 @@ from hf_radmae.binning import Bins, assign, content_sizes
 from hf_radmae.data.image import ImageError, read_image
 
 SCALINGS = ("minmax", "percentile")
+_SOURCES = (str, Path, bytes, Mapping, Image.Image, np.ndarray)
+_ALWAYS = {"do_resize": True, "do_rescale": True, "do_normalize": False, "do_center_crop": False, "do_pad": False}
+"""What the other options of an image processor must say, for nothing else is done here."""
 
 
 class RadiographImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -41,15 +46,19 @@ class RadiographImageProcessor(TorchvisionBackend):
     `processor(images, return_tensors="pt")["pixel_values"]` is float32 (batch, num_channels, height, width) in 0..1.
     Images of one call that fall into different bins cannot be stacked: leave `return_tensors` out to get a list.
 
+    It is saved under the name of transformers' `ViTImageProcessor`, with options that mean the same there for an 8-bit
+    image of full range: a machine without this package loads it and resizes to the square of `size`.
+
     Raises:
         ImageError: an image cannot be used; the error names it and says why.
+        ValueError: an option asks for what is not done here, such as another `resample` or no `do_resize`.
     """
 
     valid_kwargs = RadiographImageProcessorKwargs
     size = {"height": 224, "width": 224}  # noqa: RUF012 - transformers reads plain class attributes
     resample = PILImageResampling.BILINEAR
     do_resize = True
-    do_rescale = False
+    do_rescale = True  # to 0..1 by the range of each image; the stock class divides by 255
     do_normalize = False
     bins: dict | None = None
     scaling = "minmax"
@@ -57,8 +66,22 @@ class RadiographImageProcessor(TorchvisionBackend):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"scaling={self.scaling!r} is unknown: expected one of {', '.join(SCALINGS)}")
+        self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options, under the name of the stock class."""
+        return super().to_dict() | {"image_processor_type": "ViTImageProcessor"}
+
+    def _validate_preprocess_kwargs(self, **options: Any) -> None:  # type: ignore[override]  # they come by name
+        if options["scaling"] not in SCALINGS:
+            raise ValueError(f"scaling={options['scaling']!r} is unknown: expected one of {', '.join(SCALINGS)}")
+        for name, only in _ALWAYS.items():
+            if bool(options.get(name)) != only:
+                raise ValueError(f"{name}={options[name]!r}: {type(self).__name__} knows {name}={only} only")
+        if options["resample"] not in (None, PILImageResampling.BILINEAR, tvF.InterpolationMode.BILINEAR):
+            raise ValueError(f"resample={options['resample']!r}: images are resized as in training, by BILINEAR only")
+        if options["bins"] is None and not (options["size"].height and options["size"].width):
+            raise ValueError(f"size={dict(options['size'])}: expected 'height' and 'width', or bins")
 
     def fetch_images(self, images: Any) -> Any:
         """Leaves paths as they are: `process_image` reads them at their full bit depth."""
@@ -73,17 +96,23 @@ class RadiographImageProcessor(TorchvisionBackend):
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One image of any accepted kind -> grey tensor (1, height, width); 8-bit images stay uint8, others float32."""
-        return as_tensor(read_image(image.numpy(force=True) if isinstance(image, torch.Tensor) else image))
+        if isinstance(image, torch.Tensor):
+            image = (image.float() if image.is_floating_point() else image).numpy(force=True)
+        if not isinstance(image, _SOURCES):
+            expected = "expected a path, bytes, a row of a data set, a PIL image, an array or a tensor"
+            raise ImageError(f"<{type(image).__name__}>", f"is no image: {expected}")
+        return as_tensor(read_image(image))
 
     def _preprocess(  # type: ignore[override]
         self, images: list[torch.Tensor], size: Any, bins: dict | None, scaling: str, num_channels: int, **kwargs: Any
     ) -> BatchFeature:
+        device = kwargs.get("device") or "cpu"
         fitted = []
         for image in images:
             shape = content = (size.height, size.width)
             if bins is not None:
                 shape, content = place(image.shape[-2:], Bins.from_dict(bins))
-            fitted.append(fit_image(image, shape, content, scaling=scaling).expand(num_channels, -1, -1))
+            fitted.append(fit_image(image, shape, content, scaling=scaling).expand(num_channels, -1, -1).to(device))
         if kwargs.get("return_tensors") and len({image.shape for image in fitted}) > 1:
             raise ValueError(
                 f"the images fall into different bins ({sorted({tuple(i.shape[-2:]) for i in fitted})}) and cannot be "

@@ -1,4 +1,4 @@
-"""What a run found, written down: `results.json`, a table for people, and a card filled from nothing else."""
+"""What a run found, written down: `results.json`, and a table for people; `hub.card` makes a card of the first."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from transformers import Trainer
 
-CARDS = Path(__file__).parents[1] / "model_cards"
-"""The templates of cards, in a checkout of the project."""
+from hf_radmae.hub.card import write_card as write_card
 
 
 def environment() -> dict[str, Any]:
@@ -34,7 +32,8 @@ def train_figures(trainer: Trainer) -> dict[str, float]:
     if logged:
         figures["loss"] = logged[-1]["loss"]
         for name in ("images_per_second", "tokens_per_second"):
-            figures[name] = sorted(entry[name] for entry in logged)[len(logged) // 2]
+            if speeds := sorted(entry[name] for entry in logged if name in entry):
+                figures[name] = speeds[len(speeds) // 2]
     if seconds := [entry["train_runtime"] for entry in history if "train_runtime" in entry]:
         figures["seconds"] = sum(seconds)
     return figures
@@ -62,16 +61,3 @@ def probe_text(probe: Mapping[str, Any]) -> str:
         )
         lines.append(f"{row['labels']:8}{row['model']:26}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)
-
-
-def write_card(results: Mapping[str, Any], folder: str | Path, template: str = "pretrain.md.j2") -> Path:
-    """Fills a card template with results and writes it as the folder's README.md.
-
-    Raises:
-        UndefinedError: the template asks for a figure that the results do not have.
-    """
-    source = (CARDS / template).read_text(encoding="utf-8")
-    card = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    path = Path(folder, "README.md")
-    path.write_text(card.render(results) + "\n", encoding="utf-8")
-    return path

@@ -7,6 +7,7 @@ from damaged import encode, radiograph
 from data.tiny_dicom import tiny_dicom
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
+from transformers import AutoImageProcessor, ViTImageProcessor
 
 from hf_radmae.binning import Bins, fit_bins
 from hf_radmae.data.image import ImageError
@@ -186,9 +187,53 @@ def test_a_saved_processor_comes_back_with_its_bins(strategy, tmp_path):
         assert torch.equal(*(p(picture, return_tensors="pt")["pixel_values"] for p in (processor, loaded)))
 
 
-def test_an_unknown_scaling_is_refused():
-    with pytest.raises(ValueError, match="scaling='window' is unknown: expected one of minmax, percentile"):
-        RadiographImageProcessor(scaling="window")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"do_resize": False}, "do_resize=False: RadiographImageProcessor knows do_resize=True only"),
+        ({"do_rescale": False}, "do_rescale=False"),
+        ({"do_normalize": True, "image_mean": 0.5, "image_std": 0.5}, "do_normalize=True"),
+        ({"do_center_crop": True, "crop_size": {"height": 8, "width": 8}}, "do_center_crop=True"),
+        ({"resample": Image.Resampling.NEAREST}, "by BILINEAR only"),
+        ({"size": {"shortest_edge": 224}}, "expected 'height' and 'width', or bins"),
+        ({"scaling": "window"}, "scaling='window' is unknown"),
+    ],
+)
+def test_what_it_does_not_do_is_refused_at_once_and_in_a_call(option, message):
+    with pytest.raises(ValueError, match=message):
+        RadiographImageProcessor(**option)
+    with pytest.raises(ValueError, match=message):
+        RadiographImageProcessor()(GREY, **option)
+
+
+def test_bare_transformers_loads_it_and_does_the_same_to_eight_bits_of_full_range(tmp_path):
+    size = {"height": 64, "width": 32}
+    ours = RadiographImageProcessor(size=size, bins=bins().to_dict(), num_channels=3, do_convert_rgb=True)
+    ours.save_pretrained(tmp_path)
+    stock = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(stock) is ViTImageProcessor
+    square = processed(GREY, size=size, num_channels=3)
+    for source in (Image.fromarray(GREY), GREY[None], Image.fromarray(GREY).convert("RGB")):
+        torch.testing.assert_close(stock(source, return_tensors="pt")["pixel_values"], square, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top"),
+    [
+        *((dtype, 255) for dtype in (torch.uint8, torch.float16, torch.bfloat16)),
+        *((dtype, top) for dtype in (torch.uint16, torch.int32, torch.float64) for top in (255, 4095, 65_535)),
+    ],
+)
+def test_tensors_of_any_type_are_scaled_by_their_own_range(dtype, top):
+    picture = torch.from_numpy(GREY.astype(np.float64) / 255 * top).round().to(dtype)
+    for tensor in (picture, picture[None], picture.expand(3, -1, -1)):
+        torch.testing.assert_close(processed(tensor), processed(GREY), rtol=0, atol=0.006)
+
+
+@pytest.mark.parametrize("source", [None, 3, True, {1, 2}])
+def test_what_is_no_image_is_refused(source):
+    with pytest.raises(ImageError, match="is no image: expected a path, bytes"):
+        processed([source])
 
 
 def test_a_damaged_image_is_named(tmp_path):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from damaged import encode, radiograph
-from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
 from rows import SIZES, make_rows
@@ -21,7 +20,7 @@ from hf_radmae.dataset import RadiographDataset
 from hf_radmae.figures import COLUMNS, reconstruct, reconstruction_figure, save_figure
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
 from hf_radmae.probing.networks import probe_networks
-from hf_radmae.results import environment, probe_text, save_results, write_card
+from hf_radmae.results import environment, probe_text, save_results
 
 PATCH = 8
 BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=PATCH, max_tokens=36, min_images=1)
@@ -94,20 +93,6 @@ def test_results_come_back_without_the_folders_that_the_run_was_given(tmp_path):
         for key, value in RESULTS.items()
     }
     assert RESULTS["data"]["data_dir"] == "/home/someone/secret/scans"  # the caller's stays as it was
-
-
-def test_a_card_holds_the_figures_and_no_folder(tmp_path):
-    card = write_card(RESULTS, tmp_path).read_text()
-    for figure in ("0.6124", "970,816", "0.812 (0.750 to 0.900)", "80 train", "64x48, 48x48", "1.5 minutes", "75 %"):
-        assert figure in card
-    assert "someone" not in card
-    without = {key: value for key, value in RESULTS.items() if key != "probe"}
-    assert "Linear probe" not in write_card(without, tmp_path).read_text()
-
-
-def test_a_card_asks_for_a_missing_figure(tmp_path):
-    with pytest.raises(UndefinedError, match="validation"):
-        write_card(RESULTS | {"losses": {"before": 1.0}}, tmp_path)
 
 
 def test_the_table_of_a_probe_has_a_line_a_row_in_per_cent():

@@ -1,0 +1,1 @@
+"""What leaves the machine: exported classifiers, cards, the gate, and pushes to the Hub."""
