@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from hf_radmae.hub.card import write_card as write_card
-
 
 def environment() -> dict[str, Any]:
     """Versions and hardware of this process, without the names of host, user or folders."""

@@ -28,6 +28,7 @@ from transformers import AutoConfig
 
 from hf_radmae.arguments import DataArguments, parse
 from hf_radmae.data.load import load_radiographs
+from hf_radmae.hub.card import TEMPLATES, write_card
 from hf_radmae.hub.export import export_encoder, export_fine_tuned, export_processor, load_encoder, load_fine_tuned
 from hf_radmae.hub.onnx import export_onnx, largest_difference
 from hf_radmae.hub.probe import probe_classifier
@@ -73,6 +74,8 @@ def main() -> None:
     model.save_pretrained(folder)
     export_processor(processor, model.config).save_pretrained(folder)
     save_results(results | {"name": folder.name}, folder)
+    template = TEMPLATES["classifier" if "classes" in results else "model"]
+    write_card(results | {"name": folder.name}, folder, template, remote_code=hasattr(model.config, "auto_map"))
     if "test" in results:
         print(json.dumps(results["test"], indent=1))
     if run.onnx:

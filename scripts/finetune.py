@@ -24,6 +24,7 @@ from hf_radmae.arguments import DataArguments, parse
 from hf_radmae.classification.setup import TaskArguments, set_up
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.hub.card import TEMPLATES, write_card
 from hf_radmae.results import environment, save_results
 from hf_radmae.resume import last_complete_checkpoint
 from hf_radmae.skipped import SkippedImages
@@ -87,6 +88,7 @@ def main() -> None:
         **run.results,
     }
     save_results(results, folder)
+    write_card(results, folder, TEMPLATES["classifier"])
     say(f"\n{'':22}{'validation':>26}{'test':>26}")
     for name in (name for name in SCORES if name in run.results["test"]):
         cells = (

@@ -29,11 +29,12 @@ from hf_radmae.bucketing import bucketed
 from hf_radmae.collator import BucketCollator
 from hf_radmae.content import COLUMNS as CONTENT
 from hf_radmae.data.load import load_radiographs
+from hf_radmae.hub.card import write_card
 from hf_radmae.memory import tokens_that_fit
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
 from hf_radmae.probing.networks import probe_networks
 from hf_radmae.processing import RadiographImageProcessor
-from hf_radmae.results import environment, probe_text, save_results, train_figures, write_card
+from hf_radmae.results import environment, probe_text, save_results, train_figures
 from hf_radmae.skipped import SkippedImages
 from hf_radmae.streaming import open_shards
 from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint, use_all_cores

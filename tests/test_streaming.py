@@ -172,6 +172,7 @@ def test_items_are_those_of_the_map_style_path(shards, copied, bins, workers):
         for batch, indices in zip(loader, loader.batch_sampler, strict=True):
             expected = BucketCollator(8)([plain[index] for index in indices])
             assert batch.keys() == expected.keys()
+            assert batch.pop("num_tokens") == expected["num_tokens"]
             assert all(torch.equal(batch[name], expected[name]) for name in batch)
 
 

@@ -19,6 +19,7 @@ from hf_radmae.classification.networks import RadViTForImageClassification, para
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.collator import BucketCollator
+from hf_radmae.hub.card import TEMPLATES
 from hf_radmae.trainer import RadMAETrainer
 
 
@@ -37,6 +38,7 @@ class ClassifierTrainer(RadMAETrainer):
     * The model at the end is the best one. Where `save_strategy` is "no" its weights are kept in memory.
     """
 
+    card_template = TEMPLATES["classifier"]
     args: ClassifierTrainingArguments  # type: ignore[assignment]
     model: Any  # type: ignore[assignment]
     train_dataset: LabelledRadiographs  # type: ignore[assignment]

@@ -47,7 +47,8 @@ def parts():
 
 @pytest.mark.parametrize("network", ["vit", "resnet50"])
 def test_a_network_learns_what_is_there_to_learn(parts, tmp_path, network):
-    run = train(parts, tmp_path, network=network, num_train_epochs=5, learning_rate=3e-3, bootstrap=50)
+    epochs = 5 if network == "vit" else 15  # batch norm's running means lag behind
+    run = train(parts, tmp_path, network=network, num_train_epochs=epochs, learning_rate=3e-3, bootstrap=50)
     test = run.results["test"]
     assert test["balanced_accuracy_low"] <= test["balanced_accuracy"] <= test["balanced_accuracy_high"]
     assert test["balanced_accuracy"] > 0.8
