@@ -138,14 +138,11 @@ class RadMAETrainer(PushThroughGate):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         count = torch.zeros((), device=device)
         for batch in batch_samples:
-            count += self._predicted(batch).to(device)
+            count += self._predicted(batch, self.model.config.prediction_ratio).to(device)
         return self.accelerator.reduce(count, reduction="sum").clamp(min=1)
 
-    def _predicted(self, batch: dict[str, Any]) -> torch.Tensor:
-        config, ratio = self.model.config, 1.0
-        if self.model.training:
-            ratio = config.prediction_ratio
-        return count_predicted(batch["patch_mask"], config.mask_ratio, batch["num_tokens"], ratio)
+    def _predicted(self, batch: dict[str, Any], prediction_ratio: float) -> torch.Tensor:
+        return count_predicted(batch["patch_mask"], self.model.config.mask_ratio, batch["num_tokens"], prediction_ratio)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
@@ -175,7 +172,7 @@ class RadMAETrainer(PushThroughGate):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).float()
-        count = self._predicted(inputs)
+        count = self._predicted(inputs, 1.0)  # evaluation predicts every masked patch
         self._eval_totals += torch.stack([loss * count, count]).cpu()
         return loss.detach(), None, None
 
@@ -184,12 +181,17 @@ class RadMAETrainer(PushThroughGate):
     ) -> EvalLoopOutput:
         self._eval_totals = torch.zeros(2, dtype=torch.float64)
         # Accelerate shards (FSDP2) only together with an optimiser: before training each process runs the whole model.
-        sharding = self.is_fsdp_enabled
-        if sharding and not self.accelerator._models:
+        sharding, prepared = self.is_fsdp_enabled, bool(self.accelerator._models)
+        if sharding and not prepared:
             self.is_fsdp_enabled = False
             self.model.to(self.args.device)  # type: ignore[arg-type]  # upstream's wrapper hides the method
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         self.is_fsdp_enabled = sharding
+        if not prepared and not self.is_in_train:
+            # It was prepared for evaluation only. Left marked, training would take it for prepared, and several ranks
+            # would train without DistributedDataParallel, each for itself.
+            self.accelerator._models.clear()
+            self.model._is_accelerate_prepared = False
         loss, count = self.accelerator.reduce(self._eval_totals.to(self.args.device), reduction="sum").tolist()
         metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": loss / max(count, 1)})
         metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
