@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from hf_radmae.hub.export import export_encoder
 from hf_radmae.informative import informative_patches
 from hf_radmae.masking import keyed_noise, patch_grid
 from hf_radmae.modeling import RadMAEForPreTraining
-from hf_radmae.pipelines import RadiographClassificationPipeline
 from hf_radmae.processing import RadiographImageProcessor
 
 MAX_UPLOAD = 2**26
@@ -67,7 +66,7 @@ class Viewer:
         if not pretrained and not classifier:
             raise ValueError(MISSING)
         self.autoencoder: RadMAEForPreTraining | None = None
-        self.classify: RadiographClassificationPipeline | None = None
+        self.classify: Any = None  # a RadiographClassificationPipeline
         if pretrained:
             _expect(pretrained, {ViTMAEConfig.model_type}, "checkpoint of pre-training (scripts/pretrain.py)")
             self.autoencoder = RadMAEForPreTraining.from_pretrained(pretrained).eval()
@@ -83,7 +82,7 @@ class Viewer:
             if self.encoder.config.problem_type == "regression":
                 raise ValueError(f"{classifier} predicts numbers, which have no probabilities to show")
         else:
-            self.encoder = export_encoder(self.autoencoder, num_channels=None)
+            self.encoder = export_encoder(cast(RadMAEForPreTraining, self.autoencoder), num_channels=None)
             self.encoder.set_attn_implementation("eager")
 
     @torch.no_grad()

@@ -191,7 +191,7 @@ class RadMAETrainer(PushThroughGate):
             # It was prepared for evaluation only. Left marked, training would take it for prepared, and several ranks
             # would train without DistributedDataParallel, each for itself.
             self.accelerator._models.clear()
-            self.model._is_accelerate_prepared = False
+            self.model._is_accelerate_prepared = False  # type: ignore[assignment]
         loss, count = self.accelerator.reduce(self._eval_totals.to(self.args.device), reduction="sum").tolist()
         metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": loss / max(count, 1)})
         metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)

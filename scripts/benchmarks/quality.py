@@ -1,6 +1,7 @@
 """What each device that saves compute costs in quality: networks pre-trained with it on and off, probed alike.
 
-    python scripts/benchmarks/quality.py --data_dir RADIOGRAPHS --columns body_region label --out out/quality
+    python scripts/benchmarks/quality.py --data_dir RADIOGRAPHS --out out/quality \
+        --tasks body_region "fracture=label[label_task=fracture]"
 
 `off` lets every patch take part, `on` leaves background out and predicts half of the masked patches, `on, same compute`
 is `on` for as many epochs as fit into the training time of `off`, and `square` is `off` with every image resized to one
@@ -28,6 +29,7 @@ from hf_radmae.modeling import RadMAEForPreTraining
 from hf_radmae.probing.features import extract_features
 from hf_radmae.probing.linear import linear_probe
 from hf_radmae.probing.table import score_rows
+from hf_radmae.study.tasks import Task, read_labels
 
 PRETRAIN = Path(__file__).parents[1] / "pretrain.py"
 ARMS: dict[str, dict[str, object]] = {
@@ -63,9 +65,9 @@ def mean_features(folder: Path, rows, arm: str, workers: int) -> dict[str, np.nd
     return {split: extract_features(model, loader, poolings=["mean"])["mean"] for split, loader in loaders.items()}
 
 
-def table(features: dict[str, list[dict]], rows, column: str) -> list[dict]:
+def table(features: dict[str, list[dict]], rows, task: Task) -> list[dict]:
     """Scores of each arm over its seeds, and differences to `off`, at both shares of the labels."""
-    labels = {split: np.array(part[column], dtype=object) for split, part in rows.items()}
+    labels = read_labels(rows, task).values
     train, patients = labels["train"], image_groups(rows["train"])
     draws = [label_fraction(train, patients, 0.01, seed, balanced=True) for seed in range(10)]
     found = []
@@ -87,14 +89,14 @@ def table(features: dict[str, list[dict]], rows, column: str) -> list[dict]:
             )
         pairs = [(arm, "off") for arm in features if arm != "off"]
         scored = score_rows(predictions, labels["test"], pairs, patients=image_groups(rows["test"]))
-        found += [{"column": column, "labels": share} | row for row in scored]
+        found += [{"task": task.name, "labels": share} | row for row in scored]
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="An imagefolder.")
-    parser.add_argument("--columns", nargs="+", default=["body_region"], help="Labels to probe.")
+    parser.add_argument("--tasks", nargs="+", default=["body_region"], help="Labels to probe, as study.py takes them.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
@@ -114,13 +116,13 @@ def main() -> None:
             folder = train(args, arm, seed, epochs)
             runs.append({"arm": arm, "seed": seed, "epochs": epochs, "seconds": seconds(folder)})
             features[arm].append(mean_features(folder, rows, arm, args.workers))
-    found = [row for column in args.columns for row in table(features, rows, column)]
+    found = [row for task in args.tasks for row in table(features, rows, Task.parse(task))]
     for row in found:
         score = "  ".join(
             f"{name} {100 * row[name]:5.1f} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
             for name in ("balanced_accuracy", "accuracy")
         )
-        print(f"{row['column']:12} {row['labels']:4} {row['model']:24} {score}")
+        print(f"{row['task']:12} {row['labels']:4} {row['model']:24} {score}")
     if args.json:
         Path(args.json).write_text(json.dumps({"runs": runs, "rows": found}, indent=1))
 
