@@ -60,16 +60,19 @@ def test_one_gpu_several_gpus_and_several_nodes_train_the_same(rows, tmp_path):
 
 def test_a_sharded_model_trains_like_copies_and_its_checkpoint_resumes_and_loads(rows, tmp_path):
     options = {"data": rows, "save_strategy": "steps", "save_steps": 2, "num_train_epochs": 1, "save_total_limit": None}
-    options |= {"eval_strategy": "steps", "eval_steps": 2, "optim": "sgd", "learning_rate": 0.05}
-    sharded, copies, resumed = (tmp_path / name for name in ("sharded", "copies", "resumed"))
-    World(train, 2, output_dir=str(sharded), sharded=True, **options).wait()
-    World(train, 2, output_dir=str(copies), **options).wait()
-    assert all(line["sharded"] for line in trace(sharded, 1))
+    options |= {"eval_strategy": "steps", "eval_steps": 2}
+    plain = {"optim": "sgd", "learning_rate": 0.05}
+    one, copies, sharded, resumed = (tmp_path / name for name in ("one", "copies", "sharded", "resumed"))
+    World(train, 2, output_dir=str(one), sharded=True, **options, **plain).wait()
+    World(train, 2, output_dir=str(copies), **options, **plain).wait()
+    assert all(line["sharded"] for line in trace(one, 1))
     assert not any(line["sharded"] for line in trace(copies, 1))
-    assert_equal(weights(sharded), weights(copies), tolerance=1e-5)
-    losses = [json.loads((folder / "eval.json").read_text())["eval_loss"] for folder in (sharded, copies)]
+    assert_equal(weights(one), weights(copies), tolerance=1e-5)
+    losses = [json.loads((folder / "eval.json").read_text())["eval_loss"] for folder in (one, copies)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
+    # With AdamW: torch cannot load the sharded state of an optimiser that has none.
+    World(train, 2, output_dir=str(sharded), sharded=True, **options).wait()
     shutil.copytree(sharded / "checkpoint-2", resumed / "checkpoint-2")
     World(train, 2, output_dir=str(resumed), sharded=True, resume=True, **options).wait()
     assert_equal(weights(resumed), weights(sharded))
