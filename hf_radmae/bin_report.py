@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_radmae.binning import STRATEGIES, Bins, NoBinsError, assign, checked_sizes, content_sizes, fit_bins
-from hf_radmae.grids import naflex_grids, target_sizes
+from hf_radmae.binning import STRATEGIES, Bins, NoBinsError, assign, content_sizes, fit_bins
+from hf_radmae.grids import checked_sizes, naflex_grids, target_sizes
 
 Array = NDArray[Any]
 

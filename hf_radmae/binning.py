@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_radmae.grids import (
     ceil_to_grid,
+    checked_sizes,
     log_aspect_scale,
     naflex_grids,
     round_to_grid,
@@ -238,20 +239,6 @@ def content_sizes(sizes: ArrayLike, bins: Bins, ids: Array) -> Array:
     if bins.strategy != "mixed":
         scale = np.minimum(scale, 1.0)
     return np.clip(np.rint(sizes * scale[:, None]).astype(np.int64), 1, shapes)
-
-
-def checked_sizes(sizes: ArrayLike) -> Array:
-    """Sizes as (N, 2) int64, or a ValueError that names the first row that is no size."""
-    array = np.asarray(sizes)
-    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
-        raise ValueError(f"Expected sizes as (N, 2) height and width in pixels with N >= 1, found {array.shape}.")
-    bad = np.flatnonzero(~(array >= 1).all(1))
-    if len(bad):
-        raise ValueError(
-            f"Row {bad[0]} has size {array[bad[0]].tolist()} ({len(bad)} such rows): height and width must be at least "
-            "1 pixel. Leave unreadable images out before fitting bins."
-        )
-    return array.astype(np.int64)
 
 
 def _square_side(budget: dict[str, Any]) -> int:

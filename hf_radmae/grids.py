@@ -8,6 +8,20 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 
+def checked_sizes(sizes: ArrayLike) -> Array:
+    """Sizes as (N, 2) int64, or a ValueError that names the first row that is no size."""
+    array = np.asarray(sizes)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
+        raise ValueError(f"Expected sizes as (N, 2) height and width in pixels with N >= 1, found {array.shape}.")
+    bad = np.flatnonzero(~(array >= 1).all(1))
+    if len(bad):
+        raise ValueError(
+            f"Row {bad[0]} has size {array[bad[0]].tolist()} ({len(bad)} such rows): height and width must be at least "
+            "1 pixel. Leave unreadable images out before fitting bins."
+        )
+    return array.astype(np.int64)
+
+
 def target_sizes(sizes: ArrayLike, *, patch_size: int, max_tokens: int, max_side: int | None = None) -> Array:
     """Scale sizes down, never up, with their aspect kept, into the token budget.
 

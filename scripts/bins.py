@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from hf_radmae.bin_report import BinReport, compare, format_table, report
-from hf_radmae.binning import STRATEGIES, Bins, assign, checked_sizes, fit_bins
-from hf_radmae.grids import target_sizes
+from hf_radmae.binning import STRATEGIES, Bins, assign, fit_bins
+from hf_radmae.grids import checked_sizes, target_sizes
 from hf_radmae.sampler import simulate
 
 

@@ -17,11 +17,9 @@ figure, reconstructions.png, skipped.csv where images could not be used, and a c
 """
 
 import os
-from math import isqrt
 from pathlib import Path
 
 import numpy as np
-from transformers import ViTMAEConfig, set_seed
 
 from hf_radmae.arguments import DataArguments, ModelArguments, parse
 from hf_radmae.bin_report import compare, format_table, report
@@ -31,26 +29,16 @@ from hf_radmae.content import COLUMNS as CONTENT
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.hub.card import write_card
 from hf_radmae.memory import tokens_that_fit
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.modeling import RadMAEForPreTraining
+from hf_radmae.pretraining import initial_model, make_trainer, patch_size_of
 from hf_radmae.probing.networks import probe_networks
-from hf_radmae.processing import RadiographImageProcessor
 from hf_radmae.results import environment, probe_text, save_results, train_figures
 from hf_radmae.skipped import SkippedImages
 from hf_radmae.streaming import open_shards
-from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
+from hf_radmae.trainer import RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
 
 REPEATED = ("seed", "num_train_epochs", "learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size")
 REPEATED += ("tokens_per_batch", "streaming")
-
-
-def build_model(args: ModelArguments, image_size: int, seed: int) -> RadMAEForPreTraining:
-    """The network before training: a checkpoint, or a preset whose random weights depend on the seed alone."""
-    set_seed(seed)
-    options = {name: getattr(args, name) for name in ("mask_ratio", "prediction_ratio", "norm_pix_loss")}
-    if args.model_name_or_path:
-        return RadMAEForPreTraining.from_pretrained(args.model_name_or_path, num_channels=args.num_channels, **options)
-    options |= {"patch_size": args.patch_size, "num_channels": args.num_channels, "image_size": image_size}
-    return RadMAEForPreTraining(preset_config(args.preset, **options))
 
 
 def main() -> None:
@@ -66,9 +54,7 @@ def main() -> None:
         else:
             rows, unreadable = load_radiographs(**data_args.source(), num_proc=processes, seed=data_args.split_seed)
     images = {split: len(part) for split, part in rows.items()}
-    patch_size = model_args.patch_size
-    if model_args.model_name_or_path:
-        patch_size = ViTMAEConfig.from_pretrained(model_args.model_name_or_path).patch_size
+    patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
     with args.main_process_first(desc="measure the images"):
         options = data_args.buckets() | {"seed": args.seed, "num_proc": processes}
@@ -80,25 +66,10 @@ def main() -> None:
     say(binned.table())
     budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
     say(f"\nOther ways to batch them:\n\n{format_table(compare(data.sizes, batch_size=batch_size, **budget))}\n")
-    image_size = isqrt(data_args.max_tokens) * patch_size
-    model = build_model(model_args, image_size, args.seed)
-    processor = RadiographImageProcessor(
-        size={"height": image_size, "width": image_size},
-        bins=bins.to_dict(),
-        num_channels=model.config.num_channels,
-        scaling=data_args.scaling,
-    )
+    model = initial_model(model_args, data_args.max_tokens, args.seed)
     skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
     skipped.add(unreadable if args.process_index == 0 else ())
-    trainer = RadMAETrainer(
-        model,
-        args,
-        train_dataset=data.train,
-        eval_dataset=parts["validation"],
-        data_collator=BucketCollator(patch_size, model.config.num_channels, data_args.flat_threshold),
-        processing_class=processor,
-        skipped=skipped,
-    )
+    trainer = make_trainer(model, args, data_args, data.train, parts["validation"], skipped=skipped)
 
     if args.find_tokens_per_batch:
         say(f"--tokens_per_batch {tokens_that_fit(trainer.model, bins, trainer.accelerator.autocast)}")
@@ -127,7 +98,7 @@ def main() -> None:
     }
     if data_args.probe_column:
         trained = RadMAEForPreTraining.from_pretrained(folder)  # whole, where training sharded it
-        networks = {"untrained": build_model(model_args, image_size, args.seed), "pre-trained": trained}
+        networks = {"untrained": initial_model(model_args, data_args.max_tokens, args.seed), "pre-trained": trained}
         networks = {name: network.to(args.device) for name, network in networks.items()}
         # Over all patches, as bare transformers sees an image: how much of it is background tells of the body part.
         collate = BucketCollator(patch_size, model.config.num_channels, flat_threshold=0)

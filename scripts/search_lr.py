@@ -17,9 +17,7 @@ search.journal with the finished trials: started again, the search repeats none 
 import os
 import sys
 from dataclasses import dataclass, field
-from math import isqrt
 
-from pretrain import build_model
 from transformers import Trainer
 from transformers.trainer_utils import SaveStrategy
 
@@ -32,6 +30,7 @@ from hf_radmae.classification.trainer import ClassifierTrainer, Patience
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.collator import BucketCollator
 from hf_radmae.data.load import load_radiographs
+from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.trainer import RadMAETrainer, use_all_cores
 from hf_radmae.training_args import RadMAETrainingArguments
 
@@ -69,15 +68,18 @@ def classifier_trainer(
 def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
     """What scripts/pretrain.py trains with, from the start in each trial."""
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    options = data_args.buckets() | {"seed": args.seed, "num_proc": _processes(), "patch_size": model_args.patch_size}
+    options = data_args.buckets() | {
+        "seed": args.seed,
+        "num_proc": _processes(),
+        "patch_size": patch_size_of(model_args),
+    }
     with args.main_process_first(desc="build the data set"):
         rows, _ = load_radiographs(**data_args.source(), num_proc=_processes(), seed=data_args.split_seed)
         data = bucketed(rows, batch_size=batch_size, **options)
-    image_size = isqrt(data_args.max_tokens) * data.bins.patch_size
     trainer = RadMAETrainer(
         None,
         args,
-        model_init=lambda: build_model(model_args, image_size, args.seed),
+        model_init=lambda: initial_model(model_args, data_args.max_tokens, args.seed),
         train_dataset=data.train,
         eval_dataset=data.parts["validation"],
         data_collator=BucketCollator(data.bins.patch_size, model_args.num_channels, data_args.flat_threshold),

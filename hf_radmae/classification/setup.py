@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isqrt
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel, ViTMAEConfig
 
-from hf_radmae.arguments import DataArguments
+from hf_radmae.arguments import DataArguments, option
 from hf_radmae.binning import Bins
 from hf_radmae.bucketing import bucketed
 from hf_radmae.classification.data import CachedRadiographs
@@ -25,28 +25,24 @@ from hf_radmae.processing import RadiographImageProcessor
 logger = logging.getLogger(__name__)
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass
 class TaskArguments:
     """Which labels, and which network learns them."""
 
-    label: str | None = _option(None, "Column of the labels, or several joined by commas; by default --probe_column.")
-    task: str | None = _option(
+    label: str | None = option(None, "Column of the labels, or several joined by commas; by default --probe_column.")
+    task: str | None = option(
         None,
         "What the labels are, where their column does not tell.",
         choices=["single_label_classification", "multi_label_classification", "regression"],
     )
-    where: str | None = _option(None, "COLUMN=VALUE: take only these images.")
-    model: str = _option("vit", "; ".join(f"{kind}: {text}" for kind, text in KINDS.items()), choices=list(KINDS))
-    model_name_or_path: str | None = _option(None, "Start from this checkpoint, local or on the Hub; mae needs one.")
-    preset: str = _option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
-    patch_size: int | None = _option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
-    num_channels: int = _option(1, "Input channels of a network from scratch.", choices=[1, 3])
-    pooling: str = _option("mean", "What a ViT classifies: the mean of its patches, or CLS.", choices=list(POOLINGS))
-    cache: bool = _option(False, "Keep all images in memory; then give --dataloader_num_workers 0.")
+    where: str | None = option(None, "COLUMN=VALUE: take only these images.")
+    model: str = option("vit", "; ".join(f"{kind}: {text}" for kind, text in KINDS.items()), choices=list(KINDS))
+    model_name_or_path: str | None = option(None, "Start from this checkpoint, local or on the Hub; mae needs one.")
+    preset: str = option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
+    patch_size: int | None = option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
+    num_channels: int = option(1, "Input channels of a network from scratch.", choices=[1, 3])
+    pooling: str = option("mean", "What a ViT classifies: the mean of its patches, or CLS.", choices=list(POOLINGS))
+    cache: bool = option(False, "Keep all images in memory; then give --dataloader_num_workers 0.")
 
     def __post_init__(self) -> None:
         if self.model == "mae" and self.model_name_or_path is None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from hf_radmae.arguments import option
 from hf_radmae.study.tasks import Share, Task
 
 SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae": "MAE, fine-tuned"}
 """Networks that can be trained on labels, and what they are called in tables."""
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -23,34 +19,34 @@ class StudyArguments:
         default_factory=lambda: ["body_region"],
         metadata={"help": "COLUMN, NAME=COLUMN, or NAME=A,B (several labels); [COLUMN=VALUE] behind: of which images."},
     )
-    low_fraction: float = _option(0.01, "Share of the labels in the tables of few labels.")
+    low_fraction: float = option(0.01, "Share of the labels in the tables of few labels.")
     curve: list[float] = field(
         default_factory=lambda: [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5],
         metadata={"help": "Shares of the label-efficiency curve, beside all labels."},
     )
-    draws: int = _option(5, "Draws of each share, and trainings of each network on them.")
-    mae_checkpoint: str | None = _option(None, "Take this encoder, local or on the Hub, and pre-train nothing.")
-    flat_grid: int = _option(7, "Cells along each side of an image for the probe of flattened tokens.")
+    draws: int = option(5, "Draws of each share, and trainings of each network on them.")
+    mae_checkpoint: str | None = option(None, "Take this encoder, local or on the Hub, and pre-train nothing.")
+    flat_grid: int = option(7, "Cells along each side of an image for the probe of flattened tokens.")
     supervised: list[str] = field(
         default_factory=lambda: ["resnet50", "vit"],
         metadata={"help": "Networks that are trained on the labels: resnet50, vit, mae (fine-tuned), or none."},
     )
-    vit_checkpoint: str | None = _option(None, "The ViT starts from this; by default from scratch, of the MAE's size.")
-    resnet50_checkpoint: str | None = _option(None, "The ResNet starts from this; by default from scratch.")
+    vit_checkpoint: str | None = option(None, "The ViT starts from this; by default from scratch, of the MAE's size.")
+    resnet50_checkpoint: str | None = option(None, "The ResNet starts from this; by default from scratch.")
     supervised_curve: list[float] = field(
         default_factory=list, metadata={"help": "Further shares of the curve on which these are trained."}
     )
-    supervised_epochs: int = _option(50, "Most passes over the labels.")
-    supervised_steps: int = _option(20_000, "Most steps of a training.")
-    supervised_evaluations: int = _option(20, "Looks at the validation images in a training; the best one is kept.")
-    supervised_patience: int = _option(10, "Looks without a better score after which a training ends.")
-    supervised_batch_size: int = _option(32, "Images per step.")
-    layer_decay: float = _option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
+    supervised_epochs: int = option(50, "Most passes over the labels.")
+    supervised_steps: int = option(20_000, "Most steps of a training.")
+    supervised_evaluations: int = option(20, "Looks at the validation images in a training; the best one is kept.")
+    supervised_patience: int = option(10, "Looks without a better score after which a training ends.")
+    supervised_batch_size: int = option(32, "Images per step.")
+    layer_decay: float = option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
     learning_rates: list[float] = field(
         default_factory=lambda: [1e-5, 2.2e-5, 4.6e-5, 1e-4, 2.2e-4, 4.6e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2],
         metadata={"help": "Rates of the search."},
     )
-    search_fraction: float = _option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
+    search_fraction: float = option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
 
     def __post_init__(self) -> None:
         between = {"low_fraction": [self.low_fraction], "curve": self.curve, "supervised_curve": self.supervised_curve}

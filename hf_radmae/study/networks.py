@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import TrainingArguments, ViTMAEConfig, set_seed
+from transformers import TrainingArguments
 
 from hf_radmae.arguments import DataArguments, ModelArguments
 from hf_radmae.binning import Bins
 from hf_radmae.bucketing import bucketed
-from hf_radmae.collator import BucketCollator
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.dataset import RadiographDataset
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.processing import RadiographImageProcessor
+from hf_radmae.pretraining import initial_model, make_trainer
 from hf_radmae.results import train_figures
 from hf_radmae.study.steps import fingerprint
-from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
+from hf_radmae.trainer import RadMAETrainingArguments, last_complete_checkpoint
 
 # Options of a training that change nothing in what is learned.
 INDIFFERENT = (
@@ -72,24 +69,6 @@ def load_images(args: DataArguments, patch_size: int, batch_size: int, seed: int
     return StudyImages(rows, data.train, data.parts, unreadable, print_of_all)
 
 
-def patch_size_of(args: ModelArguments, checkpoint: str | None) -> int:
-    """Side of a patch: the checkpoint's where there is one."""
-    source = checkpoint or args.model_name_or_path
-    return (ViTMAEConfig.from_pretrained(source) if source else args).patch_size  # type: ignore[return-value]
-
-
-def initial_model(args: ModelArguments, max_tokens: int, seed: int) -> RadMAEForPreTraining:
-    """The network before pre-training: a checkpoint, or a preset whose random weights depend on the seed alone."""
-    set_seed(seed)
-    names = ("mask_ratio", "prediction_ratio", "norm_pix_loss")
-    options: dict[str, Any] = {name: getattr(args, name) for name in names}
-    if args.model_name_or_path:
-        return RadMAEForPreTraining.from_pretrained(args.model_name_or_path, num_channels=args.num_channels, **options)
-    options |= {"patch_size": args.patch_size, "num_channels": args.num_channels}
-    options["image_size"] = isqrt(max_tokens) * options["patch_size"]
-    return RadMAEForPreTraining(preset_config(args.preset, **options))
-
-
 def pretrain(
     folder: Path,
     images: StudyImages,
@@ -101,19 +80,7 @@ def pretrain(
     args = copy.copy(args)
     args.output_dir = str(folder)
     model = initial_model(model_args, data_args.max_tokens, args.seed)
-    bins = images.bins.to_dict()
-    patch_size: Any = model.config.patch_size
-    side, channels = model.config.image_size, model.config.num_channels
-    size = {"height": side, "width": side}
-    processor = RadiographImageProcessor(bins=bins, size=size, num_channels=channels, scaling=data_args.scaling)
-    trainer = RadMAETrainer(
-        model,
-        args,
-        train_dataset=images.train,
-        eval_dataset=images.parts["validation"],
-        data_collator=BucketCollator(patch_size, channels, data_args.flat_threshold),
-        processing_class=processor,
-    )
+    trainer = make_trainer(model, args, data_args, images.train, images.parts["validation"])
     before = trainer.evaluate()["eval_loss"]
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     losses = {

@@ -17,11 +17,12 @@ from tqdm.auto import tqdm
 
 from hf_radmae.arguments import DataArguments, ModelArguments
 from hf_radmae.modeling import RadMAEForPreTraining
+from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.results import environment
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen
-from hf_radmae.study.networks import deciding_options, initial_model, load_images, patch_size_of, pretrain
+from hf_radmae.study.networks import deciding_options, load_images, pretrain
 from hf_radmae.study.probes import cached_features
 from hf_radmae.study.steps import Steps
 from hf_radmae.study.supervised import SupervisedTraining, labelled_parts
