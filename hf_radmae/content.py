@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_radmae.data.image import ImageError, read_image
+from hf_radmae.fitting import as_tensor, fit_image
 from hf_radmae.grids import target_sizes
 from hf_radmae.informative import content_box, informative_patches
-from hf_radmae.processing import as_tensor, fit_image
 
 COLUMNS = ("informative", "content_box")
 

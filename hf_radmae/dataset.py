@@ -12,8 +12,8 @@ import torch
 from hf_radmae.binning import Bins, assign, content_sizes
 from hf_radmae.content import Content
 from hf_radmae.data.image import ImageError, read_image
+from hf_radmae.fitting import as_tensor, fit_image
 from hf_radmae.masking import keyed_noise
-from hf_radmae.processing import as_tensor, fit_image
 
 
 class Skipped(TypedDict):

@@ -22,9 +22,10 @@ from transformers.pipelines.image_classification import ImageClassificationPipel
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 
 from hf_radmae.data.image import MAX_PIXELS, ImageError
+from hf_radmae.fitting import SCALINGS
 from hf_radmae.hub.export import export_encoder
 from hf_radmae.hub.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
-from hf_radmae.processing import SCALINGS, RadiographImageProcessor
+from hf_radmae.processing import RadiographImageProcessor
 
 MAX_BYTES = 2 * MAX_PIXELS
 """Bytes of a file that are read at most: the largest image that is decoded, uncompressed in 16 bit."""

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import ViTMAEConfig, set_seed
 
 from hf_radmae.arguments import DataArguments, ModelArguments
+from hf_radmae.binning import Bins
 from hf_radmae.collator import BucketCollator
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
@@ -51,18 +52,25 @@ def make_trainer(
         **options: handed to `RadMAETrainer`.
     """
     patch_size: Any = model.config.patch_size
-    side, channels = isqrt(data_args.max_tokens) * patch_size, model.config.num_channels
+    channels = model.config.num_channels
     return RadMAETrainer(
         model,
         args,
         train_dataset=train,
         eval_dataset=evaluation,
         data_collator=BucketCollator(patch_size, channels, data_args.flat_threshold),
-        processing_class=RadiographImageProcessor(
-            size={"height": side, "width": side},
-            bins=train.bins.to_dict(),
-            num_channels=channels,
-            scaling=data_args.scaling,
-        ),
+        processing_class=make_processor(data_args, train.bins, channels),
         **options,
+    )
+
+
+def make_processor(args: DataArguments, bins: Bins, num_channels: int) -> RadiographImageProcessor:
+    """What brings an image to the form that a network is trained on, to be saved with it."""
+    side = isqrt(args.max_tokens) * bins.patch_size
+    return RadiographImageProcessor(
+        size={"height": side, "width": side},
+        bins=bins.to_dict(),
+        num_channels=num_channels,
+        scaling=args.scaling,
+        crop_threshold=args.flat_threshold if args.crop_to_content else None,
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
@@ -17,9 +16,10 @@ from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
 from hf_radmae.binning import Bins, assign, content_sizes
+from hf_radmae.content import measure_image
 from hf_radmae.data.image import ImageError, read_image
+from hf_radmae.fitting import SCALINGS, as_tensor, fit_image
 
-SCALINGS = ("minmax", "percentile")
 _SOURCES = (str, Path, bytes, Mapping, Image.Image, np.ndarray)
 _ALWAYS = {"do_resize": True, "do_rescale": True, "do_normalize": False, "do_center_crop": False, "do_pad": False}
 """What the other options of an image processor must say, for nothing else is done here."""
@@ -33,11 +33,14 @@ class RadiographImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
         scaling: "minmax" maps the darkest and brightest pixel of each image to 0 and 1 (the paper's), "percentile" its
             0.5th and 99.5th percentile, which a burnt-in marker or a dead pixel does not move.
         num_channels: 1, or 3 for models that expect RGB (the grey image three times).
+        crop_threshold: with bins, cut each image to the box around its patches of a larger standard deviation first, as
+            `--crop_to_content` does in training; None cuts nothing.
     """
 
     bins: dict | None
     scaling: str | None
     num_channels: int | None
+    crop_threshold: float | None
 
 
 class RadiographImageProcessor(TorchvisionBackend):
@@ -63,6 +66,7 @@ class RadiographImageProcessor(TorchvisionBackend):
     bins: dict | None = None
     scaling = "minmax"
     num_channels = 1
+    crop_threshold: float | None = None
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -80,6 +84,8 @@ class RadiographImageProcessor(TorchvisionBackend):
                 raise ValueError(f"{name}={options[name]!r}: {type(self).__name__} knows {name}={only} only")
         if options["resample"] not in (None, PILImageResampling.BILINEAR, tvF.InterpolationMode.BILINEAR):
             raise ValueError(f"resample={options['resample']!r}: images are resized as in training, by BILINEAR only")
+        if options["bins"] is None and options["crop_threshold"] is not None:
+            raise ValueError(f"crop_threshold={options['crop_threshold']} needs bins, whose patches it looks at")
         if options["bins"] is None and not (options["size"].height and options["size"].width):
             raise ValueError(f"size={dict(options['size'])}: expected 'height' and 'width', or bins")
 
@@ -104,15 +110,27 @@ class RadiographImageProcessor(TorchvisionBackend):
         return as_tensor(read_image(image))
 
     def _preprocess(  # type: ignore[override]
-        self, images: list[torch.Tensor], size: Any, bins: dict | None, scaling: str, num_channels: int, **kwargs: Any
+        self,
+        images: list[torch.Tensor],
+        size: Any,
+        bins: dict | None,
+        scaling: str,
+        num_channels: int,
+        crop_threshold: float | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
-        device = kwargs.get("device") or "cpu"
+        device, placed = kwargs.get("device") or "cpu", None if bins is None else Bins.from_dict(bins)
         fitted = []
         for image in images:
             shape = content = (size.height, size.width)
-            if bins is not None:
-                shape, content = place(image.shape[-2:], Bins.from_dict(bins))
-            fitted.append(fit_image(image, shape, content, scaling=scaling).expand(num_channels, -1, -1).to(device))
+            box = None
+            if placed is not None:
+                if crop_threshold is not None:
+                    look: dict[str, Any] = {"patch_size": placed.patch_size, "max_tokens": placed.max_tokens}
+                    _, box = measure_image(image, threshold=crop_threshold, scaling=scaling, **look)
+                shape, content = place(box[2:] if box else image.shape[-2:], placed)
+            pixels = fit_image(image, shape, content, scaling=scaling, box=box)
+            fitted.append(pixels.expand(num_channels, -1, -1).to(device))
         if kwargs.get("return_tensors") and len({image.shape for image in fitted}) > 1:
             raise ValueError(
                 f"the images fall into different bins ({sorted({tuple(i.shape[-2:]) for i in fitted})}) and cannot be "
@@ -132,54 +150,3 @@ def place(size: Sequence[int], bins: Bins) -> tuple[tuple[int, int], tuple[int, 
         raise ImageError("<image>", f"no bin takes {size[0]}x{size[1]} pixels: strict binning knows exact sizes only")
     content = content_sizes([size], bins, ids)[0]
     return tuple(bins.shapes[ids[0]].tolist()), tuple(content.tolist())
-
-
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Grey array (height, width) -> tensor (1, height, width): uint8 as it is, every other depth as float32."""
-    if array.dtype != np.uint8:
-        array = array.astype(np.float32)
-    return torch.tensor(np.ascontiguousarray(array))[None]  # a mirrored view has negative strides
-
-
-def fit_image(
-    image: torch.Tensor,
-    shape: tuple[int, int],
-    content: tuple[int, int] | None = None,
-    *,
-    scaling: str = "minmax",
-    box: tuple[int, int, int, int] | None = None,
-) -> torch.Tensor:
-    """Scales one grey image to 0..1, crops it, resizes it to `content` and pads it with 0 to `shape` (bottom, right).
-
-    The range is taken from the whole image before any crop, so that a crop keeps the brightness of its image. An 8-bit
-    image is resized in 8 bit, which is several times faster and costs at most half a grey value.
-
-    Args:
-        image: (1, height, width), uint8 or float32 of any range.
-        shape: (height, width) of the result in pixels.
-        content: (height, width) that the image fills; `shape` by default. The rest is padding.
-        scaling: see `RadiographImageProcessorKwargs`.
-        box: (top, left, height, width) of the crop, in pixels of `image`.
-
-    Returns:
-        (1, *shape), float32, 0..1.
-    """
-    low, high = _range(image, scaling)
-    if box is not None:
-        top, left, height, width = box
-        image = image[:, top : top + height, left : left + width]
-    height, width = content or shape
-    image = tvF.resize(image, [height, width], antialias=True).float()
-    image = image.sub(low).div_(high - low).clamp_(0, 1)
-    return image if (height, width) == shape else F.pad(image, (0, shape[1] - width, 0, shape[0] - height))
-
-
-def _range(image: torch.Tensor, scaling: str) -> tuple[float, float]:
-    low, high = (float(value) for value in torch.aminmax(image))
-    if scaling == "percentile":
-        stride = max(1, int((image.numel() / 1e6) ** 0.5))  # a million pixels tell the percentiles well enough
-        sample = image[0, ::stride, ::stride].numpy()
-        inner_low, inner_high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
-        if inner_low < inner_high:
-            return inner_low, inner_high
-    return low, high

@@ -55,17 +55,18 @@ def contents() -> Iterator[tuple[str, bytes]]:
     rng = np.random.default_rng(0)
     yield from ((name, content) for name, (content, _) in damaged_files().items())
     for kind, signature in SIGNATURES.items():
-        for size in (0, 40, 5000):
+        for size in (0, 7, 40, 500, 5000):
             yield f"noise_{size}.{kind}", signature + rng.bytes(size)
     picture = radiograph(64, 64)
     whole = {kind: encode(picture, kind) for kind in ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "PPM")}
     whole["DICOM"] = tiny_dicom(picture.astype(np.uint16))
     for kind, content in whole.items():
-        for share in (0.02, 0.1, 0.3, 0.6, 0.8):
+        for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
             yield f"cut_{share}.{kind.lower()}", content[: int(share * len(content))]
-    for rows, columns in ((0, 64), (64, 0), (60_000, 60_000), (65_535, 65_535), (1, 1), (2, 4000)):
+    for rows, columns in ((0, 64), (64, 0), (60_000, 60_000), (65_535, 65_535), (1, 1), (2, 4000), (4000, 2)):
         yield f"dicom_{rows}x{columns}.dcm", tiny_dicom(picture.astype(np.uint16), Rows=rows, Columns=columns)
-    for element, value in {"NumberOfFrames": 3, "BitsAllocated": 13, "SamplesPerPixel": 7, "HighBit": 40}.items():
+    wrong = {"NumberOfFrames": 3, "BitsAllocated": 13, "BitsStored": 40, "SamplesPerPixel": 7, "HighBit": 40}
+    for element, value in (wrong | {"PhotometricInterpretation": "HSV"}).items():
         yield f"dicom_{element}.dcm", tiny_dicom(picture.astype(np.uint16), **{element: value})
     for syntax in (b"1.2.840.10008.1.2.5", b"1.2.840.10008.1.2.2"):  # run lengths and big endian, and it is neither
         yield f"dicom_{syntax.decode()}.dcm", whole["DICOM"].replace(b"1.2.840.10008.1.2.1", syntax)

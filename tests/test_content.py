@@ -11,6 +11,7 @@ from hf_radmae.collator import BucketCollator
 from hf_radmae.content import measure_content
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.loader import bucket_loader
+from hf_radmae.processing import RadiographImageProcessor
 
 PATCH, LOOK = 8, {"patch_size": 8, "max_tokens": 128}
 
@@ -87,6 +88,18 @@ def test_cropped_images_are_binned_by_what_is_left_of_them():
     assert (pixels - expected).abs().mean() < 0.05  # the box starts at the body's first pixel
     for split in (data.train, dataset):
         assert split[0]["num_tokens"] >= 0.9 * 32
+
+
+def test_a_processor_cuts_an_image_to_the_content_that_it_was_trained_on(tmp_path):
+    rows = limbs()
+    data = bucketed({"train": rows}, batch_size=4, crop_to_content=True, num_bins=2, **LOOK)
+    RadiographImageProcessor(bins=data.bins.to_dict(), crop_threshold=0.01).save_pretrained(tmp_path)
+    processor = RadiographImageProcessor.from_pretrained(tmp_path)
+    for index in (0, 3, 12):
+        found = processor(rows[index]["image"]["bytes"], return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(found, data.parts["train"][index]["pixel_values"])
+    with pytest.raises(ValueError, match="needs bins"):
+        RadiographImageProcessor(crop_threshold=0.01)
 
 
 def test_a_random_crop_lies_within_the_content():

@@ -9,10 +9,10 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-from damaged import damaged_files, encode, radiograph
+from damaged import encode, radiograph
 from data.tiny_dicom import tiny_dicom
 from exported import LABELS, PATCH, head, limb, small_mae
-from hostile import hostile_inputs
+from hostile import contents, hostile_inputs
 from PIL import Image
 
 from hf_radmae.binning import fit_bins
@@ -177,13 +177,22 @@ def test_an_upload_is_answered_and_removed_and_no_path_comes_back(served, predic
     assert not left(folder)
 
 
-@pytest.mark.parametrize("name", ["text.png", "frames.gif", "header.png", "nan.tif"])
-def test_a_bad_upload_gets_a_message_and_is_removed(served, predict, tmp_path, name):
-    (tmp_path / name).write_bytes(damaged_files()[name][0])
-    _, label, pictures, message = predict(tmp_path / name)
-    assert not label and not pictures
-    assert message.startswith('<p role="alert">This image ')
+def test_bad_uploads_get_a_message_and_are_removed_and_the_page_lives(served, predict, viewer, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    uploads = list(contents())
+    assert len(uploads) >= 200
+    for name, content in uploads:
+        (tmp_path / name).write_bytes(content)
+        _, label, pictures, message = predict(tmp_path / name)
+        assert not label and not pictures, name
+        assert message.startswith('<p role="alert">This image '), name
+        assert str(tmp_path) not in message
+        assert str(served[1]) not in message
     assert not left(served[1])
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 1024  # MB
+    (tmp_path / "good.png").write_bytes(encode(limb(), "PNG"))
+    scores = viewer(limb()).scores
+    assert predict(tmp_path / "good.png")[1]["label"] == max(scores, key=scores.__getitem__)
 
 
 def test_files_of_the_machine_and_large_ones_are_not_taken(served):

@@ -11,7 +11,8 @@ from transformers import AutoImageProcessor, ViTImageProcessor
 
 from hf_radmae.binning import Bins, fit_bins
 from hf_radmae.data.image import ImageError
-from hf_radmae.processing import RadiographImageProcessor, fit_image, place
+from hf_radmae.fitting import fit_image
+from hf_radmae.processing import RadiographImageProcessor, place
 
 GREY = radiograph(48, 40)
 SIZES = [(48, 40), (40, 48), (64, 64), (30, 90)]

@@ -193,7 +193,7 @@ MEMORY = """
 import resource, torch
 from hf_radmae.informative import informative_patches
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.processing import fit_image
+from hf_radmae.fitting import fit_image
 torch.manual_seed(0)
 config = preset_config("base", patch_size=48, image_size=3072)
 config.prediction_ratio = 0.5

@@ -20,6 +20,7 @@ from hf_radmae.classification.networks import KINDS, POOLINGS, build_classifier
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.modeling import PRESETS
+from hf_radmae.pretraining import make_processor
 from hf_radmae.processing import RadiographImageProcessor
 
 logger = logging.getLogger(__name__)
@@ -90,9 +91,7 @@ class Setup:
 
     def processor(self, num_channels: int) -> RadiographImageProcessor:
         """What brings an image to the form that the network was trained on."""
-        return RadiographImageProcessor(
-            bins=self.bins.to_dict(), num_channels=num_channels, scaling=self.data_args.scaling
-        )
+        return make_processor(self.data_args, self.bins, num_channels)
 
 
 def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, batch_size: int, num_proc: int) -> Setup:

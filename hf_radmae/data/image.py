@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hf_radmae.data.dicom import read_header, read_radiograph
 
@@ -96,7 +96,7 @@ def image_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
     if isinstance(payload, np.ndarray):
         height, width = _grey(payload, name).shape
     elif isinstance(payload, Image.Image):
-        height, width = payload.height, payload.width
+        height, width = _shown_size(payload)
     elif _is_dicom(payload, name):
         try:
             header = read_header(payload)
@@ -105,7 +105,7 @@ def image_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
         height, width = header.rows, header.columns
     else:
         with _open(payload, name) as image:
-            height, width = image.height, image.width
+            height, width = _shown_size(image)
     check_size(height, width, name)
     return height, width
 
@@ -180,15 +180,33 @@ def _decode(payload: bytes, name: str) -> np.ndarray:
 
 def _from_pil(image: Image.Image, name: str) -> np.ndarray:
     check_size(image.height, image.width, name)
+    turned = _orientation(image) != 1
     try:
         frames = getattr(image, "n_frames", 1)
         grey = image if image.mode in ("L", "I", "F") or image.mode.startswith("I;16") else image.convert("L")
+        grey = ImageOps.exif_transpose(grey) if turned else grey
         array = np.asarray(grey)  # decodes; 1, LA, P, RGB, RGBA, CMYK and YCbCr have eight bits a channel
     except _DAMAGE as error:
         raise ImageError(name, f"is damaged: {error}") from error
     if frames > 1:
         raise ImageError(name, f"has {frames} frames: a radiograph has one")
     return array.astype(np.uint16, copy=False) if grey.mode.startswith("I;16") else array
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    turned = _orientation(image) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The Exif orientation, 1 (upright) to 8; 5 to 8 exchange height and width. A TIFF's is Pillow's own concern."""
+    if "exif" not in image.info or image.format == "TIFF":
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _grey(array: np.ndarray, name: str) -> np.ndarray:

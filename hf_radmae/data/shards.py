@@ -24,7 +24,7 @@ from hf_radmae.data.cleaning import CleaningRules, pixel_rule
 from hf_radmae.data.dicom import DicomError, read_radiograph
 from hf_radmae.data.image import ImageError, read_image
 from hf_radmae.data.shrink import PrepareOptions, encode, field_box, shrink, target_size
-from hf_radmae.processing import as_tensor
+from hf_radmae.fitting import as_tensor
 
 FOOTER = b"hf_radmae"
 ROW_GROUP = 100  # rows, and

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from hf_radmae.data.image import read_image
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.figures import save_figure
+from hf_radmae.fitting import as_tensor, fit_image
 from hf_radmae.grids import target_sizes
 from hf_radmae.informative import informative_patches
-from hf_radmae.processing import as_tensor, fit_image
 
 DETAIL = 4  # pixels across a patch in the picture: enough to see what it is of, too few to be a copy
 

@@ -26,7 +26,7 @@ from PIL import Image
 from hf_radmae.data.image import read_image
 from hf_radmae.data.phantom import generate
 from hf_radmae.data.shrink import PrepareOptions, encode, shrink, target_size
-from hf_radmae.processing import as_tensor, fit_image
+from hf_radmae.fitting import as_tensor, fit_image
 
 
 def saved(**options: Any) -> Callable[[np.ndarray], bytes]:

@@ -42,9 +42,9 @@ from hf_radmae.content import measure_image
 from hf_radmae.data.image import read_image
 from hf_radmae.data.load import load_radiographs
 from hf_radmae.data.phantom import generate
+from hf_radmae.fitting import as_tensor, fit_image
 from hf_radmae.grids import target_sizes
 from hf_radmae.informative import informative_patches
-from hf_radmae.processing import as_tensor, fit_image
 
 PATCH = 16
 STOCK_DECODER = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damaged import bomb, damaged_files, encode, radiograph
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from tiny_dicom import tiny_dicom
 
 from hf_radmae.data.image import MAX_ASPECT, MIN_SIDE, ImageError, check_size, image_size, read_image
@@ -159,6 +159,27 @@ def test_a_missing_file_is_missing_and_a_folder_is_refused(tmp_path):
 def test_the_size_is_that_of_the_decoded_picture(kind):
     content = (deep_files(65535) | shallow_files())[kind]
     assert image_size(content) == read_image(content).shape
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photographed_film_is_turned_as_its_file_says(file_format, orientation):
+    """As transformers' `load_image` and `datasets` do, so that sizes, pixels and other readers agree."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encode(GREY, file_format, exif=exif, **({"lossless": True} if file_format == "WEBP" else {}))
+    with Image.open(io.BytesIO(content)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("L"))
+        np.testing.assert_array_equal(read_image(opened), expected)
+    np.testing.assert_array_equal(read_image(content), expected)
+    assert image_size(content) == expected.shape == (GREY.shape if orientation < 5 else GREY.shape[::-1])
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x05", b"Exif\0\0noise" * 9])
+def test_damaged_exif_costs_no_image(exif):
+    content = encode(GREY, "PNG", exif=exif)
+    np.testing.assert_array_equal(read_image(content), GREY)
+    assert image_size(content) == GREY.shape
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from hf_radmae.data.pseudonyms import load_key
 from hf_radmae.data.shards import read_bytes, read_report
 from hf_radmae.data.shrink import ENCODINGS, PrepareOptions, encode, field_box, shrink, target_size
 from hf_radmae.dataset import RadiographDataset
+from hf_radmae.fitting import as_tensor, fit_image
 from hf_radmae.loader import bucket_loader
-from hf_radmae.processing import RadiographImageProcessor, as_tensor, fit_image
+from hf_radmae.processing import RadiographImageProcessor
 
 KEY = bytes(range(32))
 OPTIONS = PrepareOptions(longest_side=48, images_per_shard=5, maximum=1000, mean=100, drawing=True)
