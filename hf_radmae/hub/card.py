@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
     """
     loader = FileSystemLoader(CARDS)
     environment = Environment(loader=loader, undefined=_Unmeasured, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "interval": interval}
+    environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes}
     make = dataset_metadata if template == TEMPLATES["dataset"] else model_metadata
     metadata = make(results, facts.get("licence")).to_yaml()
     text = environment.get_template(template).render(
@@ -103,6 +103,11 @@ def scores(values: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None
 def interval(value: float, low: float | None = None, high: float | None = None) -> str:
     """A score between 0 and 1 with its interval, as text."""
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def shapes(bins: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """The heights and widths of bins, each shape once however many levels it has."""
+    return list(dict.fromkeys(map(tuple, bins)))
 
 
 def duration(seconds: float) -> str:

@@ -45,7 +45,7 @@ RESULTS = {
         "scaling": "minmax",
         "images": {"train": 8012, "validation": 1013, "test": 1014},
         "skipped": 37,
-        "bins": [[64, 48], [40, 56]],
+        "bins": [[64, 48], [64, 48], [40, 56]],
     },
     "model": {
         "num_channels": 3,
@@ -108,7 +108,7 @@ def code_blocks(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "figure", ["970,816", "0.6124", "0.812 (0.751 to 0.903)", "8,012 train", "64x48, 40x56", "71 %"]
+    "figure", ["970,816", "0.6124", "0.812 (0.751 to 0.903)", "8,012 train", "pixels: 64x48, 40x56", "71 %"]
 )
 def test_a_card_says_what_was_measured(figure):
     assert figure in render_card(RESULTS, figure=FIGURE)
