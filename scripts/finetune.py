@@ -17,13 +17,13 @@ The output folder then holds the model and preprocessor_config.json, results.jso
 patients, and predictions-validation.parquet and predictions-test.parquet with a row per image, without patients.
 """
 
-import os
 from pathlib import Path
 
 from hf_radmae.arguments import DataArguments, parse
 from hf_radmae.classification.setup import TaskArguments, set_up
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.data.load import PROCESSES
 from hf_radmae.hub.card import TEMPLATES, write_card
 from hf_radmae.results import environment, save_results
 from hf_radmae.resume import last_complete_checkpoint
@@ -43,9 +43,7 @@ def main() -> None:
 
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     with args.main_process_first(desc="build the data set"):
-        setup = set_up(
-            data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=min(os.cpu_count() or 1, 8)
-        )
+        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
     labels, images = setup.labels, {split: len(part) for split, part in setup.parts.items()}
     say(f"\n{sum(images.values())} images {images}, {len(setup.unreadable)} unreadable.")
     say(

@@ -16,7 +16,6 @@ The output folder then holds the model (loads with bare transformers), preproces
 figure, reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from hf_radmae.bin_report import compare, format_table, report
 from hf_radmae.bucketing import bucketed
 from hf_radmae.collator import BucketCollator
 from hf_radmae.content import COLUMNS as CONTENT
-from hf_radmae.data.load import load_radiographs
+from hf_radmae.data.load import PROCESSES, load_radiographs
 from hf_radmae.hub.card import write_card
 from hf_radmae.memory import tokens_that_fit
 from hf_radmae.modeling import RadMAEForPreTraining
@@ -47,17 +46,16 @@ def main() -> None:
     folder = Path(args.output_dir)
     use_all_cores(args)
 
-    processes = min(os.cpu_count() or 1, 8)
     with args.main_process_first(desc="build the data set"):
         if args.streaming:
             rows, unreadable = open_shards(data_args.data_dir, CONTENT if data_args.flat_threshold else ()), []
         else:
-            rows, unreadable = load_radiographs(**data_args.source(), num_proc=processes, seed=data_args.split_seed)
+            rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
     images = {split: len(part) for split, part in rows.items()}
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
     with args.main_process_first(desc="measure the images"):
-        options = data_args.buckets() | {"seed": args.seed, "num_proc": processes}
+        options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES}
         data = bucketed(rows, patch_size=patch_size, batch_size=batch_size, **options)
     bins, parts = data.bins, data.parts
     bin_ids = np.concatenate([part.bin_ids for part in parts.values()])

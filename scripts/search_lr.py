@@ -14,7 +14,6 @@ Patience holds in each trial, and no checkpoints are written. The output folder 
 search.journal with the finished trials: started again, the search repeats none of them.
 """
 
-import os
 import sys
 from dataclasses import dataclass, field
 
@@ -29,7 +28,7 @@ from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer, Patience
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.collator import BucketCollator
-from hf_radmae.data.load import load_radiographs
+from hf_radmae.data.load import PROCESSES, load_radiographs
 from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.trainer import RadMAETrainer, use_all_cores
 from hf_radmae.training_args import RadMAETrainingArguments
@@ -58,7 +57,7 @@ def classifier_trainer(
     """What scripts/finetune.py trains with, from the start in each trial."""
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     with args.main_process_first(desc="build the data set"):
-        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=_processes())
+        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
     data = labelled_parts(setup.parts, setup.labels, args)
     train, validation = data["train"], data["validation"]
     model_init = lambda: setup.build(args.seed)  # noqa: E731
@@ -67,15 +66,10 @@ def classifier_trainer(
 
 def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
     """What scripts/pretrain.py trains with, from the start in each trial."""
-    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    options = data_args.buckets() | {
-        "seed": args.seed,
-        "num_proc": _processes(),
-        "patch_size": patch_size_of(model_args),
-    }
+    options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": patch_size_of(model_args)}
     with args.main_process_first(desc="build the data set"):
-        rows, _ = load_radiographs(**data_args.source(), num_proc=_processes(), seed=data_args.split_seed)
-        data = bucketed(rows, batch_size=batch_size, **options)
+        rows, _ = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
+        data = bucketed(rows, batch_size=args.images_per_update(data_args.max_tokens), **options)
     trainer = RadMAETrainer(
         None,
         args,
@@ -87,10 +81,6 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
     if args.early_stopping_patience:
         trainer.add_callback(Patience(args.early_stopping_patience))
     return trainer
-
-
-def _processes() -> int:
-    return min(os.cpu_count() or 1, 8)
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ GROUP_COLUMNS = ("patient", "patient_id", "near_dup_group")
 """Columns whose equal values keep images in one split: patients, and groups of near duplicates."""
 FRACTIONS = (0.8, 0.1, 0.1)
 """Shares of train, validation and test where a source has no splits of its own."""
+PROCESSES = min(os.cpu_count() or 1, 8)
+"""Processes that build a data set and measure its images before a run: more gain little, and storage is shared."""
 
 
 def load_radiographs(

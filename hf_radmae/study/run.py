@@ -6,7 +6,6 @@ the predictions. Each is done once, see `hf_radmae.study.steps`.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_radmae.arguments import DataArguments, ModelArguments
+from hf_radmae.data.load import PROCESSES
 from hf_radmae.modeling import RadMAEForPreTraining
 from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.probing.features import model_fingerprint
@@ -54,7 +54,7 @@ class Study:
         self.folder, self.data_args, self.model_args, self.args = Path(folder), data_args, model_args, args
         self.training = training
         patch_size = patch_size_of(model_args, args.mae_checkpoint)
-        self.images = load_images(data_args, patch_size, training.train_batch_size, training.seed, os.cpu_count() or 1)
+        self.images = load_images(data_args, patch_size, training.train_batch_size, training.seed, PROCESSES)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
         self.patients = patients(self.images.rows)
         self.steps = Steps(self.folder / "steps")
