@@ -19,8 +19,8 @@ patients, and predictions-validation.parquet and predictions-test.parquet with a
 
 from pathlib import Path
 
-from hf_radmae.arguments import DataArguments, parse
-from hf_radmae.classification.setup import TaskArguments, set_up
+from hf_radmae.arguments import parse
+from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.data.load import PROCESSES
@@ -36,7 +36,8 @@ SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 
 
 def main() -> None:
-    data_args, task_args, args = parse((DataArguments, TaskArguments, ClassifierTrainingArguments), description=__doc__)
+    options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
+    data_args, task_args, args = parse(options, description=__doc__)
     say = print if args.process_index == 0 else lambda *_: None
     folder = Path(args.output_dir)
     use_all_cores(args)

@@ -15,6 +15,7 @@ search.journal with the finished trials: started again, the search repeats none 
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from transformers import Trainer
@@ -23,7 +24,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_radmae.arguments import DataArguments, ModelArguments, parse
 from hf_radmae.bucketing import bucketed
 from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
-from hf_radmae.classification.setup import TaskArguments, set_up
+from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer, Patience
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
@@ -32,8 +33,6 @@ from hf_radmae.data.load import PROCESSES, load_radiographs
 from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.trainer import RadMAETrainer, use_all_cores
 from hf_radmae.training_args import RadMAETrainingArguments
-
-COMMANDS = ("finetune", "pretrain")
 
 
 @dataclass
@@ -83,23 +82,21 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
     return trainer
 
 
+COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
+    "finetune": (classifier_trainer, (LabelledDataArguments, TaskArguments, ClassifierTrainingArguments)),
+    "pretrain": (mae_trainer, (DataArguments, ModelArguments, RadMAETrainingArguments)),
+}
+
+
 def main() -> None:
-    command, options = (sys.argv[1], sys.argv[2:]) if sys.argv[1:2] in ([c] for c in COMMANDS) else (None, [])
-    if command is None:
+    command, words = sys.argv[1:2], sys.argv[2:]
+    if not command or command[0] not in COMMANDS:
         sys.exit(f"{__doc__}\nSay first what to search for: {' or '.join(COMMANDS)}")
-    own = (
-        (TaskArguments, ClassifierTrainingArguments)
-        if command == "finetune"
-        else (
-            ModelArguments,
-            RadMAETrainingArguments,
-        )
-    )
-    search_args, data_args, network_args, args = parse((SearchArguments, DataArguments, *own), options, __doc__)
+    make_trainer, classes = COMMANDS[command[0]]
+    search_args, data_args, network_args, args = parse((SearchArguments, *classes), words, __doc__)
     use_all_cores(args)
     args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
-    make = classifier_trainer if command == "finetune" else mae_trainer
-    trainer: Trainer = make(data_args, network_args, args)  # type: ignore[operator]
+    trainer = make_trainer(data_args, network_args, args)
     between = tuple(search_args.between) if search_args.between else None
     found = search_learning_rate(
         trainer, args.output_dir, rates=search_args.rates, between=between, trials=search_args.trials

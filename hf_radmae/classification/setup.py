@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel, ViTMAEConfig
 
 from hf_radmae.arguments import DataArguments, option
-from hf_radmae.binning import Bins
+from hf_radmae.binning import STRATEGIES, Bins
 from hf_radmae.bucketing import bucketed
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
@@ -24,6 +24,21 @@ from hf_radmae.pretraining import make_processor
 from hf_radmae.processing import RadiographImageProcessor
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LabelledDataArguments(DataArguments):
+    """`DataArguments`, but every image in one square.
+
+    Batches of one of several shapes hold few classes where the shape goes with the class, as with body regions: on the
+    same images a ViT and a ResNet then end many points lower.
+    """
+
+    binning: str = option(
+        "square",
+        "How sizes become batches; batches of one shape each (smart) hold few classes where the shape tells the class.",
+        choices=list(STRATEGIES),
+    )
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hf_radmae.arguments import ModelArguments
-from hf_radmae.binning import assign
+from hf_radmae.binning import assign, fit_bins
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import fit_labels
 from hf_radmae.classification.networks import build_classifier
@@ -29,10 +29,16 @@ CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to t
 
 
 def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str, RadiographDataset]:
-    """Split -> its images with the labels of every task as columns of text, in memory where they fit."""
-    pixels = sum(int((part.bins.shapes[part.bin_ids].prod(1)).sum()) for part in images.parts.values())
-    kind = CachedRadiographs.of if 4 * pixels <= CACHE_BYTES else copy.copy
-    parts, bins = {}, images.bins.without_levels()  # few images would leave most levels without a batch
+    """Split -> its images with the labels of every task as columns of text, in memory where they fit.
+
+    They are all resized to one square, as in the paper: where the shape goes with the class, batches of one of several
+    shapes hold few classes, and these networks learn far less from them.
+    """
+    sizes = np.concatenate([part.sizes for part in images.parts.values()])
+    patch_size, max_tokens = images.bins.patch_size, images.bins.max_tokens
+    square = fit_bins(sizes, strategy="square", patch_size=patch_size, max_tokens=max_tokens)
+    kind = CachedRadiographs.of if 4 * len(sizes) * square.shapes[0].prod() <= CACHE_BYTES else copy.copy
+    parts = {}
     for split, part in images.parts.items():
         rows = part.rows
         rows = rows.select_columns([c for c in ("image", "image_id", "height", "width") if c in rows.column_names])
@@ -40,8 +46,8 @@ def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str
             for name, texts in labels.texts(split).items():
                 rows = rows.add_column(name, texts)
         parts[split] = kind(part)
-        parts[split].rows, parts[split].bins = rows, bins
-        parts[split].bin_ids = assign(part.sizes, bins)
+        parts[split].rows, parts[split].bins = rows, square
+        parts[split].bin_ids = assign(part.sizes, square)
     return parts
 
 
