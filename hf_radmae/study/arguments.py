@@ -46,6 +46,7 @@ class StudyArguments:
         default_factory=lambda: [1e-5, 2.2e-5, 4.6e-5, 1e-4, 2.2e-4, 4.6e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2],
         metadata={"help": "Rates of the search."},
     )
+    search_steps: int | None = option(None, "Most steps of a training that searches; by default those of any other.")
     search_fraction: float = option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
 
     def __post_init__(self) -> None:

@@ -153,12 +153,16 @@ class Comparison:
         seed: int,
         inputs: dict[str, Any],
     ) -> dict[str, Any]:
+        searches, most_steps = name.startswith("search"), self.args.supervised_steps
+        if searches:
+            most_steps = min(most_steps, self.args.search_steps or most_steps)
         return self._step(
-            f"{name}, {share}, {f'rate {rate:g}' if name.startswith('search') else f'draw {seed}'}",
-            lambda folder: training(folder, kind, self.labels, draw, rate, seed),
+            f"{name}, {share}, {f'rate {rate:g}' if searches else f'draw {seed}'}",
+            lambda folder: training(folder, kind, self.labels, draw, rate, seed, most_steps),
             draw=fingerprint(draw.tolist()),
             learning_rate=rate,
             seed=seed,
+            most_steps=most_steps,
             **inputs,
         )
 

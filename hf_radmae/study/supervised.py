@@ -72,7 +72,7 @@ class SupervisedTraining:
     def inputs(self, kind: str) -> dict[str, Any]:
         """What decides a training of a kind of network, beside labels, draw and learning rate."""
         args = vars(self.args)
-        names = ["supervised_epochs", "supervised_steps", "supervised_evaluations", "supervised_patience"]
+        names = ["supervised_epochs", "supervised_evaluations", "supervised_patience"]
         names += ["supervised_batch_size", *(["layer_decay"] if kind == "mae" else [f"{kind}_checkpoint"])]
         config = self.config
         size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
@@ -80,7 +80,14 @@ class SupervisedTraining:
         return {"kind": kind, "size": size, "precision": precision} | {name: args[name] for name in names}
 
     def __call__(
-        self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray, learning_rate: float, seed: int
+        self,
+        folder: Path,
+        kind: str,
+        labels: TaskLabels,
+        draw: np.ndarray,
+        learning_rate: float,
+        seed: int,
+        most_steps: int,
     ) -> dict[str, Any]:
         """Its balanced accuracy on validation ("score"), "steps", and "predictions" of the test images.
 
@@ -88,7 +95,7 @@ class SupervisedTraining:
             folder: for what the training has to write down.
             kind: of network, a key of `SUPERVISED`.
             labels, draw: of the task, and the training rows whose labels are used.
-            learning_rate, seed: of this training.
+            learning_rate, seed, most_steps: of this training, which ends earlier by the epochs of the study.
         """
         args, training, column = self.args, self.training, ",".join(labels.texts("train"))
         network = build_classifier(
@@ -101,7 +108,7 @@ class SupervisedTraining:
             num_channels=self.config.num_channels,
             seed=seed,
         )
-        steps = min(args.supervised_steps, args.supervised_epochs * -(-len(draw) // args.supervised_batch_size))
+        steps = min(most_steps, args.supervised_epochs * -(-len(draw) // args.supervised_batch_size))
         cached = isinstance(self.parts["train"], CachedRadiographs)
         options = ClassifierTrainingArguments(
             output_dir=str(folder),
