@@ -136,8 +136,15 @@ def export_classifier(
 
 
 def load_fine_tuned(name_or_path: str | Path) -> PreTrainedModel:
-    """A fine-tuned ViT, as the class that computes what it was trained for."""
-    pooled = hasattr(AutoConfig.from_pretrained(name_or_path), "pooling")
+    """A fine-tuned ViT, as the class that computes what it was trained for.
+
+    Raises:
+        ValueError: it is another network.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    if config.model_type != ViTConfig.model_type:
+        raise ValueError(f"{name_or_path} is a {config.model_type}, and only ViTs are exported: push it as it is")
+    pooled = hasattr(config, "pooling")
     return (RadViTForImageClassification if pooled else ViTForImageClassification).from_pretrained(name_or_path)
 
 

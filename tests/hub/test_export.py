@@ -131,7 +131,7 @@ def test_a_class_that_the_probe_never_saw_is_never_predicted():
     assert logits.softmax(-1).sum().item() == pytest.approx(1)
 
 
-def test_what_cannot_be_exported_is_refused():
+def test_what_cannot_be_exported_is_refused(tmp_path):
     mae = small_mae()
     with pytest.raises(ValueError, match="unknown pooling 'max': choose from cls, mean, flat"):
         export_classifier(mae, *head(32), LABELS, pooling="max")
@@ -142,6 +142,9 @@ def test_what_cannot_be_exported_is_refused():
     resnet = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     with pytest.raises(ValueError, match="ResNetForImageClassification is no fine-tuned ViT"):
         export_fine_tuned(resnet)
+    resnet.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a resnet, and only ViTs are exported"):
+        load_fine_tuned(tmp_path)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
