@@ -151,17 +151,21 @@ def test_feature_mistakes_are_named(model, tmp_path):
 # Linear probe by one solve
 
 
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("names", [None, np.array(["chest", "foot", "hand", "spine"])])
-def test_the_solve_agrees_with_scikit_learn_for_every_penalty_and_draw(names):
+def test_the_solve_agrees_with_scikit_learn_for_every_penalty_and_draw(names, class_weights):
     features, labels = task()
     labels = labels if names is None else names[labels]
     rng = np.random.default_rng(0)
     draws = [np.arange(300), *(rng.choice(300, size, replace=False) for size in (15, 18, 40, 120))]
     for penalty in (1e-3, 1e-2, 1.0):
-        probe = linear_probe(features, labels, draws=draws, penalties=[penalty], tolerance=1e-6)
+        options = {"penalties": [penalty], "class_weights": class_weights}
+        probe = linear_probe(features, labels, draws=draws, tolerance=1e-6, **options)
         for draw, logits in zip(draws, probe.logits(features), strict=True):
             mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + 1e-6)
-            reference = LogisticRegression(C=1 / (penalty * len(draw)), tol=1e-8, max_iter=10_000)
+            weighted = None if class_weights == "none" else class_weights
+            strength = {"C": 1 / (penalty * len(draw)), "class_weight": weighted}
+            reference = LogisticRegression(**strength, tol=1e-8, max_iter=10_000)
             reference.fit((features[draw] - mean) / std, labels[draw])
             expected = reference.predict_proba((features - mean) / std)
             np.testing.assert_allclose(probabilities(logits), expected, atol=5e-3)
@@ -273,6 +277,20 @@ def test_several_labels_agree_with_scikit_learn_one_against_the_rest():
         multilabel_probe(features, labels, (features, labels))
 
 
+def test_the_square_root_of_class_weights_lies_between():
+    """Of a rare class, whose images lie among those of a common one, the more is found the more it counts."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(1000) < 100).astype(int)
+    features = (rng.normal(size=(1000, 3)) + labels[:, None]).astype(np.float32)
+    found = [
+        linear_probe(features, labels, penalties=[1e-3], class_weights=kind).predict(features).sum()
+        for kind in ("none", "sqrt", "balanced")
+    ]
+    assert found == sorted(set(found))
+    with pytest.raises(ValueError, match="class_weights='heavy': expected none, balanced, sqrt"):
+        linear_probe(features, labels, penalties=[1e-3], class_weights="heavy")
+
+
 def test_a_choice_without_validation_is_refused():
     with pytest.raises(ValueError, match="2 penalties, but no validation"):
         linear_probe(*task(), penalties=(1, 2))
@@ -281,13 +299,13 @@ def test_a_choice_without_validation_is_refused():
 # Linear heads by training
 
 
-def test_training_together_equals_torch_adam_one_head_at_a_time():
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_training_together_equals_torch_adam_one_head_at_a_time(class_weights):
     """Whole-batch Adam from the same start: after each count of epochs the head is torch's, for each rate and draw."""
     features, labels = task(images=60)
     draws, rates = [np.arange(40), np.arange(20, 60)], (0.003, 0.03)
-    probed = train_linear_probes(
-        features, labels, (features, labels), draws, learning_rates=rates, epochs=1, batch_size=64
-    )
+    options = {"learning_rates": rates, "epochs": 1, "batch_size": 64, "class_weights": class_weights}
+    probed = train_linear_probes(features, labels, (features, labels), draws, **options)
     for k, draw in enumerate(draws):
         head = torch.nn.Linear(20, 4)
         start = torch.randn(21, 1, 4, generator=torch.Generator().manual_seed(k)) / 100
@@ -297,7 +315,9 @@ def test_training_together_equals_torch_adam_one_head_at_a_time():
         optimizer = torch.optim.Adam(head.parameters(), lr=rates[probed.chosen[k]])
         mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + 1e-6)
         inputs = torch.from_numpy((features - mean) / std)
-        torch.nn.functional.cross_entropy(head(inputs[draw]), torch.from_numpy(labels[draw])).backward()
+        weight = None if class_weights == "none" else torch.from_numpy(1 / np.bincount(labels[draw])).float()
+        truth = torch.from_numpy(labels[draw])
+        torch.nn.functional.cross_entropy(head(inputs[draw]), truth, weight).backward()
         optimizer.step()
         np.testing.assert_allclose(probed.logits(features)[k], head(inputs).detach(), atol=1e-4)
 

@@ -14,6 +14,7 @@ from hf_radmae.metrics.bootstrap import drop_missing
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Criterion = Literal["accuracy", "balanced_accuracy"]
+POWERS: dict[str, float] = {"none": 0.0, "balanced": 1.0, "sqrt": 0.5}  # of one over the images of a class
 VARIANCE_EPS = 1e-6  # of the batch norm before MAE's linear layer (He et al. 2022, appendix A.1)
 
 
@@ -108,6 +109,20 @@ class ValidationScore:
     def share_right(self, predicted: torch.Tensor) -> torch.Tensor:
         """Scores (heads,) of class numbers (images, heads)."""
         return self.weights @ (predicted == self.labels[:, None]).float()
+
+
+def loss_shares(truth: torch.Tensor, class_weights: str) -> torch.Tensor:
+    """How much each image of a draw counts in the mean loss, (images,) with sum 1, of its classes (images, classes).
+
+    All the same, or "balanced": every class of the draw the same; or "sqrt": by the square root of that.
+
+    Raises:
+        ValueError: unknown class weights.
+    """
+    if class_weights not in POWERS:
+        raise ValueError(f"class_weights={class_weights!r}: expected {', '.join(POWERS)}")
+    shares = truth @ truth.sum(0).clamp(min=1).pow(-POWERS[class_weights])
+    return shares / shares.sum()
 
 
 def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from hf_radmae.probing.heads import (
     ValidationScore,
     encode_draws,
     fold_into_linear,
+    loss_shares,
     standardisation,
 )
 
@@ -38,6 +39,7 @@ def linear_probe(
     *,
     penalties: Sequence[float] = PENALTIES,
     criterion: Criterion = "accuracy",
+    class_weights: str = "none",
     tolerance: float = 1e-5,
     max_iterations: int = 500,
 ) -> LinearProbe:
@@ -51,6 +53,7 @@ def linear_probe(
         penalties: of |weights|^2 / 2 beside the mean loss: scikit-learn's 1 / (C * images). Of penalties that validate
             equally the first is chosen; the default begins with the strongest.
         criterion: the validation score that chooses.
+        class_weights: of each draw's images in the loss, see `loss_shares`; "balanced" is scikit-learn's class_weight.
         tolerance: greatest gradient entry, scaled by the curvature's bound, at which a head is solved.
 
     Raises:
@@ -65,8 +68,10 @@ def linear_probe(
     distinct = {draw.tobytes(): draw for draw in draws}  # equal draws are solved once: the optimum is unique
     heads: dict[bytes, tuple[np.ndarray, np.ndarray, int, np.ndarray]] = {}
     for keys in _stacks({key: (len(draw), features.shape[1]) for key, draw in distinct.items()}):
-        rotated = [_rotate(data[torch.from_numpy(distinct[key])]) for key in keys]
         targets = [one_hot(torch.from_numpy(codes[distinct[key]]), len(classes)).float() for key in keys]
+        shares = [loss_shares(target, class_weights) for target in targets]
+        drawn = (data[torch.from_numpy(distinct[key])] for key in keys)
+        rotated = [_rotate(images, share) for images, share in zip(drawn, shares, strict=True)]
         weights, biases = _solve(rotated, targets, strengths, tolerance, max_iterations)
         for key, turned, target, weight, bias in zip(keys, rotated, targets, weights, biases, strict=True):
             weight = weight[: len(turned.variance)].permute(1, 2, 0)  # (penalties, classes, rank)
@@ -82,29 +87,35 @@ def linear_probe(
 
 
 class _Rotated(NamedTuple):
-    """A draw's standardised features in their eigenbasis: `scores` (n, r) = (features - mean) / std @ basis (d, r)."""
+    """A draw's standardised features in their eigenbasis: `scores` (n, r) = (features - mean) / std @ basis (d, r).
+
+    `variance` (r,) is that of the scores about 0, with the images weighted by `share` (n,).
+    """
 
     scores: torch.Tensor
+    share: torch.Tensor
     basis: torch.Tensor | None
     variance: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
 
 
-def _rotate(features: torch.Tensor) -> _Rotated:
+def _rotate(features: torch.Tensor, share: torch.Tensor) -> _Rotated:
     mean, std = standardisation(features)
     features = (features - mean) / std
     images, width = features.shape
     if min(images, width) > MAX_ROTATION:
-        return _Rotated(features, None, torch.ones(width), mean, std)
+        return _Rotated(features, share, None, torch.ones(width), mean, std)
+    root = share.sqrt()[:, None]
+    weighted = features * root
     if width <= images:
-        variance, basis = torch.linalg.eigh(features.T @ features / images)
-        return _Rotated(features @ basis, basis, variance.clamp_min(0), mean, std)
-    variance, left = torch.linalg.eigh(features @ features.T / images)
+        variance, basis = torch.linalg.eigh(weighted.T @ weighted)
+        return _Rotated(features @ basis, share, basis, variance.clamp_min(0), mean, std)
+    variance, left = torch.linalg.eigh(weighted @ weighted.T)
     kept = variance > 1e-6 * variance[-1]  # what rounding leaves of the images' rank
     variance, left = variance[kept], left[:, kept]
-    scale = (variance * images).sqrt()
-    return _Rotated(left * scale, features.T @ (left / scale), variance, mean, std)
+    scale = variance.sqrt()
+    return _Rotated(left * scale / root, share, weighted.T @ (left / scale), variance, mean, std)
 
 
 def _stacks(sizes: dict[bytes, tuple[int, int]]) -> Iterator[list[bytes]]:
@@ -136,7 +147,7 @@ def _solve(
     absent = torch.stack([target.sum(0) == 0 for target in targets])[:, None, None]
     for k, (draw, target) in enumerate(zip(draws, targets, strict=True)):
         n, r = draw.scores.shape
-        inputs[k, :n, :r], inputs[k, :n, rank], truth[k, :n, 0], share[k, :n] = draw.scores, 1, target, 1 / n
+        inputs[k, :n, :r], inputs[k, :n, rank], truth[k, :n, 0], share[k, :n, 0] = draw.scores, 1, target, draw.share
         variance[k, :r, 0, 0], variance[k, rank] = draw.variance, 1
     strength = penalties[:, None].expand(rank + 1, -1, 1).clone()
     strength[rank] = 0

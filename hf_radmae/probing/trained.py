@@ -18,6 +18,7 @@ from hf_radmae.probing.heads import (
     ValidationScore,
     encode_draws,
     fold_into_linear,
+    loss_shares,
     standardisation,
 )
 
@@ -33,6 +34,7 @@ def train_linear_probes(
     *,
     learning_rates: Sequence[float] = LEARNING_RATES,
     criterion: Criterion = "accuracy",
+    class_weights: str = "none",
     epochs: int = 50,
     patience: int = 10,
     batch_size: int = 256,
@@ -48,6 +50,7 @@ def train_linear_probes(
             start and its own order of images, so that equal draws are repetitions with other seeds.
         learning_rates: constant, each for a head of its own. Of equals on validation the first is chosen.
         criterion: the validation score that stops and chooses.
+        class_weights: of each draw's images in the loss, see `loss_shares`.
         epochs: passes over a draw at most.
         patience: epochs without a better score after which a head is stopped; its best epoch is kept.
         batch_size: images per step.
@@ -59,7 +62,10 @@ def train_linear_probes(
     codes, classes, draws = encode_draws(labels, draws, len(features))
     score = ValidationScore(*validation, classes, criterion)
     data, truth = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), torch.from_numpy(codes)
-    standard = {draw.tobytes(): _standardise(data[draw], truth[draw], len(classes)) for draw in draws}
+    standard = {
+        draw.tobytes(): _standardise(data[draw], one_hot(truth[draw], len(classes)).float(), class_weights)
+        for draw in draws
+    }
     rates = torch.tensor(learning_rates, dtype=torch.float32)
     heads: dict[int, tuple[np.ndarray, np.ndarray, int, np.ndarray]] = {}
     steps = [-(-len(draw) // batch_size) for draw in draws]
@@ -73,10 +79,12 @@ def train_linear_probes(
 
 
 class _Draw(NamedTuple):
-    """A draw's standardised features with a last column of 1, (n, width + 1), and its true classes, (n, classes)."""
+    """A draw's standardised features with a last column of 1, (n, width + 1), its true classes, (n, classes), and how
+    much each image counts, (n,)."""
 
     inputs: torch.Tensor
     truth: torch.Tensor
+    share: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
 
@@ -86,20 +94,21 @@ class _Draw(NamedTuple):
         return folded, bias.masked_fill(self.truth.sum(0) == 0, -torch.inf)
 
 
-def _standardise(features: torch.Tensor, truth: torch.Tensor, classes: int) -> _Draw:
+def _standardise(features: torch.Tensor, truth: torch.Tensor, class_weights: str) -> _Draw:
     mean, std = standardisation(features)
     inputs = torch.cat([(features - mean) / std, torch.ones(len(features), 1)], dim=1)
-    return _Draw(inputs, one_hot(truth, classes).float(), mean, std)
+    return _Draw(inputs, truth, loss_shares(truth, class_weights), mean, std)
 
 
-def _pool(draws: list[_Draw]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Inputs and truth of all draws, equal draws once, with a last row of zeros, and the first row of each draw."""
+def _pool(draws: list[_Draw]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+    """Inputs, truth and share of all draws, equal draws once, with a last row of zeros, and each draw's first row."""
     distinct = {id(draw): draw for draw in draws}
     starts = np.cumsum([0, *(len(draw.inputs) for draw in distinct.values())]).tolist()
     first_row = dict(zip(distinct, starts[:-1], strict=True))  # the last start is the row of zeros
     inputs = torch.cat([*(draw.inputs for draw in distinct.values()), torch.zeros(1, draws[0].inputs.shape[1])])
     truth = torch.cat([*(draw.truth for draw in distinct.values()), torch.zeros(1, draws[0].truth.shape[1])])
-    return inputs, truth, [first_row[id(draw)] for draw in draws]
+    share = torch.cat([*(draw.share for draw in distinct.values()), torch.zeros(1)])
+    return inputs, truth, share, [first_row[id(draw)] for draw in draws]
 
 
 def _train(
@@ -120,7 +129,7 @@ def _train(
     first, second, best = torch.zeros_like(weight), torch.zeros_like(weight), weight.clone()
     reached, waited = torch.full((len(draws), len(rates)), -1.0), torch.zeros(len(draws), len(rates))
     k, s = torch.arange(len(draws)), torch.arange(len(rates))  # the draws and rates that still train
-    pool, true, first_row = _pool(draws)
+    pool, true, counts, first_row = _pool(draws)
     step = 0
     for _ in range(epochs):
         order = pad_sequence(
@@ -132,7 +141,8 @@ def _train(
             step += 1
             inputs = pool.index_select(0, batch.flatten()).unflatten(0, batch.shape)
             truth = true.index_select(0, batch.flatten()).unflatten(0, batch.shape)
-            share = truth.sum(2) / truth.sum((1, 2))[:, None]  # 0 where a shorter draw is padded
+            share = counts[batch]  # 0 where a shorter draw is padded
+            share = share / share.sum(1, keepdim=True)
             logits = (
                 torch.bmm(inputs, weight.flatten(2)).unflatten(2, weight.shape[2:]).masked_fill(absent[k], -torch.inf)
             )

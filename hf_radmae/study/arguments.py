@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hf_radmae.arguments import option
+from hf_radmae.classification.training_args import CLASS_WEIGHTS
 from hf_radmae.study.tasks import Share, Task
 
 SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae": "MAE, fine-tuned"}
@@ -41,6 +42,7 @@ class StudyArguments:
     supervised_evaluations: int = option(20, "Looks at the validation images in a training; the best one is kept.")
     supervised_patience: int = option(10, "Looks without a better score after which a training ends.")
     supervised_batch_size: int = option(32, "Images per step.")
+    class_weights: str = option("none", "Weight of a class in every loss, of probes too.", choices=list(CLASS_WEIGHTS))
     layer_decay: float = option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
     learning_rates: list[float] = field(
         default_factory=lambda: [1e-5, 2.2e-5, 4.6e-5, 1e-4, 2.2e-4, 4.6e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2],

@@ -67,22 +67,24 @@ class Comparison:
 
         def solve(_: Any) -> dict[str, Any]:
             every = [draw for group in groups for draw in group]
-            found = probe_predictions(network.pooled[pooling], self.labels, every)
+            found = probe_predictions(network.pooled[pooling], self.labels, every, self.args.class_weights)
             return {"predictions": np.split(found, np.cumsum([len(group) for group in groups])[:-1])}
 
         inputs = {"pooling": pooling, "grid": self.args.flat_grid if pooling == "flat" else None, "shares": shares}
-        found = self._step(f"probe, {name}", solve, weights=network.weights, draws=self.args.draws, **inputs)
+        inputs |= {"draws": self.args.draws, "class_weights": self.args.class_weights}
+        found = self._step(f"probe, {name}", solve, weights=network.weights, **inputs)
         for share, predicted in zip(shares, found["predictions"], strict=True):
             self.predictions[share][name] = predicted
 
     def search_probe(self, network: Frozen) -> None:
         """Learning rates of heads that are trained by steps on the mean, as the paper's, with all labels."""
-        rates = list(LEARNING_RATES)
+        rates, class_weights = list(LEARNING_RATES), self.args.class_weights
         found = self._step(
             "search, probe",
-            lambda _: {"rates": probe_rates(network.pooled["mean"], self.labels, rates)},
+            lambda _: {"rates": probe_rates(network.pooled["mean"], self.labels, rates, class_weights)},
             weights=network.weights,
             learning_rates=rates,
+            class_weights=class_weights,
         )
         self._add_search(PROBES["mean"], "all", found["rates"])
 
@@ -170,7 +172,7 @@ class Comparison:
         return self.step(f"{name}, {self.labels.task.name}", function, task=self.labels.task, **inputs)
 
     def _add_search(self, model: str, share: str, rates: Sequence[Mapping[str, float]]) -> float:
-        best = max(rates, key=lambda row: row["score"])["learning_rate"]
+        best = best_rate(rates)
         self.searches.append({"model": model, "share": share, "rates": rates, "best": best})
         return best
 
@@ -196,3 +198,10 @@ class Comparison:
             "paper": {name: scores[few] for name, scores in paper.items()},
             "rows": found["rows"],
         }
+
+
+def best_rate(rates: Sequence[Mapping[str, float]]) -> float:
+    """The "learning_rate" of the best "score"; of several such, as where nothing was learned yet, the middle one."""
+    top = max(row["score"] for row in rates)
+    equals = [row["learning_rate"] for row in rates if row["score"] == top]
+    return equals[len(equals) // 2]

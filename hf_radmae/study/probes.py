@@ -49,27 +49,34 @@ def cached_features(
     return features
 
 
-def probe_predictions(features: dict[str, np.ndarray], labels: TaskLabels, draws: Sequence[np.ndarray]) -> np.ndarray:
+def probe_predictions(
+    features: dict[str, np.ndarray], labels: TaskLabels, draws: Sequence[np.ndarray], class_weights: str
+) -> np.ndarray:
     """Class numbers of the test images by the probe of each draw, (draws, images), or (draws, images, labels).
 
     Args:
         features: split -> (images, width) of one pooling.
         labels: of all splits, without labels where features are NaN.
         draws: of training rows.
+        class_weights: see `linear_probe`.
     """
+    options: dict[str, Any] = {"criterion": "balanced_accuracy", "class_weights": class_weights}
     train, validation, test = (np.nan_to_num(features[split]) for split in ("train", "validation", "test"))
     known, seen = labels.values["train"], labels.values["validation"]
     if labels.multi:
-        probes = multilabel_probe(train, known, (validation, seen), draws, criterion="balanced_accuracy")
+        probes = multilabel_probe(train, known, (validation, seen), draws, **options)
         return np.stack([probe.predict(test) for probe in probes], axis=-1)
-    return linear_probe(train, known, (validation, seen), draws, criterion="balanced_accuracy").predict(test)
+    return linear_probe(train, known, (validation, seen), draws, **options).predict(test)
 
 
-def probe_rates(features: dict[str, np.ndarray], labels: TaskLabels, rates: Sequence[float]) -> list[dict[str, Any]]:
+def probe_rates(
+    features: dict[str, np.ndarray], labels: TaskLabels, rates: Sequence[float], class_weights: str
+) -> list[dict[str, Any]]:
     """Validation scores of linear heads on all labels, by learning rate; of the first label of several."""
     known, seen = labels.values["train"], labels.values["validation"]
     if labels.multi:
         known, seen = known[:, 0], seen[:, 0]
     train, validation = (np.nan_to_num(features[split]) for split in ("train", "validation"))
-    probe = train_linear_probes(train, known, (validation, seen), learning_rates=rates, criterion="balanced_accuracy")
+    options: dict[str, Any] = {"criterion": "balanced_accuracy", "class_weights": class_weights}
+    probe = train_linear_probes(train, known, (validation, seen), learning_rates=rates, **options)
     return [{"learning_rate": r, "score": s} for r, s in zip(rates, probe.scores[0].tolist(), strict=True)]

@@ -95,6 +95,7 @@ class Study:
             "data": data | {"bins": self.images.bins.shapes.tolist(), "max_tokens": self.data_args.max_tokens},
             "model": model,
             "pretraining": pretraining,
+            "class_weights": args.class_weights,
             "tasks": tasks,
             "seconds": self.steps.seconds,
         }

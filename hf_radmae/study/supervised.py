@@ -73,7 +73,8 @@ class SupervisedTraining:
         """What decides a training of a kind of network, beside labels, draw and learning rate."""
         args = vars(self.args)
         names = ["supervised_epochs", "supervised_evaluations", "supervised_patience"]
-        names += ["supervised_batch_size", *(["layer_decay"] if kind == "mae" else [f"{kind}_checkpoint"])]
+        names += ["supervised_batch_size", "class_weights"]
+        names += [*(["layer_decay"] if kind == "mae" else [f"{kind}_checkpoint"])]
         config = self.config
         size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
         precision = [self.training.bf16, self.training.fp16]
@@ -113,6 +114,7 @@ class SupervisedTraining:
         options = ClassifierTrainingArguments(
             output_dir=str(folder),
             learning_rate=learning_rate,
+            class_weights=args.class_weights,
             layer_decay=args.layer_decay if kind == "mae" else 1.0,
             max_steps=steps,
             per_device_train_batch_size=args.supervised_batch_size,

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 from hf_radmae.arguments import DataArguments, ModelArguments, parse
 from hf_radmae.metrics import IRMAError
 from hf_radmae.study.arguments import StudyArguments
-from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen
+from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen, best_rate
 from hf_radmae.study.report import terminal_text, write_report
 from hf_radmae.study.tables import PAPER, majority, table
 from hf_radmae.study.tasks import Task, TaskLabels
@@ -116,12 +116,14 @@ def test_the_papers_numbers_stand_beside_its_own_data_and_task_only(comparison, 
         "data": {"dataset": "irma", "images": {"train": 1}, "unreadable": 0},
         "model": {},
         "pretraining": {"checkpoint": "mae"},
+        "class_weights": "sqrt",
         "seconds": {"table, all": 1.0},
         "tasks": [results],
     }
     pages = [path.read_text() for path in write_report(everything, tmp_path)] + [terminal_text(everything)]
     assert all(("84.6" in page) == shown for page in pages), "the paper's CLS probe with 1 %"
     page, markdown, _ = pages
+    assert all("Every loss weighs the classes: sqrt." in text for text in (page, markdown))
     assert 'src="http' not in page and "<link" not in page and page.count("<svg") == 3
     assert "| | balanced accuracy | accuracy |" in markdown and "\n\n|---" not in markdown
 
@@ -156,6 +158,11 @@ def test_recipes_are_read(name):
     *_, args, training = parse(classes, [str(recipe), "--use_cpu", "true", "--bf16", "false"])
     steps = training.per_device_train_batch_size * training.gradient_accumulation_steps
     assert args.draws >= 5 and steps == {"study_tiny": 32, "irma_paper": 64, "mri_archive": 1024}[name]
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.5, 0.7, 0.6], 2), ([0.5, 0.5, 0.5], 2), ([0.5, 0.5, 0.6], 3)])
+def test_of_rates_that_validate_equally_the_middle_one_is_taken(scores, best):
+    assert best_rate([{"learning_rate": i + 1, "score": score} for i, score in enumerate(scores)]) == best
 
 
 def test_shares_and_searches_of_the_options():
