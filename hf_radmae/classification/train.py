@@ -12,12 +12,13 @@ import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_radmae.classification.augmentation import Augmentation
-from hf_radmae.classification.data import LabelledRadiographs
+from hf_radmae.classification.data import LabelCollator, LabelledRadiographs
 from hf_radmae.classification.labels import Labels
 from hf_radmae.classification.networks import fold_scale
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.collator import BucketCollator
 from hf_radmae.data.load import image_groups
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.results import train_figures
@@ -51,6 +52,7 @@ def train_classifier(
     *,
     draw: np.ndarray | None = None,
     bootstrap: int = 1000,
+    flat_threshold: float = 0.01,
     processor: BaseImageProcessor | None = None,
     skipped: SkippedImages | None = None,
     resume_from_checkpoint: str | None = None,
@@ -64,6 +66,7 @@ def train_classifier(
         args: see `ClassifierTrainingArguments`. With `save_strategy="no"` no checkpoint is written.
         draw: training rows whose labels are used, as `label_fraction` gives them; None takes all that have one.
         bootstrap: resamples of patients for the intervals of the final scores; 0 for none.
+        flat_threshold: a ViT's mean is taken over patches that differ more, see `informative_patches`; 0: over all.
         processor: saved with the checkpoints.
         skipped: list of unusable images, see `RadMAETrainer`.
         resume_from_checkpoint: a folder to go on from.
@@ -78,6 +81,7 @@ def train_classifier(
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
+        data_collator=LabelCollator(BucketCollator(data["train"].bins.patch_size, flat_threshold=flat_threshold)),
         processing_class=processor,
         skipped=skipped,
     )

@@ -25,6 +25,7 @@ from hf_radmae.study.networks import StudyImages
 from hf_radmae.study.tasks import TaskLabels
 from hf_radmae.training_args import RadMAETrainingArguments
 
+FLAT_THRESHOLD = 0.0  # a mean is over all patches, as that of the probes
 CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to the next
 
 
@@ -78,7 +79,8 @@ class SupervisedTraining:
         config = self.config
         size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
         precision = [self.training.bf16, self.training.fp16]
-        return {"kind": kind, "size": size, "precision": precision} | {name: args[name] for name in names}
+        pooled: dict[str, Any] = {} if kind == "resnet50" else {"flat_threshold": FLAT_THRESHOLD}
+        return pooled | {"kind": kind, "size": size, "precision": precision} | {name: args[name] for name in names}
 
     def __call__(
         self,
@@ -133,7 +135,9 @@ class SupervisedTraining:
             dataloader_num_workers=0 if cached else training.dataloader_num_workers,
         )
         with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
-            run = train_classifier(network, self.parts, column, options, draw=draw, bootstrap=0)
+            run = train_classifier(
+                *(network, self.parts, column, options), draw=draw, bootstrap=0, flat_threshold=FLAT_THRESHOLD
+            )
         found = run.predictions["test"]
         predicted = np.full(labels.values["test"].shape, -1, dtype=np.int64)
         numbers = {name: number for number, name in enumerate(labels.classes)}
