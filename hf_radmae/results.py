@@ -37,14 +37,19 @@ def train_figures(trainer: Trainer) -> dict[str, float]:
     return figures
 
 
-def save_results(results: Mapping[str, Any], folder: str | Path) -> Path:
-    """Writes `results.json`; the folders that the run was given (`data_dir`, paths of checkpoints) stay out."""
-    public = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
+def public(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results with the names alone of the folders that the run was given (data, checkpoints)."""
+    shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
     for section, name in (("data", "data_dir"), ("model", "model_name_or_path")):
-        if public.get(section, {}).get(name):
-            public[section][name] = Path(public[section][name]).name
+        if shown.get(section, {}).get(name):
+            shown[section][name] = Path(shown[section][name]).name
+    return shown
+
+
+def save_results(results: Mapping[str, Any], folder: str | Path) -> Path:
+    """Writes `results.json`, what is `public` of them."""
     path = Path(folder, "results.json")
-    path.write_text(json.dumps(public, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(public(results), indent=1) + "\n", encoding="utf-8")
     return path
 
 

@@ -12,7 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
-from hf_radmae.hub.card import FIGURE, TEMPLATES, read_results, render_card
+from hf_radmae.hub.card import FIGURE, TEMPLATES, read_results, render_card, use_of
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
         "licence": args.licence,
         "figure": figure.name if figure.is_file() and figure.parent == output.parent else None,
         "remote_code": "auto_map" in config,
+        "use": use_of(config),
     }
     template = TEMPLATES["classifier" if "classes" in results else "model"]
     output.write_text(render_card(results, template, **facts), encoding="utf-8")

@@ -38,6 +38,11 @@ SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 def main() -> None:
     options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
     data_args, task_args, args = parse(options, description=__doc__)
+    if args.push_to_hub and task_args.model != "resnet50" and task_args.pooling != "cls":
+        raise SystemExit(
+            f"--push_to_hub --pooling {task_args.pooling}: transformers' ViT classifies the CLS token, so that nobody "
+            "could use what is pushed. Take --pooling cls; or train without pushing, then scripts/export.py and push.py"
+        )
     say = print if args.process_index == 0 else lambda *_: None
     folder = Path(args.output_dir)
     use_all_cores(args)
@@ -88,6 +93,8 @@ def main() -> None:
     }
     save_results(results, folder)
     write_card(results, folder, TEMPLATES["classifier"])
+    if args.push_to_hub:
+        run.trainer.push_output()
     say(f"\n{'':22}{'validation':>26}{'test':>26}")
     for name in (name for name in SCORES if name in run.results["test"]):
         cells = (

@@ -2,6 +2,7 @@
 
 import csv
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,14 +13,14 @@ import torch
 from damaged import encode, write_damaged
 from data.tiny_dicom import IDENTIFIERS, write_dicom
 from datasets import DatasetDict, load_dataset
-from exported import PATCH, limb, small_mae
+from exported import LABELS, PATCH, head, limb, small_mae
 from rows import make_rows
 
 from hf_radmae.binning import fit_bins
 from hf_radmae.data.prepare import prepare
 from hf_radmae.data.shrink import PrepareOptions
 from hf_radmae.embedding import Embedder, folder_parts, shard_parts
-from hf_radmae.hub.export import export_encoder
+from hf_radmae.hub.export import export_classifier, export_encoder
 from hf_radmae.informative import informative_patches
 from hf_radmae.processing import RadiographImageProcessor
 
@@ -156,6 +157,15 @@ def test_the_script_writes_what_datasets_reads(embedder, archive, tmp_path, monk
     with (tmp_path / "out" / "skipped.csv").open(newline="") as file:
         (skipped,) = csv.DictReader(file)
     assert "no image that Pillow knows" in skipped["reason"]
+
+
+def test_the_encoder_of_a_pooled_classifier_is_read_without_a_question(tmp_path):
+    """In a fresh process, where nothing else has made the classifier's type known, and no one answers."""
+    export_classifier(small_mae(), *head(32), LABELS, pooling="mean").save_pretrained(tmp_path)
+    code = "import sys; from hf_radmae.hub.export import load_encoder as l; print(l(sys.argv[1]).config.hidden_size)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    assert found.stdout == "32\n", found.stderr
 
 
 def test_an_empty_folder_is_named(tmp_path):

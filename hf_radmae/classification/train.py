@@ -37,11 +37,13 @@ class TrainedClassifier:
             "training": epochs, steps, seconds, and the "best" validation score, of which "criterion", at "best_step";
             "validation" and "test": see `score`.
         predictions: of "validation" and "test".
+        trainer: that trained it.
     """
 
     model: PreTrainedModel
     results: dict[str, Any]
     predictions: dict[str, Predictions]
+    trainer: ClassifierTrainer
 
 
 def train_classifier(
@@ -103,7 +105,7 @@ def train_classifier(
     for split, predicted in predictions.items():
         groups = image_groups(parts[split].rows)[predicted.rows]
         results[split] = score(predicted, groups, bootstrap)
-    return TrainedClassifier(trainer.model, results, predictions)
+    return TrainedClassifier(trainer.model, results, predictions, trainer)
 
 
 def labelled_parts(

@@ -28,12 +28,21 @@ MAX_ASPECT = 20.0
 MAX_PIXELS = 2**27
 """Pixels that are decoded at most, ten times the largest detector: a header that declares more is not believed."""
 
+MAX_BYTES = 2 * MAX_PIXELS
+"""Bytes of a file that are read at most: the largest image that is decoded, uncompressed in 16 bit."""
+_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+"""What Pillow may take a file for: radiographs come as these, and others (EPS) start programs."""
+
 _PGM = re.compile(rb"P5\n(\d{1,6}) (\d{1,6})\n(255|65535)\n")
 """The header of a portable grey map without comments, 8 or 16 bit."""
 
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
-    *(TypeError, IndexError),  # a TIFF without dimensions and a GIF cut within a block, both met while counting frames
+    *(
+        TypeError,
+        IndexError,
+        NotImplementedError,
+    ),  # a TIFF without dimensions and a GIF cut within a block, both met while counting frames
 )
 """What Pillow's decoders raise for damaged files (UnidentifiedImageError is an OSError)."""
 
@@ -65,7 +74,9 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     """
     payload, name = _payload(source, name)
     if isinstance(payload, str):  # in one piece: decoders seek, and network storage pays for every seek
-        payload = _read_bytes(payload, name)
+        payload = _read_bytes(payload, name, MAX_BYTES + 1)
+        if len(payload) > MAX_BYTES:
+            raise ImageError(name, f"has more than {MAX_BYTES:,} bytes, which are not read")
     if isinstance(payload, np.ndarray):
         array = _grey(payload, name)
     elif isinstance(payload, Image.Image):
@@ -80,7 +91,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     check_size(array.shape[0], array.shape[1], name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(name, "has NaN or infinite pixels")
-    if array.min() == array.max():
+    if np.float32(array.min()) == np.float32(array.max()):  # what every reader computes in
         raise ImageError(name, f"is constant: every pixel is {array.flat[0]}")
     return array
 
@@ -136,7 +147,7 @@ def _payload(source: ImageSource, name: str | None) -> tuple[str | bytes | Image
     return source, name or f"<{type(source).__name__}>"
 
 
-def _read_bytes(path: str, name: str, size: int = -1) -> bytes:
+def _read_bytes(path: str, name: str, size: int) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(size)
@@ -155,7 +166,7 @@ def _open(payload: str | bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():  # Pillow warns of large images; MAX_PIXELS refuses them
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload)
+            return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload, formats=_FORMATS)
     except UnidentifiedImageError as error:
         empty = not (payload if isinstance(payload, bytes) else _read_bytes(payload, name, 1))
         unknown = "is no image that Pillow knows, and no DICOM file (no DICM at byte 128)"

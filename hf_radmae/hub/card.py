@@ -17,6 +17,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard_data import DatasetCardData
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined
 
+from hf_radmae.results import public
+
 CARDS = Path(__file__).parents[2] / "model_cards"
 """The templates of cards, in a checkout of the project."""
 TEMPLATES = {"model": "pretrain.md.j2", "classifier": "classifier.md.j2", "dataset": "dataset.md.j2"}
@@ -35,7 +37,8 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
         results: of a run, as in its `results.json`; only "name" must be there.
         template: a file in `model_cards/`.
         **facts: what is not measured: "licence" of the weights or data, "figure" (the file beside the card with the
-            picture of reconstructions), "remote_code" (whether the repository holds code), "statement" of a data set.
+            picture of reconstructions), "use" (see `use_of`), "remote_code" (whether the repository holds code),
+            "statement" of a data set.
 
     Raises:
         UndefinedError: the template prints a figure that the results do not have.
@@ -55,10 +58,19 @@ def write_card(
     results: Mapping[str, Any], folder: str | Path, template: str = TEMPLATES["model"], **facts: Any
 ) -> Path:
     """Write the card of a run as the README.md of its folder; see `render_card`."""
-    path = Path(folder, "README.md")
+    path, config = Path(folder, "README.md"), Path(folder, "config.json")
     facts = {"figure": FIGURE if Path(folder, FIGURE).is_file() else None, **facts}
-    path.write_text(render_card(results, template, **facts), encoding="utf-8")
+    if config.is_file():
+        facts = {"use": use_of(json.loads(config.read_text(encoding="utf-8"))), **facts}
+    path.write_text(render_card(public(results), template, **facts), encoding="utf-8")
     return path
+
+
+def use_of(config: Mapping[str, Any]) -> str:
+    """Where a model of this configuration works as it is: "anywhere", with this "package", or after an "export"."""
+    if config.get("model_type") == "vit" and config.get("pooling", "cls") != "cls":
+        return "export"  # transformers' class would give its head the CLS token
+    return "anywhere" if config.get("num_channels", 3) == 3 else "package"
 
 
 def model_metadata(results: Mapping[str, Any], licence: str | None = None) -> ModelCardData:

@@ -32,7 +32,7 @@ def scrubbed(path: Path, folder: Path, private: Private) -> tuple[bytes | None, 
         case ".safetensors":
             _refuse(_safetensors_finding(path, private))
         case ".onnx":
-            finding = private.find_in_binary(path.read_bytes())
+            finding = private.find_in_graph(_without_tensors(path))
             _refuse(finding and f"holds {finding}: export without the exporter's stack traces")
         case ".png":
             content = path.read_bytes()
@@ -42,8 +42,8 @@ def scrubbed(path: Path, folder: Path, private: Private) -> tuple[bytes | None, 
             content = path.read_bytes()
             value = json.loads(content)
             dropped = sorted(set(_drop_local(value)))
-            for key, text in _texts(value):
-                _refuse(_text_finding(key, text, private))
+            for key, found in _leaves(value):
+                _refuse(_finding(key, found, private))
             if dropped:
                 return f"{json.dumps(value, indent=2)}\n".encode(), f"without {', '.join(dropped)}"
         case _:
@@ -65,13 +65,32 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _text_finding(key: str, text: str, private: Private) -> str | None:
-    if key in IDENTIFYING and text:
+def _finding(key: str, value: Any, private: Private) -> str | None:
+    if key in IDENTIFYING and value not in (None, ""):
         return f"holds {key!r}, by which people are known"
+    text = str(value)
     if len(text) > _FREE_TEXT:
         return f"holds a text of {len(text)} characters under {key!r}: reports and remarks do not go"
     finding = private.find(text)
     return finding and f"holds {finding} (under {key!r})"
+
+
+def _without_tensors(path: Path) -> bytes:
+    """An ONNX model without the numbers of its tensors, in which any short text is found by chance."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise ValueError("cannot be looked into: pip install hf_radmae[onnx]") from error
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError("is no whole ONNX file") from error
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError("keeps its weights in another file: export it as one")
+        tensor.ClearField("raw_data")
+    return model.SerializeToString()
 
 
 def _safetensors_finding(path: Path, private: Private) -> str | None:
@@ -102,14 +121,14 @@ def _drop_local(value: Any) -> Iterator[str]:
         yield from _drop_local(child)
 
 
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key, text) of every text in a JSON value, keys included."""
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of every text, number and truth value in a JSON value, keys included."""
     if isinstance(value, dict):
         for name, child in value.items():
             yield key, name
-            yield from _texts(child, name)
+            yield from _leaves(child, name)
     elif isinstance(value, list):
         for child in value:
-            yield from _texts(child, key)
-    elif isinstance(value, str):
+            yield from _leaves(child, key)
+    else:
         yield key, value

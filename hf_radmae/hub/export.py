@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
     ViTConfig,
@@ -39,6 +40,9 @@ _SHARED = (
     *("image_size", "patch_size"),
 )
 """What a ViT and the encoder of a ViTMAE have in common."""
+
+AutoConfig.register(RadiographViTConfig.model_type, RadiographViTConfig, exist_ok=True)  # no one asks to run its code
+AutoModelForImageClassification.register(RadiographViTConfig, RadiographViTForImageClassification, exist_ok=True)
 
 
 def load_encoder(name_or_path: str | Path) -> ViTModel:

@@ -22,9 +22,9 @@ ALLOWED: dict[Kind, tuple[str, ...]] = {
     "model": (
         *("README.md", "LICENSE", "config.json", "preprocessor_config.json", "results.json", "reconstructions.png"),
         *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-        *("*.onnx", "onnx/*.onnx", "modeling_*.py", "image_processing_*.py"),
+        *("model.onnx", "modeling_radiograph_vit.py"),
     ),
-    "dataset": ("LICENSE", "manifest.json", "data/*.parquet"),
+    "dataset": ("LICENSE", "manifest.json", "data/*-?????-of-?????.parquet"),
 }
 """What may go, by kind of repository; a star stands for no slash."""
 
@@ -170,10 +170,22 @@ def _entry(folder: Path, name: str, kind: Kind, private: Private, statement: Sta
             name, "stays", "shows images of the training data: it goes with --licence and --deidentified", size
         )
     try:
+        if kind == "model" and name == "config.json":
+            _refuse_mean_head(path)
         content, note = scrubbed(path, folder, private)
     except ValueError as error:
         return Entry(name, "refused", str(error), size)
     return Entry(name, "scrubbed" if content is not None else "goes", note, size, content)
+
+
+def _refuse_mean_head(path: Path) -> None:
+    """A head on the mean of the patches under the name of transformers' ViT, which would show it the CLS token."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("model_type") == "vit" and config.get("pooling", "cls") != "cls":
+        raise ValueError(
+            f"its head looks at the {config['pooling']} of the patches, and transformers' ViT would give it the CLS "
+            "token: export the model with scripts/export.py and push that, or train with --pooling cls"
+        )
 
 
 def _is_generated(folder: Path) -> bool:

@@ -7,6 +7,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,9 @@ _SYSTEM = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc
 _ROOTS = {"home", "Users", "root", "tmp", "var", "opt", "srv", "mnt", "media", "data", "scratch", "work", "Volumes"}
 _NOBODY = {"root", "user", "users", "admin", "ubuntu", "runner", "docker", "jovyan", "nobody", "localhost", "linux"}
 _PATTERNS = {
-    "a path of Windows": re.compile(r"(?<!\w)[A-Za-z]:\\+\w[^\s\"'<>]*|(?<!\\)\\\\+[\w.-]+\\+\w[^\s\"'<>]*"),
+    "a path of Windows": re.compile(r"(?<!\w)[A-Za-z]:[\\/]+\w[^\s\"'<>]*|(?<!\\)\\\\+[\w.-]+\\+\w[^\s\"'<>]*"),
+    "a path by URL": re.compile(r"(?<!\w)file:/+\w[^\s\"'<>]*", re.IGNORECASE),
+    "a path of a home": re.compile(r"(?<![\w/])~[\w.-]*/\w[^\s\"'<>]*"),
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}"),
     "an access token": re.compile(r"(?<!\w)hf_[A-Za-z0-9]{30,}"),
     # PS3.5 section 9; those below 1.2.840.10008 are DICOM's own and name no study.
@@ -36,7 +39,7 @@ class Private:
 
     Attributes:
         words: names of host, user and home; looked for as whole words, whatever their case.
-        roots: first folders of absolute paths.
+        roots: first folders of absolute paths of this and other machines.
     """
 
     words: frozenset[str]
@@ -54,7 +57,9 @@ class Private:
             more: further names to look for.
         """
         host = socket.gethostname()
-        words = {getpass.getuser(), Path.home().name, host, host.split(".")[0]}
+        words = {host, host.split(".")[0]}
+        with suppress(KeyError, OSError, RuntimeError):  # a container's user may have no name and no home
+            words |= {getpass.getuser(), Path.home().name}
         shown = set(re.split(r"[/\s]", public.lower()))
         kept = {word.lower() for word in words if len(word) >= 4} - _NOBODY - shown
         own = {entry.name for entry in os.scandir("/") if entry.is_dir()} if os.name == "posix" else set()
@@ -62,29 +67,37 @@ class Private:
 
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
-        roots, names = ("|".join(map(re.escape, sorted(group))) for group in (self.roots, self.words))
-        patterns = {"an absolute path": re.compile(rf"(?<![\w.~-])/(?:{roots})/[^\s\"'<>)\]]+"), **_PATTERNS}
+        names = "|".join(map(re.escape, sorted(self.words)))
+        patterns = {"an absolute path": _absolute(rf"(?!(?:{'|'.join(_SYSTEM)})/)[\w.-]+"), **_PATTERNS}
         if names:
             patterns["a name of this machine or its user"] = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
         return patterns
 
-    def find(self, text: str, dates: bool = False) -> str | None:
+    def find(self, text: str, dates: bool = False, path: re.Pattern[str] | None = None) -> str | None:
         """What a text tells and the words that tell it, or None.
 
         Args:
             text: any text.
             dates: a date is a finding too; for values of tables, which have no reason to hold any.
+            path: what is taken for an absolute path; by default whatever begins with a slash and has two parts.
         """
-        patterns = self._patterns | ({"a date": _DATE} if dates else {})
+        patterns = self._patterns | ({"a date": _DATE} if dates else {}) | ({"an absolute path": path} if path else {})
         for kind, pattern in patterns.items():
             if found := pattern.search(text):
                 return f"{kind}, {found[0][:80]}"
         return None
 
-    def find_in_binary(self, content: bytes) -> str | None:
-        """As `find`, in the printable parts of a binary file."""
-        texts = (part.decode("ascii") for part in _PRINTABLE.findall(content))
-        return next((finding for text in texts if (finding := self.find(text))), None)
+    def find_in_graph(self, content: bytes) -> str | None:
+        """As `find`, in the printable parts of a file whose nodes are named like paths: only known roots are paths."""
+        path = _absolute("|".join(map(re.escape, sorted(self.roots))))
+        for part in _PRINTABLE.findall(content):
+            if finding := self.find(part.decode("ascii"), path=path):
+                return finding
+        return None
+
+
+def _absolute(first: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.~/:-])/(?:{first})/[^\s\"'<>)\]]+")
 
 
 def strip_png(content: bytes) -> bytes:
@@ -125,5 +138,8 @@ def image_finding(content: bytes) -> str | None:
             if marker == 0xFE or 0xE1 <= marker <= 0xEF:  # comment, EXIF and other applications' segments
                 return "texts in a JPEG"
             position += 2 + length
+        scans = content[position:]  # within them FF is followed by 00 or by a marker that is no text
+        if scans.find(b"\xff\xd9") != len(scans) - 2 or re.search(rb"\xff[\xe1-\xef\xfe]", scans):
+            return "something beside the pixels of a JPEG"
         return None
     return "an image that is neither PGM, PNG nor JPEG"

@@ -42,8 +42,8 @@ def probe_classifier(
         pooling, flat_threshold, num_channels: of `export_classifier`.
 
     Returns:
-        The classifier, and "label", "classes", "pooling", "images" and "left_out" (unusable) of each split, and "test":
-        accuracy and balanced accuracy with the ends of their intervals over patients under "*_low" and "*_high".
+        The classifier, and "label", "classes", "pooling", "images" and "left_out" (no label, or unusable) by split, and
+        "test": accuracy and balanced accuracy with the ends of their intervals over patients under "*_low", "*_high".
 
     Raises:
         ValueError: there is no such column, or it has fewer than two classes.
@@ -51,7 +51,7 @@ def probe_classifier(
     labels = fit_labels(splits["train"], column, task="single_label_classification")
     processor = RadiographImageProcessor.from_dict(processor.to_dict() | {"num_channels": encoder.config.num_channels})
     embedder = Embedder(encoder, processor, pooling, flat_threshold)
-    features, truth, places, left_out = {}, {}, {}, {}
+    features, truth, places, images, left_out = {}, {}, {}, {}, {}
     for split, rows in splits.items():
         skipped: list[dict[str, str]] = []
         sources = (({"image_id": str(place)}, row["image"]) for place, row in enumerate(rows.select_columns(["image"])))
@@ -59,7 +59,9 @@ def probe_classifier(
             found = embedder.vectors(sources, skipped, bar.update)
         places[split] = np.array([int(row["image_id"]) for row, _ in found])
         features[split] = np.stack([vector for _, vector in found])
-        truth[split], left_out[split] = labels.read(rows)[places[split]], len(skipped)
+        truth[split] = labels.read(rows)[places[split]]
+        images[split] = int(labels.known(truth[split]).sum())
+        left_out[split] = len(rows) - images[split]
     validation = features["validation"], truth["validation"]
     head = linear_probe(features["train"], truth["train"], validation, criterion="balanced_accuracy")
     groups, predicted = image_groups(splits["test"])[places["test"]], head.predict(features["test"])[0]
@@ -70,6 +72,5 @@ def probe_classifier(
     classes = [str(name) for name in head.classes]
     options: dict[str, Any] = {"pooling": pooling, "flat_threshold": flat_threshold, "num_channels": num_channels}
     classifier = export_classifier(encoder.cpu(), head.weight[0], head.bias[0], classes, **options)
-    images = {split: len(found) for split, found in places.items()}
     results = {"label": column, "classes": classes, "pooling": pooling, "test": test}
     return classifier, results | {"images": images, "left_out": left_out}

@@ -106,7 +106,7 @@ class Pusher:
             entries = self._passed(folder)
             for entry in entries:
                 _link(folder / entry.path, staged / entry.path)
-        except (PushError, OSError) as error:
+        except Exception as error:  # of whatever kind, as in the push itself
             logger.error("No push in the background: %s", error)
             return
         self._job = self.api.run_as_future(self._send_staged, staged, entries, message)

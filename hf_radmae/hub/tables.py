@@ -15,8 +15,6 @@ from hf_radmae.hub.private import Private, image_finding
 
 HASHES = {"image_id", *GROUPS.values()}
 """Columns that hold keyed hashes, see `pseudonyms`."""
-IMAGES = 8
-"""Images of a shard that are looked into."""
 
 
 def allowed_columns(manifest: Mapping[str, Any]) -> list[str]:
@@ -34,7 +32,7 @@ def allowed_columns(manifest: Mapping[str, Any]) -> list[str]:
 def shard_finding(path: Path, columns: Collection[str], private: Private) -> str | None:
     """Why a shard must not go, or None.
 
-    Names of columns, types, metadata, hashes and texts are looked at in every row; images in the first rows.
+    Names of columns, types and metadata are looked at, and every hash, text and image.
 
     Args:
         path: a Parquet file.
@@ -61,13 +59,15 @@ def shard_finding(path: Path, columns: Collection[str], private: Private) -> str
 
 def _field_finding(file: pq.ParquetFile, field: pa.Field, private: Private) -> str | None:
     if field.name == "image":
-        for batch in file.iter_batches(columns=["image.path"]):
+        if not pa.types.is_struct(field.type) or {part.name for part in field.type} != {"bytes", "path"}:
+            return f"is {field.type}: expected the bytes of an image and an empty path"
+        for batch in file.iter_batches(64, columns=["image"]):
             if pc.struct_field(batch["image"], "path").null_count < len(batch):
                 return "holds paths of files"
-        rows = next(file.iter_batches(IMAGES, columns=["image.bytes"]), None)
-        contents = [] if rows is None else pc.struct_field(rows["image"], "bytes").to_pylist()
-        found = (image_finding(content) for content in contents if content is not None)
-        return next((finding for finding in found if finding), None)
+            for content in pc.struct_field(batch["image"], "bytes"):
+                if content.is_valid and (finding := image_finding(content.as_py())):
+                    return finding
+        return None
     if field.name in HASHES:
         if not pa.types.is_string(field.type):
             return f"is {field.type}: expected hashes"

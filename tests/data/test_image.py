@@ -1,6 +1,7 @@
 """Every kind of file keeps its full depth, and whatever cannot be a radiograph is refused by name and reason."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,27 @@ def test_the_size_is_known_without_the_pixels(content, kept):
     with pytest.raises(ImageError):
         read_image(content[:kept])
     assert image_size(content[:kept]) == image_size(content)
+
+
+def test_what_a_reader_of_float32_cannot_tell_apart_is_constant():
+    with pytest.raises(ImageError, match="is constant"):
+        read_image(np.where(np.eye(16, dtype=bool), 2**24 + 1, 2**24))
+
+
+def test_a_format_that_no_radiograph_has_is_not_opened():
+    """EPS would start Ghostscript, and a DDS of unknown pixels raises what no other format does."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
+    dds = b"DDS " + struct.pack("<7I", 124, 0x1007, 16, 16, 0, 0, 0) + bytes(44) + struct.pack("<8I", 32, *[0] * 7)
+    for content in (eps, dds + bytes(2000)):
+        with pytest.raises(ImageError, match="is no image that Pillow knows"):
+            read_image(content)
+
+
+def test_a_huge_file_is_not_read_into_memory(tmp_path, monkeypatch):
+    (tmp_path / "archive.tar").write_bytes(bytes(2000))
+    monkeypatch.setattr("hf_radmae.data.image.MAX_BYTES", 1000)
+    with pytest.raises(ImageError, match="more than 1,000 bytes"):
+        read_image(tmp_path / "archive.tar")
 
 
 @pytest.mark.parametrize("side", [12_000, 30_000])

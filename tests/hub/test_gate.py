@@ -26,7 +26,10 @@ STATEMENT = Statement("cc-by-4.0", "Ids are hashed, headers dropped, every image
 PRIVATE = Private(frozenset({"mueller", "node-17"}))
 SECRETS = {
     "a path": "/home/someone/scans/MUELLER_HANS/1.dcm",
+    "a path of another machine": "began from /gpfs/users/someone/ckpt",
+    "a path of a home": "~/archive/scans",
     "a path by file URL": "file:///data/archive/1.dcm",
+    "a path of Windows with slashes": "D:/Archive/scans/1.dcm",
     "a path of Windows": r"D:\Archive\scans\1.dcm",
     "a share": r"\\pacs01\archive\1.dcm",
     "a host": "ran on node-17 over night",
@@ -78,7 +81,9 @@ def rewrite(folder: Path, change) -> None:
 
 
 @pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS)
-@pytest.mark.parametrize("file", ["README.md", "config.json", "results.json", "modeling_x.py", "model.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "config.json", "results.json", "modeling_radiograph_vit.py", "model.safetensors"]
+)
 def test_a_secret_in_any_file_that_would_go_stops_the_push(file, text, tmp_path):
     folder = write_model(tmp_path / "m", metadata={"format": text} if file == "model.safetensors" else None)
     if file.endswith(".json"):
@@ -143,7 +148,8 @@ def test_places_on_this_machine_are_taken_out_of_a_configuration_and_nothing_els
 
 
 @pytest.mark.parametrize(
-    "value", [{"report": "Kein Nachweis einer Fraktur."}, {"patient": "M00001"}, {"x": "wort " * 99}]
+    "value",
+    [{"report": "Kein Nachweis einer Fraktur."}, {"patient": "M00001"}, {"patient_id": 12345}, {"x": "wort " * 99}],
 )
 def test_reports_and_keys_of_patients_in_results_stop_the_push(value, tmp_path):
     folder = write_model(tmp_path / "m")
@@ -196,13 +202,29 @@ def test_safetensors_may_hold_tensors_and_their_format_alone(tmp_path):
     assert len(refusals(list(verdicts(folder).values()), "model")) == 2  # and there is no card
 
 
-def test_a_stack_trace_in_an_onnx_file_stops_the_push(tmp_path):
+def test_a_stack_trace_in_an_onnx_file_stops_the_push_and_its_weights_do_not(tmp_path):
+    """Of twenty million random weights some read like a path or an address."""
+    onnx = pytest.importorskip("onnx")
     folder = write_model(tmp_path / "m")
-    weights = np.random.default_rng(0).bytes(200_000)
-    (folder / "model.onnx").write_bytes(weights + b"/vit/layer.0/attention/MatMul" + weights)
+    weights = onnx.TensorProto(name="w", dims=[20_000_000], data_type=onnx.TensorProto.FLOAT)
+    weights.raw_data = np.random.default_rng(0).normal(0, 0.02, 20_000_000).astype(np.float32).tobytes()
+    node = onnx.helper.make_node("Identity", ["w"], ["y"], name="/vit/layer.0/attention/MatMul")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [weights]))
+    onnx.save(model, folder / "model.onnx")
     assert verdicts(folder)["model.onnx"].verdict == "goes"
-    (folder / "model.onnx").write_bytes(weights + b'File "/home/someone/env/model.py", line 3' + weights)
-    assert verdicts(folder)["model.onnx"].verdict == "refused"
+    model.graph.node[0].doc_string = 'File "/home/someone/env/model.py", line 3'
+    onnx.save(model, folder / "model.onnx")
+    assert "/home/someone/env/model.py" in verdicts(folder)["model.onnx"].reason
+    (folder / "model.onnx").write_bytes(b"no graph")
+    assert verdicts(folder)["model.onnx"].reason == "is no whole ONNX file"
+
+
+@pytest.mark.parametrize(("config", "goes"), [({"pooling": "mean"}, False), ({"pooling": "cls"}, True), ({}, True)])
+def test_a_head_that_transformers_would_give_the_wrong_token_does_not_go(config, goes, tmp_path):
+    found = verdicts(write_model(tmp_path / "m", **config))["config.json"]
+    assert found.is_pushed is goes
+    assert goes or "scripts/export.py" in found.reason
 
 
 def test_a_prepared_data_set_goes_with_a_statement_and_not_without(shards):
@@ -248,6 +270,19 @@ CHANGES = {
         "image",
         pa.array([{"bytes": i["bytes"].replace(b"P5\n", b"P5\n# M1\n"), "path": None} for i in t["image"].to_pylist()]),
     ),
+    "texts in the last image": lambda t: replaced(
+        t,
+        "image",
+        pa.array(
+            [
+                {"bytes": i["bytes"] + b"M1" * (row == len(t) - 1), "path": None}
+                for row, i in enumerate(t["image"].to_pylist())
+            ]
+        ),
+    ),
+    "a name beside an image": lambda t: replaced(
+        t, "image", pa.array([i | {"patient_name": "M1"} for i in t["image"].to_pylist()])
+    ),
     "metadata": lambda t: t.replace_schema_metadata({**t.schema.metadata, b"pandas": b"{}"}),
     "a path in the metadata": lambda t: t.replace_schema_metadata({b"huggingface": b'{"x": "\\/home\\/a\\/b"}'}),
 }
@@ -290,6 +325,11 @@ def test_jpeg_with_a_comment_is_found(tmp_path):
     pixels.save(tmp_path / "b.jpg", comment="mueller")
     assert image_finding((tmp_path / "a.jpg").read_bytes()) is None
     assert image_finding((tmp_path / "b.jpg").read_bytes()) == "texts in a JPEG"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / "c.jpg", quality=95)
+    noise = (tmp_path / "c.jpg").read_bytes()
+    assert image_finding(noise) is None
+    for hidden in (noise + b"mueller", noise[:-2] + b"\xff\xfe\x00\x09mueller\xff\xd9", noise[:-2]):
+        assert image_finding(hidden) == "something beside the pixels of a JPEG"
 
 
 def test_a_damaged_chunk_is_no_png():
