@@ -31,6 +31,8 @@ from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.collator import BucketCollator
 from hf_radmae.data.load import PROCESSES, load_radiographs
 from hf_radmae.pretraining import initial_model, patch_size_of
+from hf_radmae.study.networks import deciding_options
+from hf_radmae.study.steps import fingerprint
 from hf_radmae.trainer import RadMAETrainer, use_all_cores
 from hf_radmae.training_args import RadMAETrainingArguments
 
@@ -98,9 +100,9 @@ def main() -> None:
     args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
     trainer = make_trainer(data_args, network_args, args)
     between = tuple(search_args.between) if search_args.between else None
-    found = search_learning_rate(
-        trainer, args.output_dir, rates=search_args.rates, between=between, trials=search_args.trials
-    )
+    subject = fingerprint([command, vars(data_args), vars(network_args), deciding_options(args)])
+    options = {"rates": search_args.rates, "between": between, "trials": search_args.trials, "subject": subject}
+    found = search_learning_rate(trainer, args.output_dir, **options)
     if args.process_index == 0:
         found.save(args.output_dir)
         print(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")

@@ -65,16 +65,19 @@ def search_learning_rate(
     rates: Sequence[float] = LEARNING_RATES,
     between: tuple[float, float] | None = None,
     trials: int = 10,
+    subject: str = "",
 ) -> Search:
     """Train once with each learning rate and say which does best on validation.
 
     Args:
         trainer: made with `model_init`, which must give the same network each time. It should write no checkpoints
             (`save_strategy="no"`) and evaluate as it trains; its own patience holds in each trial.
-        folder: of the file with the trials. A search of other rates or another metric needs another folder.
+        folder: of the file with the trials, of this search and of any others.
         rates: the learning rates.
         between: or a range in which optuna chooses `trials` of them, by the scores so far (TPE, from the seed).
         trials: in the range; not used with `rates`.
+        subject: what is trained on what, such as a hash of all options: a search goes on with its own trials alone,
+            those of the same subject, rates, metric and seed.
 
     Raises:
         ValueError: no rates, a trainer that does not evaluate or does not know its metric, or no trial has a score.
@@ -90,7 +93,7 @@ def search_learning_rate(
     metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
     best = max if args.greater_is_better else min
     with args.main_process_first(desc="open the search"):
-        options = _storage(folder, f"{metric} {between or sorted(rates)} seed {args.seed}")
+        options = _storage(folder, f"{metric} {between or sorted(rates)} seed {args.seed} {subject}".rstrip())
         options |= {"direction": "maximize" if args.greater_is_better else "minimize"}
         study = optuna.create_study(**options)
         # A search that goes on would begin again with its first draws.

@@ -151,10 +151,9 @@ def restrict(rows: datasets.Dataset, where: str) -> datasets.Dataset:
     column, _, value = where.partition("=")
     if column not in rows.column_names:
         raise ValueError(f"{where}: there is no column {column!r}; the columns are {', '.join(rows.column_names)}")
-    feature, values = rows.features[column], rows[column]
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-    texts = np.array([str(names[v]) if names and v is not None and v >= 0 else str(v) for v in values])
+    texts = Labels((column,), "single_label_classification", ()).read(rows)
     chosen = np.flatnonzero(texts == value)
     if not len(chosen):
-        raise ValueError(f"{where}: no image has this value; the column holds {', '.join(sorted(set(texts))[:20])}")
+        listed = ", ".join(sorted({text for text in texts if text is not None})[:20])
+        raise ValueError(f"{where}: no image has this value; the column holds {listed}")
     return rows.select(chosen)

@@ -120,8 +120,9 @@ def labelled_parts(
         ValueError: as `train_classifier`.
     """
     augmentation = Augmentation(args.rotation, args.zoom, args.shift, args.contrast, args.flip)
-    data = {}
-    for split, part in parts.items():
+    data: dict[str, LabelledRadiographs] = {}
+    for split in ("train", "validation", "test"):  # and no other that the source may have
+        part = parts[split]
         if split == "train":
             data[split] = LabelledRadiographs(part, labels, draw=draw, augmentation=augmentation, seed=args.seed)
         else:
@@ -140,7 +141,7 @@ def labelled_parts(
             raise ValueError(
                 f"all {len(train)} training images are of class {labels.names[classes[0]]}: nothing to learn"
             )
-        unknown = {name for split in parts for name in data[split].truth if name is not None} - set(labels.names)
+        unknown = {name for split in data for name in data[split].truth if name is not None} - set(labels.names)
         if unknown:
             logger.warning("no training image has the class %s: always wrong in the scores", ", ".join(sorted(unknown)))
     return data

@@ -181,7 +181,7 @@ def _codes(labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return the classes in order and, for each label, the index of its class, -1 where it is missing."""
     values = np.asarray(labels)
     if values.dtype.kind == "O":
-        missing = np.array([value is None or value != value or value == "" for value in values], bool)
+        missing = np.array([v is None or v != v or v == "" or (not isinstance(v, str) and v < 0) for v in values], bool)
     elif values.dtype.kind == "U":
         missing = values == ""
     else:

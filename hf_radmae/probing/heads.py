@@ -95,7 +95,6 @@ class ValidationScore:
         found, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
         place = np.searchsorted(classes, found).clip(max=len(classes) - 1)
         numbers = np.where(classes[place] == found, place, -1)  # a class that training lacks is always wrong
-        self.classes = len(classes)
         self.features = torch.from_numpy(np.ascontiguousarray(features[rows], dtype=np.float32))
         self.labels = torch.from_numpy(numbers[inverse])
         share = 1 / (counts * len(counts)) if criterion == "balanced_accuracy" else np.full(len(counts), 1 / len(known))

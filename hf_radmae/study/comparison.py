@@ -47,7 +47,8 @@ class Comparison:
         is_irma: bool,
     ) -> None:
         self.labels, self.patients, self.args, self.step = labels, patients, args, step
-        self.paper = PAPER if is_irma and labels.task.columns == PAPER_COLUMN else {}
+        is_papers = is_irma and labels.task.columns == PAPER_COLUMN and labels.task.where is None
+        self.paper = PAPER if is_papers else {}
         self.draws: dict[Share, list[np.ndarray]] = {}
         self.refused: dict[Share, str] = {}
         for share in dict.fromkeys([*args.shares(), *args.curve_shares()]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,21 @@ def pretrain(
         "test": trainer.evaluate(images.parts["test"], metric_key_prefix="test")["test_loss"],
     }
     trainer.save_model()
-    figures = train_figures(trainer)
+    figures = {name: value for name, value in train_figures(trainer).items() if name != "seconds"}  # of this start
     curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
-    seconds = figures.pop("seconds", 0.0)
-    return {"losses": losses, "curve": curve, "training": figures, "train_seconds": seconds}
+    return {"losses": losses, "curve": curve, "training": figures}
+
+
+def content_print(checkpoint: str | None) -> str | None:
+    """Tells the weights of a local checkpoint from any others; an id of the Hub, or None, as it is."""
+    if checkpoint is None or not Path(checkpoint).is_dir():
+        return checkpoint
+    files = sorted(Path(checkpoint).glob("*.safetensors")) or sorted(Path(checkpoint).glob("*.bin"))
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
 
 
 def deciding_options(args: TrainingArguments) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
     """Writes `report.html`, `report.md` and the figures that this one shows; returns the files.
 
     Args:
-        results: as `run_study` returns them.
+        results: as `Study.run` returns them.
         folder: of the study; its "reconstructions.png", where there is one, is shown.
     """
     folder = Path(folder)
@@ -117,7 +117,7 @@ def terminal_text(results: Mapping[str, Any]) -> str:
             head = ["", *(METRIC_NAMES[metric] for metric in table["metrics"]), *(["paper"] if table["paper"] else [])]
             cells = [[r["model"], *(score(r, m) for m in table["metrics"]), *_paper(table, r)] for r in table["rows"]]
             lines += _columns([head, *cells])
-    lines.append("\nPer cent with 95 % intervals over patients and draws, test split.")
+    lines.append(f"\nPer cent with 95 % intervals over {results['resampled']} and draws, test split.")
     return "\n".join(lines)
 
 

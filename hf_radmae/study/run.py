@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
+from transformers import ViTMAEConfig
 
 from hf_radmae.arguments import DataArguments, ModelArguments
-from hf_radmae.data.load import PROCESSES
-from hf_radmae.modeling import RadMAEForPreTraining
+from hf_radmae.data.load import GROUP_COLUMNS, PROCESSES
+from hf_radmae.modeling import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.results import environment
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen
-from hf_radmae.study.networks import deciding_options, load_images, pretrain
+from hf_radmae.study.networks import content_print, deciding_options, load_images, pretrain
 from hf_radmae.study.probes import cached_features
 from hf_radmae.study.steps import Steps
 from hf_radmae.study.supervised import SupervisedTraining, labelled_parts
@@ -40,7 +41,8 @@ class Study:
         training: of the pre-training.
 
     Raises:
-        ValueError: a task does not suit the data, see `read_labels`; or a patient is in two splits, see `patients`.
+        ValueError: a task does not suit the data, see `read_labels`; a patient is in two splits, see `patients`; or the
+            ViT from scratch would be of another size than the masked autoencoder.
     """
 
     def __init__(
@@ -54,7 +56,10 @@ class Study:
         self.folder, self.data_args, self.model_args, self.args = Path(folder), data_args, model_args, args
         self.training = training
         patch_size = patch_size_of(model_args, args.mae_checkpoint)
-        self.images = load_images(data_args, patch_size, training.train_batch_size, training.seed, PROCESSES)
+        if "vit" in args.supervised and not args.vit_checkpoint:
+            _check_size(args.mae_checkpoint or model_args.model_name_or_path, model_args.preset)
+        images_per_update = training.images_per_update(data_args.max_tokens)
+        self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
         self.patients = patients(self.images.rows)
         self.steps = Steps(self.folder / "steps")
@@ -87,6 +92,7 @@ class Study:
         tasks = [comparison.results() for comparison in comparisons]
         self.bar.close()
         images = {split: len(part) for split, part in self.images.rows.items()}
+        has_groups = any(name in part.column_names for part in self.images.rows.values() for name in GROUP_COLUMNS)
         data = {"dataset": self.data_args.dataset, "images": images, "unreadable": len(self.images.unreadable)}
         model = {"preset": self.model_args.preset, "parameters": mae.num_parameters(), "patch": mae.config.patch_size}
         return {
@@ -96,6 +102,7 @@ class Study:
             "model": model,
             "pretraining": pretraining,
             "class_weights": args.class_weights,
+            "resampled": "patients" if has_groups else "images",
             "tasks": tasks,
             "seconds": self.steps.seconds,
         }
@@ -108,10 +115,12 @@ class Study:
 
     def _encoder(self) -> tuple[RadMAEForPreTraining, str, dict[str, Any]]:
         """The pre-trained network, where it is, and what its pre-training says of itself."""
+        (self.folder / "figures" / "reconstructions.png").unlink(missing_ok=True)  # of other options
         if checkpoint := self.args.mae_checkpoint:
             model = RadMAEForPreTraining.from_pretrained(checkpoint)
             return model, checkpoint, {"checkpoint": Path(checkpoint).name}
-        inputs: dict[str, Any] = {"model": vars(self.model_args), "training": deciding_options(self.training)}
+        model = vars(self.model_args) | {"model_name_or_path": content_print(self.model_args.model_name_or_path)}
+        inputs: dict[str, Any] = {"model": model, "training": deciding_options(self.training)}
         inputs |= {name: getattr(self.data_args, name) for name in ("crop_scale", "max_tokens")}
         options = self.images, self.data_args, self.model_args, self.training
         result = self._step("pretrain", lambda folder: pretrain(folder, *options), **inputs)
@@ -134,3 +143,18 @@ class Study:
 
         self._step(f"features, {name}", shapes, weights=weights, **options)
         return Frozen(weights, features())
+
+
+def _check_size(checkpoint: str | None, preset: str) -> None:
+    """Refuses a comparison of a given encoder with a ViT of another size."""
+    if checkpoint is None:
+        return
+    names = ("hidden_size", "num_hidden_layers", "intermediate_size")
+    given, scratch = ViTMAEConfig.from_pretrained(checkpoint), preset_config(preset)
+    sizes = [tuple(getattr(config, name) for name in names) for config in (given, scratch)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{Path(checkpoint).name} is of another size {sizes[0]} ({', '.join(names)}) than the ViT from scratch, "
+            f"--preset {preset} {sizes[1]}: give the preset of the checkpoint, a --vit_checkpoint, or leave vit out of "
+            "--supervised"
+        )

@@ -72,7 +72,7 @@ class Steps:
 
     def path(self, name: str, **inputs: Any) -> Path:
         """The file of a step."""
-        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}-{fingerprint(inputs)}.json"
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)[:100]}-{fingerprint(inputs)}.json"
 
 
 def write_whole(path: Path, text: str) -> None:

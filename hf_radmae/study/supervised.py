@@ -21,7 +21,7 @@ from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.study.arguments import StudyArguments
-from hf_radmae.study.networks import StudyImages
+from hf_radmae.study.networks import StudyImages, content_print
 from hf_radmae.study.tasks import TaskLabels
 from hf_radmae.training_args import RadMAETrainingArguments
 
@@ -72,7 +72,8 @@ class SupervisedTraining:
 
     def inputs(self, kind: str) -> dict[str, Any]:
         """What decides a training of a kind of network, beside labels, draw and learning rate."""
-        args = vars(self.args)
+        checkpoints = {f"{kind}_checkpoint": content_print(getattr(self.args, f"{kind}_checkpoint", None))}
+        args = vars(self.args) | checkpoints
         names = ["supervised_epochs", "supervised_evaluations", "supervised_patience"]
         names += ["supervised_batch_size", "class_weights"]
         names += [*(["layer_decay"] if kind == "mae" else [f"{kind}_checkpoint"])]

@@ -106,8 +106,8 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
     training lacks has a number too: it is never predicted, and counts as wrong.
 
     Raises:
-        ValueError: a column does not exist, holds numbers to be measured, or tells no two classes apart in training; or
-            no image is as `task.where` says.
+        ValueError: a column does not exist, holds numbers to be measured, or tells no two classes apart in training; no
+            image of validation or test has a label; or no image is as `task.where` says.
     """
     fitted = fit_labels(rows["train"], task.columns)
     if fitted.task == "regression":
@@ -123,7 +123,10 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
             found[split][part != wanted] = np.nan if found[split].ndim == 2 else None
     if fitted.task == "multi_label_classification":
         values = {split: np.nan_to_num(part, nan=-1).astype(np.int64) for split, part in found.items()}
-        return TaskLabels(task, list(fitted.names), values)
+        for name, known in zip(fitted.names, values["train"].T, strict=True):
+            if not {0, 1} <= {*known.tolist()}:
+                raise ValueError(f"task {task.name}: training needs images with {name} and images without it")
+        return _scorable(TaskLabels(task, list(fitted.names), values))
     present = {name for part in found.values() for name in part if name is not None}
     classes = [name for name in fitted.names if name in present] + sorted(present - set(fitted.names))
     numbers = {None: -1} | {name: number for number, name in enumerate(classes)}
@@ -133,7 +136,15 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
         raise ValueError(
             f"task {task.name}: the training images hold {names}, and two classes are needed to tell apart"
         )
-    return TaskLabels(task, classes, values)
+    return _scorable(TaskLabels(task, classes, values))
+
+
+def _scorable(labels: TaskLabels) -> TaskLabels:
+    """The same labels, if there is something to choose on and to score on."""
+    for split in ("validation", "test"):
+        if (labels.values[split] < 0).all():
+            raise ValueError(f"task {labels.task.name}: no image of the split {split} has a label")
+    return labels
 
 
 def patients(rows: Mapping[str, datasets.Dataset]) -> dict[str, np.ndarray]:
@@ -176,6 +187,13 @@ def draw_labels(labels: TaskLabels, groups: np.ndarray, share: Share, count: int
     """
     strata = labels.strata()
     if share.kind == "all":
-        return [np.flatnonzero(strata != "")]
-    balanced = share.kind == "balanced"
-    return [label_fraction(strata, groups, share.fraction, seed, balanced=balanced) for seed in range(count)]
+        draws = [np.flatnonzero(strata != "")]
+    else:
+        options = {"balanced": share.kind == "balanced"}
+        draws = [label_fraction(strata, groups, share.fraction, seed, **options) for seed in range(count)]
+    if labels.multi:
+        values = labels.values["train"]
+        both = [all({0, 1} <= {*values[draw, column].tolist()} for draw in draws) for column in range(values.shape[1])]
+        if empty := [name for name, found in zip(labels.classes, both, strict=True) if not found]:
+            raise ValueError(f"{share} of the labels leaves no image with, or none without, {', '.join(empty)}")
+    return draws

@@ -67,6 +67,8 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(trainer, tmp_path
     assert sorted(rate for rate, _ in trainings) == sorted(RATES) == [*found.trials]
     again = search_learning_rate(trainer, tmp_path, rates=RATES)
     assert again == found and len(trainings) == 3
+    search_learning_rate(trainer, tmp_path, rates=RATES, subject="another label")
+    assert len(trainings) == 6
     assert found.trials[found.best] == max(found.trials.values())
     assert trainings[0] == (1e-12, 3.0) and trainings[1][1] >= 3.0  # patience begins anew in each trial
 

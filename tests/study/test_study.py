@@ -35,7 +35,7 @@ def run(folder: Path, *options: str) -> tuple[Study, dict]:
 
 def without_times(results: dict) -> dict:
     """What has to repeat: all but seconds and speeds."""
-    timed = ("seconds", "train_seconds", "images_per_second", "tokens_per_second")
+    timed = ("seconds", "images_per_second", "tokens_per_second")
     return json.loads(json.dumps(results), object_hook=lambda d: {k: v for k, v in d.items() if k not in timed})
 
 
@@ -79,6 +79,8 @@ def test_an_encoder_that_is_there_is_taken(finished, tmp_path):
     ]
     assert rows[0] == rows[1]
     write_report(found, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"another size .* --preset small .*: give the preset of the checkpoint"):
+        run(tmp_path / "mixed", "--mae_checkpoint", str(checkpoint), "--preset", "small")
 
 
 def test_a_column_that_is_missing_is_told_before_anything_is_trained(tmp_path):

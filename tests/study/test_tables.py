@@ -117,6 +117,7 @@ def test_the_papers_numbers_stand_beside_its_own_data_and_task_only(comparison, 
         "model": {},
         "pretraining": {"checkpoint": "mae"},
         "class_weights": "sqrt",
+        "resampled": "patients",
         "seconds": {"table, all": 1.0},
         "tasks": [results],
     }

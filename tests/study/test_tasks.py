@@ -74,6 +74,24 @@ def test_several_labels_are_zero_and_one_and_draws_see_the_rarest():
     assert labels.counts()["train"] == [2, 2]
 
 
+def test_a_task_that_cannot_be_trained_or_scored_is_refused_at_once():
+    data = rows(a=split(["yes", "no", "no", "no"]), b=split([None, None, "yes", "yes"]))
+    with pytest.raises(ValueError, match="training needs images with b and images without it"):
+        read_labels(data, Task.parse("findings=a,b"))
+    data = rows(part=split(["a", "b"], ["a", "b"], [None, ""]))
+    with pytest.raises(ValueError, match="task part: no image of the split test has a label"):
+        read_labels(data, Task.parse("part"))
+
+
+def test_labels_that_are_never_known_together_are_refused_by_their_names():
+    """Of images with all labels known there is none to draw."""
+    values = np.where(np.arange(40)[:, None] < (20, 40), [[0, 1]], -1)
+    values[:20, 1], values[::2] = -1, np.where(values[::2] >= 0, 1 - values[::2], -1)
+    labels = TaskLabels(Task("t", "a,b"), ["a", "b"], {"train": values})
+    with pytest.raises(ValueError, match="all of the labels leaves no image with, or none without, a, b"):
+        draw_labels(labels, np.arange(40), Share(1.0, "all"), 2)
+
+
 def test_images_that_were_not_seen_have_no_label():
     labels = single(np.array([0, 1, 1]), ["a", "b"])
     seen = {"train": np.array([True, False, True]), "validation": np.ones(0, bool), "test": np.ones(0, bool)}
