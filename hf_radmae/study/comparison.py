@@ -87,7 +87,7 @@ class Comparison:
             learning_rates=rates,
             class_weights=class_weights,
         )
-        self._add_search(PROBES["mean"], "all", found["rates"])
+        self._add_search("head on the mean, by Adam", "all", found["rates"])
 
     def train(self, kind: str, training: SupervisedTraining, weights: str) -> None:
         """A supervised network on every draw, with the learning rate that is best on the first draw of its share.
