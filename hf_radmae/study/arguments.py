@@ -49,6 +49,7 @@ class StudyArguments:
         metadata={"help": "Rates of the search."},
     )
     search_steps: int | None = option(None, "Most steps of a training that searches; by default those of any other.")
+    search_finalists: int = option(2, "Best rates of shortened trainings that are then trained in full.")
     search_fraction: float = option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
 
     def __post_init__(self) -> None:
@@ -58,6 +59,8 @@ class StudyArguments:
                 raise ValueError(f"--{name} {bad[0]}: expected shares between 0 and 1; all labels are used in any case")
         if not 0 < self.search_fraction <= 1:
             raise ValueError(f"--search_fraction {self.search_fraction}: expected more than 0 and at most 1")
+        if self.search_finalists < 1:
+            raise ValueError(f"--search_finalists {self.search_finalists}: expected at least 1")
         if self.draws < 2:
             raise ValueError(f"--draws {self.draws}: an interval over draws needs at least 2")
         if unknown := set(self.supervised) - {*SUPERVISED, "none"}:
@@ -83,6 +86,10 @@ class StudyArguments:
     def supervised_shares(self) -> list[Share]:
         """Those that networks are trained on."""
         return list(dict.fromkeys([*self.shares(), *(Share(part, "balanced") for part in self.supervised_curve)]))
+
+    def steps_of(self, images: int) -> int:
+        """Steps of a training on so many images."""
+        return min(self.supervised_steps, self.supervised_epochs * -(-images // self.supervised_batch_size))
 
     def search_share(self, share: Share) -> Share:
         """The share on which the rate of a training on `share` is searched."""

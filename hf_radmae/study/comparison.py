@@ -98,21 +98,24 @@ class Comparison:
             weights: fingerprint of the masked autoencoder, which "mae" starts from.
         """
         name, inputs = SUPERVISED[kind], training.inputs(kind) | ({"weights": weights} if kind == "mae" else {})
-        chosen: dict[Share, float] = {}
+        chosen: dict[Share, tuple[float, dict[str, Any]]] = {}
         for share, search in self._trained().items():
             if search not in chosen:
                 chosen[search] = self._search(name, kind, training, search, inputs)
-            rate, predicted = chosen[search], []
-            for seed, draw in enumerate(self.draws[share]):
+            rate, first = chosen[search]
+            predicted = [first["predictions"]] if share == search else []
+            for seed, draw in list(enumerate(self.draws[share]))[len(predicted) :]:
                 run = self._train(f"train, {name}", kind, training, share, draw, rate, seed, inputs)
                 predicted.append(run["predictions"])
             self.predictions[share][name] = predicted
 
     def planned(self, probes: int) -> int:
         """Number of steps, with so many probes."""
-        trained = self._trained()
-        searches = len(set(trained.values())) * len(self.args.learning_rates)
-        trainings = sum(len(self.draws[share]) for share in trained)
+        trained, args = self._trained(), self.args
+        searches = sum(
+            len(args.learning_rates) + args.search_finalists * self._is_short(share) for share in set(trained.values())
+        )
+        trainings = sum(len(self.draws[share]) - (share == search) for share, search in trained.items())
         return len(self.args.supervised) * (searches + trainings) + probes + 1 + len(self.draws)
 
     def results(self) -> dict[str, Any]:
@@ -136,14 +139,29 @@ class Comparison:
         searched = [self.args.search_share(share) for share in shares]
         return {share: on if on in self.draws else share for share, on in zip(shares, searched, strict=True)}
 
+    def _is_short(self, share: Share) -> bool:
+        """Whether the trainings of a search are shorter than those of the tables."""
+        args = self.args
+        return (args.search_steps or args.supervised_steps) < args.steps_of(len(self.draws[share][0]))
+
     def _search(
         self, name: str, kind: str, training: SupervisedTraining, share: Share, inputs: dict[str, Any]
-    ) -> float:
-        rates = []
-        for rate in self.args.learning_rates:
-            run = self._train(f"search, {name}", kind, training, share, self.draws[share][0], rate, 0, inputs)
-            rates.append({"learning_rate": rate, "score": run["score"]})
-        return self._add_search(name, str(share), rates)
+    ) -> tuple[float, dict[str, Any]]:
+        """The best learning rate on the first draw of a share, and the training with it.
+
+        What is ahead after a short training need not be in the end: the best of those are trained in full.
+        """
+        options = kind, training, share, self.draws[share][0]
+        runs = {rate: self._train(f"search, {name}", *options, rate, 0, inputs) for rate in self.args.learning_rates}
+        rates = [{"learning_rate": rate, "score": run["score"]} for rate, run in runs.items()]
+        if not self._is_short(share):
+            best = self._add_search(name, str(share), rates)
+            return best, runs[best]
+        finalists = best_rates(rates)[: self.args.search_finalists]
+        runs = {rate: self._train(f"final, {name}", *options, rate, 0, inputs) for rate in finalists}
+        best = best_rates([{"learning_rate": rate, "score": run["score"]} for rate, run in runs.items()])[0]
+        self.searches.append({"model": name, "share": str(share), "rates": rates, "best": best})
+        return best, runs[best]
 
     def _train(
         self,
@@ -160,7 +178,7 @@ class Comparison:
         if searches:
             most_steps = min(most_steps, self.args.search_steps or most_steps)
         return self._step(
-            f"{name}, {share}, {f'rate {rate:g}' if searches else f'draw {seed}'}",
+            f"{name}, {share}, {f'draw {seed}' if name.startswith('train') else f'rate {rate:g}'}",
             lambda folder: training(folder, kind, self.labels, draw, rate, seed, most_steps),
             draw=fingerprint(draw.tolist()),
             learning_rate=rate,
@@ -173,7 +191,7 @@ class Comparison:
         return self.step(f"{name}, {self.labels.task.name}", function, task=self.labels.task, **inputs)
 
     def _add_search(self, model: str, share: str, rates: Sequence[Mapping[str, float]]) -> float:
-        best = best_rate(rates)
+        best = best_rates(rates)[0]
         self.searches.append({"model": model, "share": share, "rates": rates, "best": best})
         return best
 
@@ -201,8 +219,7 @@ class Comparison:
         }
 
 
-def best_rate(rates: Sequence[Mapping[str, float]]) -> float:
-    """The "learning_rate" of the best "score"; of several such, as where nothing was learned yet, the middle one."""
-    top = max(row["score"] for row in rates)
-    equals = [row["learning_rate"] for row in rates if row["score"] == top]
-    return equals[len(equals) // 2]
+def best_rates(rates: Sequence[Mapping[str, float]]) -> list[float]:
+    """Each "learning_rate", the best "score" first; of equals, as where nothing was learned yet, the middle one."""
+    order = sorted(range(len(rates)), key=lambda i: (-rates[i]["score"], abs(i - len(rates) // 2)))
+    return [rates[i]["learning_rate"] for i in order]

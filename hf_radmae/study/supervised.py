@@ -112,7 +112,7 @@ class SupervisedTraining:
             num_channels=self.config.num_channels,
             seed=seed,
         )
-        steps = min(most_steps, args.supervised_epochs * -(-len(draw) // args.supervised_batch_size))
+        steps = min(most_steps, args.steps_of(len(draw)))
         cached = isinstance(self.parts["train"], CachedRadiographs)
         options = ClassifierTrainingArguments(
             output_dir=str(folder),

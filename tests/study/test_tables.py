@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 from hf_radmae.arguments import DataArguments, ModelArguments, parse
 from hf_radmae.metrics import IRMAError
 from hf_radmae.study.arguments import StudyArguments
-from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen, best_rate
+from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen, best_rates
 from hf_radmae.study.report import terminal_text, write_report
 from hf_radmae.study.tables import PAPER, majority, table
 from hf_radmae.study.tasks import Task, TaskLabels
@@ -163,7 +163,7 @@ def test_recipes_are_read(name):
 
 @pytest.mark.parametrize(("scores", "best"), [([0.5, 0.7, 0.6], 2), ([0.5, 0.5, 0.5], 2), ([0.5, 0.5, 0.6], 3)])
 def test_of_rates_that_validate_equally_the_middle_one_is_taken(scores, best):
-    assert best_rate([{"learning_rate": i + 1, "score": score} for i, score in enumerate(scores)]) == best
+    assert best_rates([{"learning_rate": i + 1, "score": score} for i, score in enumerate(scores)])[0] == best
 
 
 def test_shares_and_searches_of_the_options():
