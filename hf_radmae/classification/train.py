@@ -12,13 +12,12 @@ import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_radmae.classification.augmentation import Augmentation
-from hf_radmae.classification.data import LabelCollator, LabelledRadiographs
+from hf_radmae.classification.data import LabelledRadiographs
 from hf_radmae.classification.labels import Labels
 from hf_radmae.classification.networks import fold_scale
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.collator import BucketCollator
 from hf_radmae.data.load import image_groups
 from hf_radmae.dataset import RadiographDataset
 from hf_radmae.results import train_figures
@@ -83,7 +82,7 @@ def train_classifier(
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
-        data_collator=LabelCollator(BucketCollator(data["train"].bins.patch_size, flat_threshold=flat_threshold)),
+        flat_threshold=flat_threshold,
         processing_class=processor,
         skipped=skipped,
     )

@@ -36,6 +36,7 @@ class ClassifierTrainer(RadMAETrainer):
     * The loss is the weighted mean over all labels of the optimiser step, over ranks and accumulation.
     * Evaluation scores every row once, whatever the ranks, see `predicted`.
     * The model at the end is the best one. Where `save_strategy` is "no" its weights are kept in memory.
+    * A ViT's mean is taken over patches that differ by more than `flat_threshold`, see `BucketCollator`.
     """
 
     card_template = TEMPLATES["classifier"]
@@ -44,16 +45,17 @@ class ClassifierTrainer(RadMAETrainer):
     train_dataset: LabelledRadiographs  # type: ignore[assignment]
     eval_dataset: LabelledRadiographs  # type: ignore[assignment]
 
-    def __init__(self, model=None, args=None, *, train_dataset: LabelledRadiographs, **kwargs):
+    def __init__(
+        self, model=None, args=None, *, train_dataset: LabelledRadiographs, flat_threshold: float = 0.01, **kwargs
+    ):
         args = copy.copy(args) if args else ClassifierTrainingArguments()
         self.labels = train_dataset.labels
         if args.metric_for_best_model is None:
             args.metric_for_best_model = "loss" if self.labels.task == "regression" else "balanced_accuracy"
         if args.greater_is_better is None:
             args.greater_is_better = not args.metric_for_best_model.endswith(("loss", "error"))
-        if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = LabelCollator(BucketCollator(train_dataset.bins.patch_size))
-        super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        collator = LabelCollator(BucketCollator(train_dataset.bins.patch_size, flat_threshold=flat_threshold))
+        super().__init__(model, args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.class_weights = fit_class_weights(train_dataset.targets, self.labels, args.class_weights)
         self._evaluated: list[tuple[np.ndarray, np.ndarray]] = []
         self._best_weights: dict[str, torch.Tensor] | None = None

@@ -38,11 +38,7 @@ _PGM = re.compile(rb"P5\n(\d{1,6}) (\d{1,6})\n(255|65535)\n")
 
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
-    *(
-        TypeError,
-        IndexError,
-        NotImplementedError,
-    ),  # a TIFF without dimensions and a GIF cut within a block, both met while counting frames
+    *(TypeError, IndexError),  # a TIFF without dimensions and a GIF cut within a block, both met while counting frames
 )
 """What Pillow's decoders raise for damaged files (UnidentifiedImageError is an OSError)."""
 

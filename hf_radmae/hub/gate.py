@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from hf_radmae.hub.card import FIGURE, use_of
 from hf_radmae.hub.contents import scrubbed
 from hf_radmae.hub.private import Private
 
@@ -28,7 +29,6 @@ ALLOWED: dict[Kind, tuple[str, ...]] = {
 }
 """What may go, by kind of repository; a star stands for no slash."""
 
-FIGURE = "reconstructions.png"
 _STAYS = {
     "training_args.bin": "a pickle with the paths of this machine",
     "events.out.tfevents.*": "a log of TensorBoard, which names this machine",
@@ -181,7 +181,7 @@ def _entry(folder: Path, name: str, kind: Kind, private: Private, statement: Sta
 def _refuse_mean_head(path: Path) -> None:
     """A head on the mean of the patches under the name of transformers' ViT, which would show it the CLS token."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("model_type") == "vit" and config.get("pooling", "cls") != "cls":
+    if use_of(config) == "export":
         raise ValueError(
             f"its head looks at the {config['pooling']} of the patches, and transformers' ViT would give it the CLS "
             "token: export the model with scripts/export.py and push that, or train with --pooling cls"

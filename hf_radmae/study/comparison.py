@@ -18,6 +18,7 @@ from hf_radmae.study.tasks import Share, TaskLabels, draw_labels
 PROBES = {"flat": "MAE probe, flattened", "mean": "MAE probe, mean", "cls": "MAE probe, CLS"}
 BEFORE = "probe before pre-training, mean"
 DIFFERENCES = [*((probe, SUPERVISED["vit"]) for probe in PROBES.values()), (PROBES["mean"], BEFORE)]
+Rate = Mapping[str, float]  # a "learning_rate" and its "score" on validation
 
 
 class Frozen(NamedTuple):
@@ -79,15 +80,17 @@ class Comparison:
 
     def search_probe(self, network: Frozen) -> None:
         """Learning rates of heads that are trained by steps on the mean, as the paper's, with all labels."""
-        rates, class_weights = list(LEARNING_RATES), self.args.class_weights
+        tried, class_weights = list(LEARNING_RATES), self.args.class_weights
         found = self._step(
             "search, probe",
-            lambda _: {"rates": probe_rates(network.pooled["mean"], self.labels, rates, class_weights)},
+            lambda _: {"rates": probe_rates(network.pooled["mean"], self.labels, tried, class_weights)},
             weights=network.weights,
-            learning_rates=rates,
+            learning_rates=tried,
             class_weights=class_weights,
         )
-        self._add_search("head on the mean, by Adam", "all", found["rates"])
+        rates = found["rates"]
+        best = best_rates(rates)[0]
+        self.searches.append({"model": "head on the mean, by Adam", "share": "all", "rates": rates, "best": best})
 
     def train(self, kind: str, training: SupervisedTraining, weights: str) -> None:
         """A supervised network on every draw, with the learning rate that is best on the first draw of its share.
@@ -105,7 +108,8 @@ class Comparison:
             rate, first = chosen[search]
             predicted = [first["predictions"]] if share == search else []
             for seed, draw in list(enumerate(self.draws[share]))[len(predicted) :]:
-                run = self._train(f"train, {name}", kind, training, share, draw, rate, seed, inputs)
+                step = f"train, {name}, {share}, draw {seed}"
+                run = self._train(step, kind, training, draw, rate, seed, self.args.supervised_steps, inputs)
                 predicted.append(run["predictions"])
             self.predictions[share][name] = predicted
 
@@ -151,34 +155,37 @@ class Comparison:
 
         What is ahead after a short training need not be in the end: the best of those are trained in full.
         """
-        options = kind, training, share, self.draws[share][0]
-        runs = {rate: self._train(f"search, {name}", *options, rate, 0, inputs) for rate in self.args.learning_rates}
-        rates = [{"learning_rate": rate, "score": run["score"]} for rate, run in runs.items()]
-        if not self._is_short(share):
-            best = self._add_search(name, str(share), rates)
-            return best, runs[best]
-        finalists = best_rates(rates)[: self.args.search_finalists]
-        runs = {rate: self._train(f"final, {name}", *options, rate, 0, inputs) for rate in finalists}
-        best = best_rates([{"learning_rate": rate, "score": run["score"]} for rate, run in runs.items()])[0]
+        full = self.args.supervised_steps
+
+        def runs(stage: str, rates: Sequence[float], most_steps: int) -> tuple[dict[float, dict[str, Any]], list[Rate]]:
+            options = kind, training, self.draws[share][0]
+            found = {
+                rate: self._train(f"{stage}, {name}, {share}, rate {rate:g}", *options, rate, 0, most_steps, inputs)
+                for rate in rates
+            }
+            return found, [{"learning_rate": rate, "score": run["score"]} for rate, run in found.items()]
+
+        found, rates = runs("search", self.args.learning_rates, min(full, self.args.search_steps or full))
+        last = rates
+        if self._is_short(share):
+            found, last = runs("final", best_rates(rates)[: self.args.search_finalists], full)
+        best = best_rates(last)[0]
         self.searches.append({"model": name, "share": str(share), "rates": rates, "best": best})
-        return best, runs[best]
+        return best, found[best]
 
     def _train(
         self,
-        name: str,
+        step: str,
         kind: str,
         training: SupervisedTraining,
-        share: Share,
         draw: np.ndarray,
         rate: float,
         seed: int,
+        most_steps: int,
         inputs: dict[str, Any],
     ) -> dict[str, Any]:
-        searches, most_steps = name.startswith("search"), self.args.supervised_steps
-        if searches:
-            most_steps = min(most_steps, self.args.search_steps or most_steps)
         return self._step(
-            f"{name}, {share}, {f'draw {seed}' if name.startswith('train') else f'rate {rate:g}'}",
+            step,
             lambda folder: training(folder, kind, self.labels, draw, rate, seed, most_steps),
             draw=fingerprint(draw.tolist()),
             learning_rate=rate,
@@ -189,11 +196,6 @@ class Comparison:
 
     def _step(self, name: str, function: Callable[..., Mapping[str, Any]], **inputs: Any) -> dict[str, Any]:
         return self.step(f"{name}, {self.labels.task.name}", function, task=self.labels.task, **inputs)
-
-    def _add_search(self, model: str, share: str, rates: Sequence[Mapping[str, float]]) -> float:
-        best = best_rates(rates)[0]
-        self.searches.append({"model": model, "share": share, "rates": rates, "best": best})
-        return best
 
     def _table(self, share: Share) -> dict[str, Any]:
         """The rows of a share, or why there are none."""
@@ -219,7 +221,7 @@ class Comparison:
         }
 
 
-def best_rates(rates: Sequence[Mapping[str, float]]) -> list[float]:
+def best_rates(rates: Sequence[Rate]) -> list[float]:
     """Each "learning_rate", the best "score" first; of equals, as where nothing was learned yet, the middle one."""
     order = sorted(range(len(rates)), key=lambda i: (-rates[i]["score"], abs(i - len(rates) // 2)))
     return [rates[i]["learning_rate"] for i in order]

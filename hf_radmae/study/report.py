@@ -77,7 +77,7 @@ def score(row: Mapping[str, Any], metric: str) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, str]:
-    """The sentences at the head of a report: number of images, hardware, and the pre-training."""
+    """The sentences at the head of a report: number of images, hardware, method, and the pre-training."""
     device, trained = results["environment"], results["pretraining"]
     total = sum(results["data"]["images"].values())
     text = f"Taken as it is: {trained.get('checkpoint')}."
@@ -89,7 +89,16 @@ def summary(results: Mapping[str, Any]) -> dict[str, str]:
             f"before and {losses['validation']:.3f} after; on the test images {losses['test']:.3f}."
         )
     hardware = f"{device['device']}, {device['cpus']} CPU cores"
-    return {"images": f"{total:,}", "hardware": hardware, "pretraining": text}
+    method = (
+        f"Scores are of the test split, in per cent, with 95 % intervals over {results['resampled']} and over draws of "
+        "the labels. All models of a table have the same draws, the same images and, in their differences, the same "
+        "resamples. A probe sees the shapes of pre-training, a network that is trained on labels one square. Both are "
+        "chosen by balanced accuracy on validation: a probe's penalty for each draw, a network's learning rate on the "
+        "first draw of its share, and its best evaluation."
+    )
+    if results["class_weights"] != "none":
+        method += f" Every loss weighs the classes: {results['class_weights']}."
+    return {"images": f"{total:,}", "hardware": hardware, "method": method, "pretraining": text}
 
 
 def minutes(seconds: float) -> str:

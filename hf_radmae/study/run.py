@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import ViTMAEConfig
 
 from hf_radmae.arguments import DataArguments, ModelArguments
-from hf_radmae.data.load import GROUP_COLUMNS, PROCESSES
+from hf_radmae.data.load import PROCESSES
 from hf_radmae.modeling import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining import initial_model, patch_size_of
 from hf_radmae.probing.features import model_fingerprint
@@ -27,7 +27,7 @@ from hf_radmae.study.networks import content_print, deciding_options, load_image
 from hf_radmae.study.probes import cached_features
 from hf_radmae.study.steps import Steps
 from hf_radmae.study.supervised import SupervisedTraining, labelled_parts
-from hf_radmae.study.tasks import patients, read_labels
+from hf_radmae.study.tasks import group_columns, patients, read_labels
 from hf_radmae.training_args import RadMAETrainingArguments
 
 
@@ -92,7 +92,6 @@ class Study:
         tasks = [comparison.results() for comparison in comparisons]
         self.bar.close()
         images = {split: len(part) for split, part in self.images.rows.items()}
-        has_groups = any(name in part.column_names for part in self.images.rows.values() for name in GROUP_COLUMNS)
         data = {"dataset": self.data_args.dataset, "images": images, "unreadable": len(self.images.unreadable)}
         model = {"preset": self.model_args.preset, "parameters": mae.num_parameters(), "patch": mae.config.patch_size}
         return {
@@ -102,7 +101,7 @@ class Study:
             "model": model,
             "pretraining": pretraining,
             "class_weights": args.class_weights,
-            "resampled": "patients" if has_groups else "images",
+            "resampled": "patients" if group_columns(self.images.rows) else "images",
             "tasks": tasks,
             "seconds": self.steps.seconds,
         }

@@ -72,16 +72,17 @@ class SupervisedTraining:
 
     def inputs(self, kind: str) -> dict[str, Any]:
         """What decides a training of a kind of network, beside labels, draw and learning rate."""
-        checkpoints = {f"{kind}_checkpoint": content_print(getattr(self.args, f"{kind}_checkpoint", None))}
-        args = vars(self.args) | checkpoints
-        names = ["supervised_epochs", "supervised_evaluations", "supervised_patience"]
-        names += ["supervised_batch_size", "class_weights"]
-        names += [*(["layer_decay"] if kind == "mae" else [f"{kind}_checkpoint"])]
-        config = self.config
+        args, config = self.args, self.config
         size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
         precision = [self.training.bf16, self.training.fp16]
-        pooled: dict[str, Any] = {} if kind == "resnet50" else {"flat_threshold": FLAT_THRESHOLD}
-        return pooled | {"kind": kind, "size": size, "precision": precision} | {name: args[name] for name in names}
+        names = ("epochs", "evaluations", "patience", "batch_size")
+        inputs: dict[str, Any] = {f"supervised_{name}": getattr(args, f"supervised_{name}") for name in names}
+        inputs |= {"kind": kind, "size": size, "precision": precision, "class_weights": args.class_weights}
+        if kind == "mae":
+            inputs["layer_decay"] = args.layer_decay
+        else:
+            inputs[f"{kind}_checkpoint"] = content_print(getattr(args, f"{kind}_checkpoint"))
+        return inputs if kind == "resnet50" else inputs | {"flat_threshold": FLAT_THRESHOLD}
 
     def __call__(
         self,

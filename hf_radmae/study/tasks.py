@@ -77,6 +77,13 @@ class TaskLabels:
             values[split][~rows] = -1
         return replace(self, values=values)
 
+    def one_sided(self, draw: np.ndarray) -> list[str]:
+        """Of a multi-label task the labels that all training images of a draw have, or that none has."""
+        if not self.multi:
+            return []
+        values = self.values["train"][draw]
+        return [name for name, column in zip(self.classes, values.T, strict=True) if not {0, 1} <= {*column.tolist()}]
+
     def texts(self, split: str) -> dict[str, list[str | None]]:
         """Name of a column -> the labels of a split as texts; of a multi-label task a column of no and yes each."""
         names, values = self.classes, self.values[split]
@@ -123,10 +130,10 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
             found[split][part != wanted] = np.nan if found[split].ndim == 2 else None
     if fitted.task == "multi_label_classification":
         values = {split: np.nan_to_num(part, nan=-1).astype(np.int64) for split, part in found.items()}
-        for name, known in zip(fitted.names, values["train"].T, strict=True):
-            if not {0, 1} <= {*known.tolist()}:
-                raise ValueError(f"task {task.name}: training needs images with {name} and images without it")
-        return _scorable(TaskLabels(task, list(fitted.names), values))
+        labels = TaskLabels(task, list(fitted.names), values)
+        if lacking := labels.one_sided(np.arange(len(values["train"]))):
+            raise ValueError(f"task {task.name}: training needs images with {lacking[0]} and images without it")
+        return _scorable(labels)
     present = {name for part in found.values() for name in part if name is not None}
     classes = [name for name in fitted.names if name in present] + sorted(present - set(fitted.names))
     numbers = {None: -1} | {name: number for number, name in enumerate(classes)}
@@ -147,14 +154,18 @@ def _scorable(labels: TaskLabels) -> TaskLabels:
     return labels
 
 
+def group_columns(rows: Mapping[str, datasets.Dataset]) -> list[str]:
+    """The columns by which images belong together, those that all splits have."""
+    return [name for name in GROUP_COLUMNS if all(name in part.column_names for part in rows.values())]
+
+
 def patients(rows: Mapping[str, datasets.Dataset]) -> dict[str, np.ndarray]:
     """Split -> int64 (images,), equal for images that belong together, over all splits.
 
     Raises:
         ValueError: a patient, or a group of near duplicates, is in more than one split.
     """
-    shared = [name for name in GROUP_COLUMNS if all(name in part.column_names for part in rows.values())]
-    columns = [[value for part in rows.values() for value in part[name]] for name in shared]
+    columns = [[value for part in rows.values() for value in part[name]] for name in group_columns(rows)]
     split = np.repeat([*rows], [len(part) for part in rows.values()])
     groups = connected_groups(columns, len(split))
     audit_splits(groups, split)
@@ -191,9 +202,6 @@ def draw_labels(labels: TaskLabels, groups: np.ndarray, share: Share, count: int
     else:
         options = {"balanced": share.kind == "balanced"}
         draws = [label_fraction(strata, groups, share.fraction, seed, **options) for seed in range(count)]
-    if labels.multi:
-        values = labels.values["train"]
-        both = [all({0, 1} <= {*values[draw, column].tolist()} for draw in draws) for column in range(values.shape[1])]
-        if empty := [name for name, found in zip(labels.classes, both, strict=True) if not found]:
-            raise ValueError(f"{share} of the labels leaves no image with, or none without, {', '.join(empty)}")
+    if empty := list(dict.fromkeys(name for draw in draws for name in labels.one_sided(draw))):
+        raise ValueError(f"{share} of the labels leaves no image with, or none without, {', '.join(empty)}")
     return draws
