@@ -6,21 +6,24 @@ Names are imported when they are asked for, so that a part works where only what
 from importlib import import_module
 from typing import Any
 
-from hf_radmae.registration import register_pipelines
-
 _HOME = {
-    "BucketBatchSampler": "hf_radmae.sampler",
-    "BucketCollator": "hf_radmae.collator",
-    "IRMA": "hf_radmae.data.irma",
-    "MRI": "hf_radmae.data.mri",
+    "BucketBatchSampler": "hf_radmae.batching.sampler",
+    "BucketCollator": "hf_radmae.batching.collator",
+    "IRMA": "hf_radmae.sources.irma.builder",
+    "ImageError": "hf_radmae.images.image",
+    "MRI": "hf_radmae.sources.mri.builder",
     "ClassifierTrainer": "hf_radmae.classification.trainer",
     "ClassifierTrainingArguments": "hf_radmae.classification.training_args",
-    "Phantom": "hf_radmae.data.phantom",
-    "RadMAEForPreTraining": "hf_radmae.modeling",
-    "RadMAETrainer": "hf_radmae.trainer",
-    "RadMAETrainingArguments": "hf_radmae.training_args",
-    "RadiographDataset": "hf_radmae.dataset",
-    "RadiographImageProcessor": "hf_radmae.processing",
+    "PrepareOptions": "hf_radmae.shards.shrink",
+    "Phantom": "hf_radmae.sources.phantom",
+    "RadMAEForPreTraining": "hf_radmae.models.mae",
+    "RadMAETrainer": "hf_radmae.pretraining.trainer",
+    "RadMAETrainingArguments": "hf_radmae.pretraining.training_args",
+    "RadiographDataset": "hf_radmae.batching.dataset",
+    "RadiographImageProcessor": "hf_radmae.batching.processing",
+    "load_radiographs": "hf_radmae.sources.load",
+    "prepare": "hf_radmae.shards.prepare",
+    "read_image": "hf_radmae.images.image",
 }
 
 __all__ = list(_HOME)
@@ -34,6 +37,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
-
-
-register_pipelines()

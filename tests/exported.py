@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from damaged import radiograph
 
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 
 PATCH, SIDE = 8, 64
 LABELS = ["hand", "knee", "chest"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from damaged import damaged_files, encode, radiograph
-from data.tiny_dicom import tiny_dicom
 from PIL import Image
+from tiny_dicom import tiny_dicom
 
 SIGNATURES = {
     "png": b"\x89PNG\r\n\x1a\n",

@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 from damaged import encode, radiograph
 
-from hf_radmae.data.image import ImageError, image_size
+from hf_radmae.images.image import ImageError, image_size
 
 SIZES = [(40, 24), (24, 40), (64, 64), (48, 30), (30, 56)]
 

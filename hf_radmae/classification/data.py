@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.classification.augmentation import Augmentation
 from hf_radmae.classification.labels import Labels
-from hf_radmae.collator import BucketCollator
-from hf_radmae.dataset import RadiographDataset
 
 
 class CachedRadiographs(RadiographDataset):

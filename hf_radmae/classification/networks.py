@@ -23,10 +23,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from hf_radmae.classification.labels import Labels
-from hf_radmae.informative import informative_patches
-from hf_radmae.masking import patch_grid
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.positions import sincos_table
+from hf_radmae.images.background import informative_patches
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.masking import patch_grid
+from hf_radmae.models.positions import sincos_table
 from hf_radmae.probing.features import pool_tokens
 
 Kind = Literal["vit", "resnet50", "mae"]

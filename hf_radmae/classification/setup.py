@@ -11,17 +11,17 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel, ViTMAEConfig
 
-from hf_radmae.arguments import DataArguments, option
-from hf_radmae.binning import STRATEGIES, Bins
-from hf_radmae.bucketing import bucketed
+from hf_radmae.batching.binning import STRATEGIES, Bins
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
 from hf_radmae.classification.networks import KINDS, POOLINGS, build_classifier
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.modeling import PRESETS
-from hf_radmae.pretraining import make_processor
-from hf_radmae.processing import RadiographImageProcessor
+from hf_radmae.models.mae import PRESETS
+from hf_radmae.pretraining.arguments import DataArguments, option
+from hf_radmae.pretraining.setup import make_processor
+from hf_radmae.sources.load import load_radiographs
 
 logger = logging.getLogger(__name__)
 

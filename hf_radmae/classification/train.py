@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.classification.augmentation import Augmentation
 from hf_radmae.classification.data import LabelledRadiographs
 from hf_radmae.classification.labels import Labels
@@ -18,10 +20,8 @@ from hf_radmae.classification.networks import fold_scale
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.data.load import image_groups
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.results import train_figures
-from hf_radmae.skipped import SkippedImages
+from hf_radmae.pretraining.results import train_figures
+from hf_radmae.sources.load import image_groups
 
 logger = logging.getLogger(__name__)
 

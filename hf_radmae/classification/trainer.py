@@ -12,15 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_radmae.callbacks import EarlyStopping
+from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.classification.data import LabelCollator, LabelledRadiographs
 from hf_radmae.classification.loss import fit_class_weights, label_weights, summed_loss
 from hf_radmae.classification.networks import RadViTForImageClassification, parameter_groups
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.collator import BucketCollator
-from hf_radmae.hub.card import TEMPLATES
-from hf_radmae.trainer import RadMAETrainer
+from hf_radmae.pretraining.callbacks import EarlyStopping
+from hf_radmae.pretraining.trainer import RadMAETrainer
+from hf_radmae.publishing.card import TEMPLATES
 
 
 class Patience(EarlyStopping):

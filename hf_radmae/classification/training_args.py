@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hf_radmae.training_args import RadMAETrainingArguments
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 

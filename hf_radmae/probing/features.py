@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from hf_radmae.masking import patch_grid
+from hf_radmae.models.masking import patch_grid
 
 POOLINGS = ("cls", "mean", "flat")
 # What the weights' shapes do not tell of a vision transformer's configuration.

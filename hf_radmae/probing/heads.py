@@ -1,6 +1,6 @@
 """What a linear probe is, however it was found: one classifier per draw of labels, chosen among settings on validation.
 
-A draw is an array of training rows, made by `hf_radmae.data.splits.label_fraction` for one label fraction and seed.
+A draw is an array of training rows, made by `hf_radmae.sources.splits.label_fraction` for one label fraction and seed.
 """
 
 from collections.abc import Sequence

@@ -10,12 +10,12 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_radmae.data.load import image_groups
-from hf_radmae.data.splits import label_fraction
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.loader import bucket_loader
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.probing.features import extract_features
 from hf_radmae.probing.table import probe_table
+from hf_radmae.sources.load import image_groups
+from hf_radmae.sources.splits import label_fraction
 
 logger = logging.getLogger(__name__)
 

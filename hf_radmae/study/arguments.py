@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hf_radmae.arguments import option
 from hf_radmae.classification.training_args import CLASS_WEIGHTS
+from hf_radmae.pretraining.arguments import option
 from hf_radmae.study.tasks import Share, Task
 
 SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae": "MAE, fine-tuned"}

@@ -11,15 +11,15 @@ from typing import Any
 import datasets
 from transformers import TrainingArguments
 
-from hf_radmae.arguments import DataArguments, ModelArguments
-from hf_radmae.binning import Bins
-from hf_radmae.bucketing import bucketed
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.pretraining import initial_model, make_trainer
-from hf_radmae.results import train_figures
+from hf_radmae.batching.binning import Bins
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.results import train_figures
+from hf_radmae.pretraining.setup import initial_model, make_trainer
+from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint
+from hf_radmae.sources.load import load_radiographs
 from hf_radmae.study.steps import fingerprint
-from hf_radmae.trainer import RadMAETrainingArguments, last_complete_checkpoint
 
 # Options of a training that change nothing in what is learned.
 INDIFFERENT = (

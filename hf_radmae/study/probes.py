@@ -8,8 +8,8 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_radmae.collator import BucketCollator
-from hf_radmae.loader import bucket_loader
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.probing import extract_features, linear_probe, multilabel_probe, train_linear_probes
 from hf_radmae.probing.features import POOLINGS
 from hf_radmae.study.networks import StudyImages

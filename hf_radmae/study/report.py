@@ -14,7 +14,7 @@ from hf_radmae.study.figures import class_figure, curve_figure, loss_figure, sea
 from hf_radmae.study.steps import write_whole
 from hf_radmae.study.tables import METRIC_NAMES
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:

@@ -15,12 +15,13 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import ViTMAEConfig
 
-from hf_radmae.arguments import DataArguments, ModelArguments
-from hf_radmae.data.load import PROCESSES
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.pretraining import initial_model, patch_size_of
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.results import environment
+from hf_radmae.pretraining.setup import initial_model, patch_size_of
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.probing.features import model_fingerprint
-from hf_radmae.results import environment
+from hf_radmae.sources.load import PROCESSES
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen
 from hf_radmae.study.networks import content_print, deciding_options, load_images, pretrain
@@ -28,7 +29,6 @@ from hf_radmae.study.probes import cached_features
 from hf_radmae.study.steps import Steps
 from hf_radmae.study.supervised import SupervisedTraining, labelled_parts
 from hf_radmae.study.tasks import group_columns, patients, read_labels
-from hf_radmae.training_args import RadMAETrainingArguments
 
 
 class Study:

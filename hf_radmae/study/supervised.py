@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from hf_radmae.arguments import ModelArguments
-from hf_radmae.binning import assign, fit_bins
+from hf_radmae.batching.binning import assign, fit_bins
+from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import fit_labels
 from hf_radmae.classification.networks import build_classifier
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.dataset import RadiographDataset
+from hf_radmae.pretraining.arguments import ModelArguments
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.networks import StudyImages, content_print
 from hf_radmae.study.tasks import TaskLabels
-from hf_radmae.training_args import RadMAETrainingArguments
 
 FLAT_THRESHOLD = 0.0  # a mean is over all patches, as that of the probes
 CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to the next

@@ -11,8 +11,8 @@ import datasets
 import numpy as np
 
 from hf_radmae.classification.labels import Labels, fit_labels
-from hf_radmae.data.load import GROUP_COLUMNS, connected_groups
-from hf_radmae.data.splits import audit_splits, label_fraction
+from hf_radmae.sources.load import GROUP_COLUMNS, connected_groups
+from hf_radmae.sources.splits import audit_splits, label_fraction
 
 _GRAMMAR = re.compile(r"(?:(?P<name>[^=\[]+)=)?(?P<columns>[^=\[]+)(?:\[(?P<where>[^=\]]+)=(?P<value>[^\]]*)\])?")
 

@@ -3,7 +3,7 @@
     python scripts/benchmarks/background.py --data_dir RADIOGRAPHS --column body_region --figure out/background.png
 
 draws twelve images drawn at random from all groups; --worst draws those of which least is kept. Beside the rule of
-`hf_radmae.informative` stands contrast alone: a patch is kept where its standard deviation exceeds 0.01.
+`hf_radmae.images.background` stands contrast alone: a patch is kept where its standard deviation exceeds 0.01.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from hf_radmae.data.image import read_image
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.figures import save_figure
-from hf_radmae.fitting import as_tensor, fit_image
-from hf_radmae.grids import target_sizes
-from hf_radmae.informative import informative_patches
+from hf_radmae.batching.grids import target_sizes
+from hf_radmae.images.background import informative_patches
+from hf_radmae.images.fitting import as_tensor, fit_image
+from hf_radmae.images.image import read_image
+from hf_radmae.pretraining.figures import save_figure
+from hf_radmae.sources.load import load_radiographs
 
 DETAIL = 4  # pixels across a patch in the picture: enough to see what it is of, too few to be a copy
 

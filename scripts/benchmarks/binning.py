@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_radmae.bin_report import compare, format_table, report
-from hf_radmae.binning import STRATEGIES, NoBinsError, assign, fit_bins
-from hf_radmae.sampler import plan, simulate
+from hf_radmae.batching.bin_report import compare, format_table, report
+from hf_radmae.batching.binning import STRATEGIES, NoBinsError, assign, fit_bins
+from hf_radmae.batching.sampler import plan, simulate
 
 HEIGHTS, WIDTHS = (246, 1543, 2002, 2438, 3072), (219, 1117, 1417, 1852, 3071)  # quantiles 0, 25, 50, 75, 100 %
 

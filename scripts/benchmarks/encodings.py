@@ -23,10 +23,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from hf_radmae.data.image import read_image
-from hf_radmae.data.phantom import generate
-from hf_radmae.data.shrink import PrepareOptions, encode, shrink, target_size
-from hf_radmae.fitting import as_tensor, fit_image
+from hf_radmae.images.fitting import as_tensor, fit_image
+from hf_radmae.images.image import read_image
+from hf_radmae.shards.shrink import PrepareOptions, encode, shrink, target_size
+from hf_radmae.sources.phantom import generate
 
 
 def saved(**options: Any) -> Callable[[np.ndarray], bytes]:

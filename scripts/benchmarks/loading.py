@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from hf_radmae.binning import fit_bins
-from hf_radmae.collator import BucketCollator
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.data.phantom import write_archive
-from hf_radmae.data.prepare import prepare
-from hf_radmae.data.shrink import PrepareOptions
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.loader import bucket_loader
+from hf_radmae.batching.binning import fit_bins
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.loader import bucket_loader
+from hf_radmae.shards.prepare import prepare
+from hf_radmae.shards.shrink import PrepareOptions
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.phantom import write_archive
 
 PATCH = 16
 

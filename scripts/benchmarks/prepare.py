@@ -16,11 +16,11 @@ from pathlib import Path
 
 import datasets
 
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.data.phantom import write_archive
-from hf_radmae.data.prepare import prepare
-from hf_radmae.data.shards import read_bytes
-from hf_radmae.data.shrink import PrepareOptions
+from hf_radmae.shards.prepare import prepare
+from hf_radmae.shards.shrink import PrepareOptions
+from hf_radmae.shards.writer import read_bytes
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.phantom import write_archive
 
 
 def read_slowly(path: str, wait: float) -> bytes:

@@ -37,14 +37,14 @@ from step_arms import Arm, Batch, Runner, arms, figures, matmul_rate, peak_bytes
 from step_layouts import archive_sizes, draw, layouts
 from tqdm.auto import tqdm
 
-from hf_radmae.binning import content_sizes
-from hf_radmae.content import measure_image
-from hf_radmae.data.image import read_image
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.data.phantom import generate
-from hf_radmae.fitting import as_tensor, fit_image
-from hf_radmae.grids import target_sizes
-from hf_radmae.informative import informative_patches
+from hf_radmae.batching.binning import content_sizes
+from hf_radmae.batching.content import measure_image
+from hf_radmae.batching.grids import target_sizes
+from hf_radmae.images.background import informative_patches
+from hf_radmae.images.fitting import as_tensor, fit_image
+from hf_radmae.images.image import read_image
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.phantom import generate
 
 PATCH = 16
 STOCK_DECODER = {

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.probing import linear_probe, train_linear_probes
 
 TRAIN, VALIDATION, WIDTH, CLASSES = 8000, 2000, 768, 8

@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_radmae.bucketing import bucketed
-from hf_radmae.collator import BucketCollator
-from hf_radmae.data.load import image_groups, load_radiographs
-from hf_radmae.data.splits import label_fraction
-from hf_radmae.loader import bucket_loader
-from hf_radmae.modeling import RadMAEForPreTraining
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.loader import bucket_loader
+from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.probing.features import extract_features
 from hf_radmae.probing.linear import linear_probe
 from hf_radmae.probing.table import score_rows
+from hf_radmae.sources.load import image_groups, load_radiographs
+from hf_radmae.sources.splits import label_fraction
 from hf_radmae.study.tasks import Task, read_labels
 
 PRETRAIN = Path(__file__).parents[1] / "pretrain.py"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTMAEForPreTraining
 
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from binning import draw_sizes
 
-from hf_radmae.binning import Bins, assign, fit_bins
-from hf_radmae.levels import with_levels
+from hf_radmae.batching.binning import Bins, assign, fit_bins
+from hf_radmae.batching.levels import with_levels
 
 
 def archive_sizes(count: int, scale: float) -> np.ndarray:

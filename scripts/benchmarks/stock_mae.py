@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from transformers import ViTMAEForPreTraining, set_seed
 
-from hf_radmae.binning import Bins
-from hf_radmae.data.load import load_radiographs
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.modeling import RadMAEForPreTraining, reconstruction_loss
-from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments
+from hf_radmae.batching.binning import Bins
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.models.mae import RadMAEForPreTraining, reconstruction_loss
+from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
+from hf_radmae.sources.load import load_radiographs
 
 
 class StockMAE(ViTMAEForPreTraining):

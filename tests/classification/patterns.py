@@ -7,9 +7,9 @@ import numpy as np
 from damaged import encode
 from rows import SIZES, make_rows
 
-from hf_radmae.binning import Bins, fit_bins
+from hf_radmae.batching.binning import Bins, fit_bins
+from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.classification import CachedRadiographs, Labels, build_classifier
-from hf_radmae.dataset import RadiographDataset
 
 PATCH = 8
 KINDS = ("top", "left", "middle")

@@ -7,8 +7,8 @@ from transformers import ResNetForImageClassification, ViTForImageClassification
 
 from hf_radmae.classification import Labels, RadViTForImageClassification, build_classifier
 from hf_radmae.classification.networks import fold_scale, parameter_groups
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.positions import sincos_table
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.positions import sincos_table
 
 LABELS = Labels(("c",), "single_label_classification", ("a", "b", "c"))
 SIZE = {"image_size": 48, "patch_size": 8}

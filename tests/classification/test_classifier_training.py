@@ -14,7 +14,7 @@ from hf_radmae.classification import ClassifierTrainingArguments, fit_labels, tr
 from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.metrics import balanced_accuracy
-from hf_radmae.trainer import last_complete_checkpoint
+from hf_radmae.pretraining.trainer import last_complete_checkpoint
 
 SPLITS = {"train": 45, "validation": 20, "test": 25}
 TOTAL = sum(SPLITS.values())

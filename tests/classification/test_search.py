@@ -5,13 +5,13 @@ import json
 import pytest
 from patterns import PATCH, make_parts, small
 
+from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.classification import ClassifierTrainingArguments, fit_labels
 from hf_radmae.classification.search import search_learning_rate
 from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer, Patience
-from hf_radmae.collator import BucketCollator
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 
 QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "dataloader_num_workers": 0}
 RATES = [1e-12, 3e-3, 1e-5]

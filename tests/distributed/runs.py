@@ -15,13 +15,13 @@ from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed.tensor import DTensor
 
-from hf_radmae.binning import fit_bins
-from hf_radmae.data.prepare import prepare
-from hf_radmae.data.shrink import PrepareOptions
-from hf_radmae.dataset import RadiographDataset
-from hf_radmae.modeling import RadMAEForPreTraining, preset_config
-from hf_radmae.streaming import open_shards
-from hf_radmae.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
+from hf_radmae.batching.binning import fit_bins
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.streaming import open_shards
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments, last_complete_checkpoint
+from hf_radmae.shards.prepare import prepare
+from hf_radmae.shards.shrink import PrepareOptions
 
 PATCH = 8
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 CONTEXT = mp.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hf_radmae.trainer"])
+CONTEXT.set_forkserver_preload(["hf_radmae.pretraining.trainer"])
 
 
 class World:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_radmae.arguments import DataArguments, ModelArguments, parse
+from hf_radmae.cli.parse import parse
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study import Study, StudyArguments, write_report
-from hf_radmae.training_args import RadMAETrainingArguments
 
 pytestmark = pytest.mark.slow  # trains real networks, small as they are; the killed run starts the script several times
 

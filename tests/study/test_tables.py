@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from hf_radmae.arguments import DataArguments, ModelArguments, parse
+from hf_radmae.cli.parse import parse
 from hf_radmae.metrics import IRMAError
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen, best_rates
 from hf_radmae.study.report import terminal_text, write_report
 from hf_radmae.study.tables import PAPER, majority, table
 from hf_radmae.study.tasks import Task, TaskLabels
-from hf_radmae.training_args import RadMAETrainingArguments
 
 CODES = ["1121-120-200-700", "1121-120-310-700", "1123-127-500-000"]
 

@@ -1,0 +1,1 @@
+"""Sizes -> shapes -> batches: grids, bins, levels, data set, collator, samplers, loader, skipped images, processor."""

@@ -1,0 +1,55 @@
+"""Items of one bin stacked to a batch, with the patches that carry information marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hf_radmae.images.background import informative_patches
+
+
+@dataclass
+class BucketCollator:
+    """Stacks items of `RadiographDataset`, all of one bin, and marks the patches that carry information.
+
+    The batch holds `pixel_values` (batch, num_channels, height, width) float32, `patch_mask` (batch, patches) bool,
+    `noise` (batch, patches) float32, `num_tokens`, how many patches of each image take part, and `index` (batch,)
+    int64, the rows that were used. Where images had to be replaced it also holds `skipped`, which a trainer takes out.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        num_channels: 1, or 3 for a model that expects RGB.
+        flat_threshold: see `informative_patches`. 0 counts every patch of the image in; padding never counts.
+
+    Raises:
+        ValueError: the items are of different shapes, so they come from different bins.
+    """
+
+    patch_size: int
+    num_channels: int = 1
+    flat_threshold: float = 0.01
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        shapes = {tuple(item["pixel_values"].shape) for item in items}
+        if len(shapes) > 1:
+            raise ValueError(f"a batch must be of one bin, and has images of {sorted(shapes)}: use BucketBatchSampler")
+        pixels = torch.stack([item["pixel_values"] for item in items])
+        rows, columns = (side // self.patch_size for side in pixels.shape[-2:])
+        content = torch.tensor([item["content"] for item in items])
+        inside = torch.arange(rows)[:, None] * self.patch_size < content[:, 0, None, None]
+        inside = inside & (torch.arange(columns)[None] * self.patch_size < content[:, 1, None, None])
+        patch_mask = inside.flatten(1)
+        if self.flat_threshold > 0:
+            patch_mask = patch_mask & informative_patches(pixels, self.patch_size, self.flat_threshold)
+        batch: dict[str, Any] = {
+            "pixel_values": pixels.expand(-1, self.num_channels, -1, -1).contiguous(),
+            "patch_mask": patch_mask,
+            "noise": torch.stack([item["noise"] for item in items]),
+            "num_tokens": items[0]["num_tokens"],
+            "index": torch.tensor([item["index"] for item in items]),
+        }
+        skipped = [record for item in items for record in item["skipped"]]
+        return batch | ({"skipped": skipped} if skipped else {})

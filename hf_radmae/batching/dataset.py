@@ -1,0 +1,175 @@
+"""Rows of radiographs as items of their bins: what a loader worker does for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import datasets
+import numpy as np
+import torch
+
+from hf_radmae.batching.binning import Bins, assign, content_sizes
+from hf_radmae.batching.content import Content
+from hf_radmae.images.fitting import as_tensor, fit_image
+from hf_radmae.images.image import ImageError, read_image
+from hf_radmae.models.masking import keyed_noise
+
+
+class Skipped(TypedDict):
+    """An image that could not be used: its row, its name and why."""
+
+    index: int
+    image: str
+    reason: str
+
+
+class RadiographDataset(torch.utils.data.Dataset):
+    """A `datasets.Dataset` of radiographs, each read, scaled and resized to its bin when it is asked for.
+
+    An image that cannot be read is replaced by the next good one of its bin, or of any bin where its own has none, and
+    reported in the item's `skipped`, so that a batch keeps its shape and its size. All randomness is keyed: crop and
+    mask by (seed, epoch, row), or by (seed, row) where `train` is false. Hence a run repeats, and resumes, for any
+    number of workers and processes.
+
+    Args:
+        rows: has the columns `image` (`datasets.Image(decode=False)`), `height` and `width`, and where it can an
+            `image_id`, which then names the image in reports.
+        bins: shapes and the rule by which an image is placed in one.
+        seed: key of crops and masks.
+        train: whether crops and masks change with the epoch.
+        crop_scale: the smallest share of the area that a random crop keeps (1 = no crop); only where `train` is true.
+        scaling: see `RadiographImageProcessor`.
+        content: what is informative in each image, by which bins with levels are chosen.
+        crop_to_content: cut each image to its box in `content`, whose shares are then those of the boxes.
+
+    Attributes:
+        sizes: int (rows, 2), height and width in pixels of what is used of each image.
+        bin_ids: int (rows,), the bin of each row, -1 where the binning loses the image.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        bins: Bins,
+        *,
+        seed: int = 42,
+        train: bool = False,
+        crop_scale: float = 1.0,
+        scaling: str = "minmax",
+        content: Content | None = None,
+        crop_to_content: bool = False,
+    ):
+        if not 0 < crop_scale <= 1:
+            raise ValueError(f"crop_scale={crop_scale} must lie in (0, 1]")
+        if crop_to_content and content is None:
+            raise ValueError("crop_to_content needs content: see hf_radmae.batching.content.measure_content")
+        self.rows, self.bins, self.seed, self.train = rows, bins, seed, train
+        self.crop_scale, self.scaling = crop_scale, scaling
+        self.sizes = sizes_of(rows)
+        self.boxes = content.boxes if content and crop_to_content else None
+        if self.boxes is not None:
+            self.sizes = self.boxes[:, 2:]
+        self.bin_ids = assign(self.sizes, bins, content.informative if content else None)
+        self._names = "image_id" if "image_id" in rows.column_names else None
+        self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first_of_fullest_bins(self, count: int) -> list[int]:
+        """The first row of each of the `count` bins with the most images: a picture of the variety, always the same."""
+        bins, first, sizes = np.unique(self.bin_ids, return_index=True, return_counts=True)
+        fullest = np.argsort(-sizes[bins >= 0], kind="stable")[:count]
+        return sorted(first[bins >= 0][fullest].tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves crops and masks to another epoch, in workers that already run too."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """What `fit_item` gives, with `index`, the row that was used, and `skipped`.
+
+        Raises:
+            ImageError: no image can be read.
+        """
+        skipped: list[Skipped] = []
+        for candidate in self._from(int(index)):
+            row = self._columns[candidate]
+            name = row[self._names] if self._names else row["image"].get("path") or f"row {candidate}"
+            try:
+                image = as_tensor(read_image(row["image"], name=name))
+            except ImageError as error:
+                skipped.append({"index": candidate, "image": name, "reason": error.reason})
+            except FileNotFoundError:
+                skipped.append({"index": candidate, "image": name, "reason": "is missing: no such file"})
+            else:
+                return {**self._fit(image, candidate, self.bin_ids[index]), "index": candidate, "skipped": skipped}
+        first = skipped[0]
+        raise ImageError(first["image"], f"{first['reason']}; and none of the other {len(self) - 1} images can be read")
+
+    def _from(self, index: int) -> Iterator[int]:
+        """The row itself, then the other rows of its bin in order, around the end, then the rows of other bins."""
+        yield index
+        order = np.roll(np.arange(len(self)), -index)[1:]
+        same = self.bin_ids[order] == self.bin_ids[index]
+        yield from (int(other) for other in (*order[same], *order[~same]))
+
+    def _fit(self, image: torch.Tensor, index: int, bin_id: int) -> dict[str, Any]:
+        options: dict[str, Any] = {"seed": self.seed, "crop_scale": self.crop_scale, "scaling": self.scaling}
+        options["box"] = None if self.boxes is None else self.boxes[index].tolist()
+        epoch = int(self._epoch) if self.train else None
+        return fit_item(image, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
+
+
+def sizes_of(rows: Any) -> np.ndarray:
+    """int (rows, 2): the columns `height` and `width`, in pixels."""
+    return np.stack([np.asarray(rows[column]) for column in ("height", "width")], axis=1)
+
+
+def fit_item(
+    image: torch.Tensor,
+    size: Sequence[int] | np.ndarray,
+    bins: Bins,
+    bin_id: int,
+    *,
+    key: int,
+    epoch: int | None,
+    seed: int,
+    crop_scale: float,
+    scaling: str,
+    box: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """An image at the shape of a bin, with the crop and the mask of its key.
+
+    Returns `pixel_values` (1, height, width), `noise` (patches,), `content` (height, width), what the image fills of
+    them, and `num_tokens`, how many patches take part in this bin.
+
+    Args:
+        image: (1, height, width), as `as_tensor` gives it.
+        size: height and width by which it is placed in the bin.
+        key, epoch, seed: what crop and mask are drawn from; without an epoch nothing is cropped.
+        crop_scale, scaling: see `RadiographDataset`.
+        box: top, left, height and width in pixels of the part that is used; the whole image where None.
+    """
+    shape = tuple(bins.shapes[bin_id].tolist())
+    content = tuple(content_sizes(np.array([size]), bins, np.array([bin_id]))[0].tolist())
+    top, left, height, width = box or (0, 0, *image.shape[1:])
+    if epoch is not None and crop_scale < 1:
+        rng = np.random.default_rng((seed, epoch, key))
+        down, right, height, width = _random_box(height, width, crop_scale, rng)
+        top, left = top + down, left + right
+    return {
+        "pixel_values": fit_image(image, shape, content, scaling=scaling, box=(top, left, height, width)),
+        "noise": keyed_noise(seed, epoch, key, int(bins.patches[bin_id])),
+        "content": content,
+        "num_tokens": int(bins.tokens[bin_id]),
+    }
+
+
+def _random_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A crop (top, left, height, width) of the image's own aspect with a share of its area uniform in [smallest, 1]."""
+    side = np.sqrt(rng.uniform(smallest, 1.0))
+    box_height, box_width = max(1, round(height * side)), max(1, round(width * side))
+    return int(rng.integers(height - box_height + 1)), int(rng.integers(width - box_width + 1)), box_height, box_width

@@ -1,0 +1,1 @@
+"""The commands: parsing of options and recipes, results, one function per command."""

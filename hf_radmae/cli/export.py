@@ -1,0 +1,93 @@
+"""Exports a classifier, or an encoder, that bare transformers loads.
+
+A probe on a pre-trained encoder, solved here on frozen features with the penalty chosen on the validation split:
+
+    python scripts/export.py --model out/phantom --probe_column body_region --output_dir out/classifier
+
+A fine-tuned model needs no data, and an encoder neither:
+
+    python scripts/export.py --model out/finetuned --output_dir out/classifier
+    python scripts/export.py --model out/phantom --encoder --output_dir out/encoder
+
+Then, in any Python that has transformers:
+
+    pipeline("image-classification", model="out/classifier")("radiograph.png")
+
+With `--pooling cls` that is all. A head on the mean of the patches is a class of ours, whose code is saved beside it:
+bare transformers asks for `trust_remote_code=True`, after `import hf_radmae` nothing does. `--onnx` writes
+model.onnx too, for images of any size (pip install hf_radmae[onnx]).
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.cli.parse import parse
+from hf_radmae.cli.results import save_results
+from hf_radmae.pretraining.arguments import DataArguments
+from hf_radmae.pretraining.results import environment
+from hf_radmae.publishing.card import TEMPLATES, write_card
+from hf_radmae.publishing.export import (
+    export_encoder,
+    export_fine_tuned,
+    export_processor,
+    load_encoder,
+    load_fine_tuned,
+)
+from hf_radmae.publishing.onnx import export_onnx, largest_difference
+from hf_radmae.publishing.probe import probe_classifier
+from hf_radmae.sources.load import load_radiographs
+
+
+@dataclass
+class ExportArguments:
+    """What is exported, and where to."""
+
+    model: str = field(metadata={"help": "Folder or Hub id of a pre-trained checkpoint or a fine-tuned ViT."})
+    output_dir: str = field(metadata={"help": "Folder of the repository."})
+    pooling: str = field(
+        default="mean", metadata={"help": "What a probe looks at.", "choices": ["cls", "mean", "flat"]}
+    )
+    encoder: bool = field(default=False, metadata={"help": "Export the encoder alone."})
+    num_channels: int = field(default=3, metadata={"help": "Input channels; bare transformers gives 3."})
+    onnx: bool = field(default=False, metadata={"help": "Write model.onnx too."})
+
+
+def main() -> None:
+    run, data = parse((ExportArguments, DataArguments), description=__doc__)
+    folder = Path(run.output_dir)
+    processor = RadiographImageProcessor.from_pretrained(run.model)
+    results: dict[str, Any] = {}
+    model: PreTrainedModel
+    if run.encoder:
+        model = export_encoder(load_encoder(run.model), run.num_channels)
+    elif AutoConfig.from_pretrained(run.model).model_type == "vit_mae":
+        splits, _ = load_radiographs(**data.source())
+        encoder = load_encoder(run.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
+        model, results = probe_classifier(
+            *(encoder, processor, splits, str(data.probe_column)),
+            pooling=run.pooling,
+            flat_threshold=data.flat_threshold,
+            num_channels=run.num_channels,
+        )
+        results |= {"environment": environment(), "data": vars(data)}
+    else:
+        model = export_fine_tuned(load_fine_tuned(run.model), run.num_channels)
+        if (known := Path(run.model, "results.json")).is_file():
+            results = json.loads(known.read_text(encoding="utf-8"))
+    model.save_pretrained(folder)
+    export_processor(processor, model.config).save_pretrained(folder)
+    save_results(results | {"name": folder.name}, folder)
+    template = TEMPLATES["classifier" if "classes" in results else "model"]
+    write_card(results | {"name": folder.name}, folder, template, remote_code=hasattr(model.config, "auto_map"))
+    if "test" in results:
+        print(json.dumps(results["test"], indent=1))
+    if run.onnx:
+        path = export_onnx(model, folder / "model.onnx")
+        print(f"{path}: at most {largest_difference(model, path):.1e} from torch on five grids.")
+    print(f"{type(model).__name__} in {folder}.")

@@ -1,0 +1,115 @@
+"""Trains a classifier on labelled radiographs of any size: a ResNet, a ViT from scratch, or from a masked autoencoder.
+
+From scratch, on generated radiographs, with nothing to download:
+
+    accelerate launch scripts/finetune.py --model vit --output_dir out/vit
+
+From a masked autoencoder of scripts/pretrain.py, or any `vit_mae` checkpoint, on your own labels:
+
+    accelerate launch scripts/finetune.py --dataset imagefolder --data_dir RADIOGRAPHS --label fracture --model mae \
+        --model_name_or_path out/mine --layer_decay 0.75 --class_weights balanced --output_dir out/fracture
+
+`--label a,b,c` takes several yes-or-no columns, `--task regression` a column of numbers. Images without a label are
+left out and counted. Training stops after ten evaluations without a better validation score, and the best model is
+kept. A run that was ended goes on from its last checkpoint when it is started again with the same --output_dir.
+
+The output folder then holds the model and preprocessor_config.json, results.json with every score and its interval over
+patients, and predictions-validation.parquet and predictions-test.parquet with a row per image, without patients.
+"""
+
+from pathlib import Path
+
+from hf_radmae.batching.skipped import SkippedImages
+from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
+from hf_radmae.classification.train import train_classifier
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.cli.parse import parse
+from hf_radmae.cli.results import save_results
+from hf_radmae.pretraining.checkpoints import last_complete_checkpoint
+from hf_radmae.pretraining.results import environment
+from hf_radmae.pretraining.trainer import use_all_cores
+from hf_radmae.publishing.card import TEMPLATES, write_card
+from hf_radmae.sources.load import PROCESSES
+
+REPEATED: tuple[str, ...] = (
+    "seed",
+    "num_train_epochs",
+    "learning_rate",
+    "weight_decay",
+    "layer_decay",
+    "class_weights",
+    "flip",
+)
+REPEATED += ("rotation", "zoom", "shift", "contrast", "per_device_train_batch_size")
+SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
+
+
+def main() -> None:
+    options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
+    data_args, task_args, args = parse(options, description=__doc__)
+    if args.push_to_hub and task_args.model != "resnet50" and task_args.pooling != "cls":
+        raise SystemExit(
+            f"--push_to_hub --pooling {task_args.pooling}: transformers' ViT classifies the CLS token, so that nobody "
+            "could use what is pushed. Take --pooling cls; or train without pushing, then scripts/export.py and push.py"
+        )
+    say = print if args.process_index == 0 else lambda *_: None
+    folder = Path(args.output_dir)
+    use_all_cores(args)
+
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    with args.main_process_first(desc="build the data set"):
+        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
+    labels, images = setup.labels, {split: len(part) for split, part in setup.parts.items()}
+    say(f"\n{sum(images.values())} images {images}, {len(setup.unreadable)} unreadable.")
+    say(
+        f"{setup.label}: {labels.task.replace('_', ' ')}, {len(labels.names)} outputs: {', '.join(labels.names[:20])}\n"
+    )
+    model = setup.build(args.seed)
+    skipped = SkippedImages(
+        folder / "skipped.csv", sum(images.values()) + len(setup.unreadable), args.max_skipped_share
+    )
+    if args.process_index == 0:
+        skipped.add(setup.unreadable)  # type: ignore[arg-type]
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint in (None, "true", "True", "last"):
+        checkpoint = last_complete_checkpoint(folder)
+    if checkpoint:
+        say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
+
+    processor = setup.processor(model.config.num_channels)
+    run = train_classifier(
+        model,
+        setup.parts,
+        setup.label,
+        args,
+        processor=processor,
+        skipped=skipped,
+        resume_from_checkpoint=checkpoint,
+    )
+    if args.process_index != 0:
+        return
+
+    run.model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    for split, predictions in run.predictions.items():
+        predictions.save(folder / f"predictions-{split}.parquet")
+    results = {
+        "name": folder.name,
+        "environment": environment(),
+        "data": vars(data_args) | {"unreadable": len(setup.unreadable), "bins": setup.bins.shapes.tolist()},
+        "arguments": {name: getattr(args, name) for name in REPEATED},
+        "model": vars(task_args) | {"parameters": run.model.num_parameters()},
+        **run.results,
+    }
+    save_results(results, folder)
+    write_card(results, folder, TEMPLATES["classifier"])
+    if args.push_to_hub:
+        run.trainer.push_output()
+    say(f"\n{'':22}{'validation':>26}{'test':>26}")
+    for name in (name for name in SCORES if name in run.results["test"]):
+        cells = (
+            f"{scores[name]:.3f} ({scores[name + '_low']:.3f} to {scores[name + '_high']:.3f})"
+            for scores in (run.results["validation"], run.results["test"])
+        )
+        say(f"{name:22}" + "".join(f"{cell:>26}" for cell in cells))
+    say(f"\nEverything is in {folder}: see results.json and predictions-test.parquet.\n")

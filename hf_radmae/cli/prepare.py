@@ -1,0 +1,116 @@
+"""Prepares an archive of radiographs once for fast training: Parquet shards at training resolution.
+
+    python scripts/prepare.py --dataset mri --data_dir MRI --output_dir prepared --num_proc 16
+
+then trains from them, on this machine or another, with nothing of the archive at hand:
+
+    accelerate launch scripts/pretrain.py --dataset parquet --data_dir prepared
+
+Ended, even by kill -9, it goes on when it is started again; at most one shard per process is made anew. As a job array:
+the same command in each of 8 jobs with --shard 0/8 to 7/8; whichever ends last writes the manifest. Options may come
+from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepared")` reads the result, streaming too.
+
+The output folder holds data/*.parquet, manifest.json (options, counts, what was dropped, versions) and quarantine.csv
+(what could not be read: its split, its row there, a hash; rows of the split "source" are those of unreadable.csv, with
+the paths, in the cache of the builder). Ids are hashed with the key in --key_file, by default beside the output folder:
+whoever has it can link the shards with the archive, so keep it, and keep it apart.
+"""
+
+import csv
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_radmae.cli.parse import parse
+from hf_radmae.shards.prepare import prepare
+from hf_radmae.shards.shrink import PrepareOptions
+from hf_radmae.sources.irma.builder import IRMA
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.mri.builder import MRI
+from hf_radmae.sources.mri.cleaning import CleaningRules
+from hf_radmae.sources.pseudonyms import load_key
+
+
+@dataclass
+class RunArguments:
+    """From where to where, and with how many hands."""
+
+    dataset: str = field(metadata={"help": "mri, irma, imagefolder, phantom (generated), or a data set on the Hub."})
+    output_dir: str = field(metadata={"help": "Folder of the shards."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the archive; phantom needs none."})
+    builder: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Options of the data set, as in num_images=500 'cleaning={width: null}'."},
+    )
+    key_file: str | None = field(default=None, metadata={"help": "Key of the hashes; drawn where it is missing."})
+    num_proc: int = field(default=1, metadata={"help": "Processes that decode, one per core."})
+    threads: int = field(default=16, metadata={"help": "Files that each process reads at once."})
+    shard: str = field(default="0/1", metadata={"help": "i/n: do the i-th part of n, counted from 0."})
+
+    def __post_init__(self) -> None:
+        index, slash, count = self.shard.partition("/")
+        if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+            raise ValueError(f"--shard {self.shard}: expected i/n with i of 0 to n - 1, as 0/8")
+        if wrong := [option for option in self.builder if "=" not in option]:
+            raise ValueError(f"--builder {' '.join(wrong)}: expected name=value")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """The numbers of `shard`."""
+        index, _, count = self.shard.partition("/")
+        return int(index), int(count)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `builder` says, values read as YAML."""
+        return {name: yaml.safe_load(value) for name, _, value in (option.partition("=") for option in self.builder)}
+
+
+def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], list[dict]]:
+    """What a data set counted and dropped while it was built, and the files that it could not read."""
+    if name == "irma":
+        return {"dropped": IRMA(data_dir=data_dir, **options).dropped}, []
+    if name != "mri":
+        return {}, []
+    builder = MRI(data_dir=data_dir, **options)
+    with Path(builder.cache_dir, "unreadable.csv").open(encoding="utf-8", newline="") as file:
+        rows = enumerate(csv.DictReader(file))
+        unreadable = [{"index": index, "image": row["image_id"], "reason": row["reason"]} for index, row in rows]
+    return builder.report(), unreadable
+
+
+def main() -> None:
+    run, options = parse((RunArguments, PrepareOptions), description=__doc__)
+    key = load_key(run.key_file or f"{run.output_dir.rstrip('/')}.key")
+    builder = run.options
+    if run.dataset == "mri":
+        rules = CleaningRules.from_dict(builder.get("cleaning") or {})
+        unset = {name: getattr(rules, name) for name in ("maximum", "mean") if getattr(options, name) is None}
+        options = replace(options, **unset, drawing=rules.drawing)
+        builder.setdefault("hash_key", key.hex())
+    splits, unreadable = load_radiographs(run.dataset, run.data_dir, **builder)
+    record, more = source_record(run.dataset, run.data_dir, builder)
+    manifest = prepare(
+        splits,
+        run.output_dir,
+        options,
+        key=key,
+        root=run.data_dir,
+        source={"dataset": run.dataset, **record},
+        unreadable=[*unreadable, *more],
+        num_proc=run.num_proc,
+        threads=run.threads,
+        part=run.part,
+    )
+    if not manifest["complete"]:
+        print(f"Part {run.shard} is done; the other parts are not. Start this again when they are, if none is running.")
+        return
+    for split, count in manifest["counts"].items():
+        dropped = ", ".join(f"{number} by {rule}" for rule, number in count["dropped"].items()) or "none"
+        print(
+            f"{split}: {count['images']} images in {manifest['shards'][split]} shards, {count['bytes'] / 1e6:.1f} MB; "
+            f"dropped: {dropped}; quarantined: {count['quarantined']}"
+        )
+    print(f"\n    accelerate launch scripts/pretrain.py --dataset parquet --data_dir {run.output_dir}")

@@ -1,0 +1,126 @@
+"""Pre-trains a masked autoencoder on radiographs of any size and shows what it learned.
+
+On generated radiographs, with nothing to download:
+
+    accelerate launch scripts/pretrain.py --output_dir out/phantom
+
+On your own, sub-folders or a metadata.csv with labels are optional:
+
+    accelerate launch scripts/pretrain.py --dataset imagefolder --data_dir RADIOGRAPHS --probe_column body_region \
+        --preset small --max_tokens 256 --output_dir out/mine
+
+A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended goes on from its last
+checkpoint when it is started again with the same --output_dir. Watch it with `tensorboard --logdir out`.
+
+The output folder then holds the model (loads with bare transformers), preprocessor_config.json, results.json with every
+figure, reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_radmae.batching.bin_report import compare, format_table, report
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.content import COLUMNS as CONTENT
+from hf_radmae.batching.skipped import SkippedImages
+from hf_radmae.batching.streaming import open_shards
+from hf_radmae.cli.parse import parse
+from hf_radmae.cli.results import probe_text, save_results
+from hf_radmae.models.mae import RadMAEForPreTraining
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.memory import tokens_that_fit
+from hf_radmae.pretraining.results import environment, train_figures
+from hf_radmae.pretraining.setup import initial_model, make_trainer, patch_size_of
+from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
+from hf_radmae.probing.networks import probe_networks
+from hf_radmae.publishing.card import write_card
+from hf_radmae.sources.load import PROCESSES, load_radiographs
+
+REPEATED: tuple[str, ...] = (
+    "seed",
+    "num_train_epochs",
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "per_device_train_batch_size",
+)
+REPEATED += ("tokens_per_batch", "streaming")
+
+
+def main() -> None:
+    data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
+    say = print if args.process_index == 0 else lambda *_: None
+    folder = Path(args.output_dir)
+    use_all_cores(args)
+
+    unreadable: list[Any] = []
+    with args.main_process_first(desc="build the data set"):
+        if args.streaming:
+            rows = open_shards(data_args.data_dir, CONTENT if data_args.flat_threshold else ())
+        else:
+            rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
+    images = {split: len(part) for split, part in rows.items()}
+    patch_size = patch_size_of(model_args)
+    batch_size = args.images_per_update(data_args.max_tokens)
+    with args.main_process_first(desc="measure the images"):
+        options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES}
+        data = bucketed(rows, patch_size=patch_size, batch_size=batch_size, **options)
+    bins, parts = data.bins, data.parts
+    bin_ids = np.concatenate([part.bin_ids for part in parts.values()])
+    binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)
+    say(f"\n{sum(images.values())} images {images}, {len(unreadable)} unreadable. Bins, {data_args.binning}:\n")
+    say(binned.table())
+    budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
+    say(f"\nOther ways to batch them:\n\n{format_table(compare(data.sizes, batch_size=batch_size, **budget))}\n")
+    model = initial_model(model_args, data_args.max_tokens, args.seed)
+    skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
+    skipped.add(unreadable if args.process_index == 0 else [])
+    trainer = make_trainer(model, args, data_args, data.train, parts["validation"], skipped=skipped)
+
+    if args.find_tokens_per_batch:
+        say(f"--tokens_per_batch {tokens_that_fit(trainer.model, bins, trainer.accelerator.autocast)}")
+        return
+    losses = {"before": trainer.evaluate()["eval_loss"]}
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint in (None, "true", "True", "last"):
+        checkpoint = last_complete_checkpoint(folder)
+    if checkpoint:
+        say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    losses["validation"] = trainer.evaluate()["eval_loss"]
+    losses["test"] = trainer.evaluate(parts["test"], metric_key_prefix="test")["test_loss"]
+    trainer.save_model()
+    if args.process_index != 0:
+        return
+
+    results = {
+        "name": folder.name,
+        "environment": environment(),
+        "data": vars(data_args) | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
+        "arguments": {name: getattr(args, name) for name in REPEATED},
+        "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
+        "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
+        "losses": losses,
+    }
+    if data_args.probe_column:
+        trained = RadMAEForPreTraining.from_pretrained(folder)  # whole, where training sharded it
+        networks = {"untrained": initial_model(model_args, data_args.max_tokens, args.seed), "pre-trained": trained}
+        networks = {name: network.to(args.device) for name, network in networks.items()}
+        # Over all patches, as bare transformers sees an image: how much of it is background tells of the body part.
+        collate = BucketCollator(patch_size, model.config.num_channels, flat_threshold=0)
+        workers = args.dataloader_num_workers
+        results["probe"] = probe_networks(networks, parts, data_args.probe_column, collate, num_workers=workers)
+        say(probe_text(results["probe"]))
+    save_results(results, folder)
+    write_card(results, folder)
+    if args.push_to_hub:
+        trainer.push_output()
+    say(
+        f"\nEvaluation loss {losses['before']:.3f} before, {losses['validation']:.3f} after; on the test split "
+        f"{losses['test']:.3f}. Everything is in {folder}: see reconstructions.png, results.json and README.md.\n\n"
+        f"    tensorboard --logdir {folder}\n"
+        f"    python -c \"from transformers import ViTModel; ViTModel.from_pretrained('{folder}')\"\n"
+    )

@@ -1,0 +1,109 @@
+"""Searches the best learning rate by validation, for a classifier or for a masked autoencoder; killed, it goes on.
+
+The first word says whose options follow, those of scripts/finetune.py or of scripts/pretrain.py. Ten learning rates for
+a ViT from scratch, by its best validation accuracy:
+
+    accelerate launch scripts/search_lr.py finetune --model vit --metric_for_best_model accuracy --output_dir out/search
+
+For a masked autoencoder, by its best validation loss: rates of your own, or a range in which optuna chooses:
+
+    accelerate launch scripts/search_lr.py pretrain --num_train_epochs 5 --rates 3e-4 1e-3 3e-3 --output_dir out/search
+    accelerate launch scripts/search_lr.py pretrain --between 1e-4 1e-2 --trials 12 --output_dir out/search-range
+
+Patience holds in each trial, and no checkpoints are written. The output folder then holds search.json, search.png, and
+search.journal with the finished trials: started again, the search repeats none of them.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from transformers import Trainer
+from transformers.trainer_utils import SaveStrategy
+
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
+from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
+from hf_radmae.classification.train import labelled_parts
+from hf_radmae.classification.trainer import ClassifierTrainer, Patience
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.cli.parse import parse
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.setup import initial_model, patch_size_of
+from hf_radmae.pretraining.trainer import RadMAETrainer, use_all_cores
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
+from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.study.networks import deciding_options
+from hf_radmae.study.steps import fingerprint
+
+
+@dataclass
+class SearchArguments:
+    """Which learning rates are tried."""
+
+    rates: list[float] = field(
+        default_factory=lambda: list(LEARNING_RATES), metadata={"help": "The learning rates to try."}
+    )
+    between: list[float] | None = field(default=None, metadata={"help": "Or a range, in which optuna chooses."})
+    trials: int = field(default=10, metadata={"help": "Learning rates to try in the range."})
+
+    def __post_init__(self) -> None:
+        if self.between is not None and (len(self.between) != 2 or not 0 < self.between[0] < self.between[1]):
+            raise ValueError(f"--between {self.between}: expected a low and a high learning rate, such as 1e-5 1e-2")
+
+
+def classifier_trainer(
+    data_args: DataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments
+) -> ClassifierTrainer:
+    """What scripts/finetune.py trains with, from the start in each trial."""
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    with args.main_process_first(desc="build the data set"):
+        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
+    data = labelled_parts(setup.parts, setup.labels, args)
+    train, validation = data["train"], data["validation"]
+    model_init = lambda: setup.build(args.seed)  # noqa: E731
+    return ClassifierTrainer(args=args, model_init=model_init, train_dataset=train, eval_dataset=validation)
+
+
+def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
+    """What scripts/pretrain.py trains with, from the start in each trial."""
+    options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": patch_size_of(model_args)}
+    with args.main_process_first(desc="build the data set"):
+        rows, _ = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
+        data = bucketed(rows, batch_size=args.images_per_update(data_args.max_tokens), **options)
+    trainer = RadMAETrainer(
+        None,
+        args,
+        model_init=lambda: initial_model(model_args, data_args.max_tokens, args.seed),
+        train_dataset=data.train,
+        eval_dataset=data.parts["validation"],
+        data_collator=BucketCollator(data.bins.patch_size, model_args.num_channels, data_args.flat_threshold),
+    )
+    if args.early_stopping_patience:
+        trainer.add_callback(Patience(args.early_stopping_patience))
+    return trainer
+
+
+COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
+    "finetune": (classifier_trainer, (LabelledDataArguments, TaskArguments, ClassifierTrainingArguments)),
+    "pretrain": (mae_trainer, (DataArguments, ModelArguments, RadMAETrainingArguments)),
+}
+
+
+def main() -> None:
+    command, words = sys.argv[1:2], sys.argv[2:]
+    if not command or command[0] not in COMMANDS:
+        sys.exit(f"{__doc__}\nSay first what to search for: {' or '.join(COMMANDS)}")
+    make_trainer, classes = COMMANDS[command[0]]
+    search_args, data_args, network_args, args = parse((SearchArguments, *classes), words, __doc__)
+    use_all_cores(args)
+    args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
+    trainer = make_trainer(data_args, network_args, args)
+    between = tuple(search_args.between) if search_args.between else None
+    subject = fingerprint([command, vars(data_args), vars(network_args), deciding_options(args)])
+    options = {"rates": search_args.rates, "between": between, "trials": search_args.trials, "subject": subject}
+    found = search_learning_rate(trainer, args.output_dir, **options)
+    if args.process_index == 0:
+        found.save(args.output_dir)
+        print(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")

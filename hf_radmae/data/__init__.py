@@ -1,1 +1,0 @@
-"""Radiographs in: readers, `datasets` builders, generated radiographs, splits."""

@@ -1,0 +1,1 @@
+"""One file -> one grey tensor: DICOM, PNG, TIFF; scaling, resizing, and what is background."""

@@ -1,0 +1,1 @@
+"""A trained model at work: pipelines, embeddings, and a page to try it on."""

@@ -1,0 +1,123 @@
+"""`pipeline("image-classification")` and `pipeline("image-feature-extraction")` for radiographs of any size and depth.
+
+Importing this module puts its classes in the place of transformers' own; `import hf_radmae` does so as soon as
+transformers' pipelines are imported. Where a repository's processor is one of ours, files (DICOM too) keep their depth
+and their aspect; everything else goes the way that it goes without this package.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from transformers import ViTForImageClassification, ViTImageProcessor, ViTMAEModel
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.image_classification import ImageClassificationPipeline
+from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
+
+from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.images.fitting import SCALINGS
+from hf_radmae.images.image import MAX_BYTES, ImageError
+from hf_radmae.models.modeling_radiograph_vit import RadiographViTForImageClassification
+from hf_radmae.publishing.export import export_encoder
+
+
+class _ReadsRadiographs:
+    """What both pipelines do with an image before the model sees it."""
+
+    image_processor: Any
+    model: Any
+    dtype: Any
+
+    def __init__(self, *args: Any, image_processor: Any = None, **kwargs: Any):
+        if type(image_processor) is ViTImageProcessor and getattr(image_processor, "scaling", None) in SCALINGS:
+            image_processor = RadiographImageProcessor.from_dict(image_processor.to_dict())  # ours, by its other name
+        super().__init__(*args, image_processor=image_processor, **kwargs)  # type: ignore[call-arg]
+        if type(self.model) is ViTForImageClassification and getattr(self.model.config, "pooling", "cls") != "cls":
+            raise ValueError(
+                f"{self.model.name_or_path}: its head looks at the {self.model.config.pooling} of the patches, which "
+                "transformers' ViT does not: export it with scripts/export.py first"
+            )
+
+    def preprocess(self, image: Any, timeout: float | None = None, **options: Any) -> Any:
+        """The `pixel_values` of an image: a path, URL, data URL, bytes, PIL image, array or tensor.
+
+        Raises:
+            ImageError: it cannot be used; the error names it and says why.
+            FileNotFoundError: there is no such file.
+        """
+        if not isinstance(self.image_processor, RadiographImageProcessor):
+            return super().preprocess(image, timeout=timeout, **options)  # type: ignore[misc]
+        source: Any = fetch(image, timeout) if isinstance(image, str | Path) else image
+        return self.image_processor(source, return_tensors="pt", **options).to(self.dtype)
+
+    def _forward(self, model_inputs: Any) -> Any:
+        if isinstance(self.image_processor, RadiographImageProcessor):
+            return self.model(**model_inputs, interpolate_pos_encoding=True)
+        return super()._forward(model_inputs)  # type: ignore[misc]
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """As transformers does, which does not know our class."""
+        if not isinstance(self.model, RadiographViTForImageClassification):
+            super().check_model_type(supported_models)  # type: ignore[misc]
+
+
+class RadiographClassificationPipeline(_ReadsRadiographs, ImageClassificationPipeline):  # type: ignore[misc]
+    """Labels with scores of radiographs."""
+
+
+class RadiographFeatureExtractionPipeline(_ReadsRadiographs, ImageFeatureExtractionPipeline):  # type: ignore[misc]
+    """Features of radiographs, (1, 1 + patches, width), the CLS token first.
+
+    The encoder of a checkpoint of pre-training is taken as a `ViTModel`, for a `ViTMAEModel` masks and shuffles.
+    """
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        if isinstance(model, ViTMAEModel):
+            model = export_encoder(model, num_channels=None)
+        super().__init__(model, *args, **kwargs)
+
+
+def fetch(source: str | Path, timeout: float | None = None) -> str | bytes:
+    """The path of a file, or the content of a URL or data URL.
+
+    Raises:
+        ImageError: the URL cannot be read, or there is more of it than `MAX_BYTES`.
+        FileNotFoundError: there is no such file.
+    """
+    text = str(source)
+    if text.startswith(("http://", "https://")):
+        return _download(text, timeout)
+    if text.startswith("data:image/"):
+        try:
+            return base64.b64decode(text.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise ImageError(text[:32], f"is no base64: {error}") from error
+    if not os.path.isfile(text):
+        raise FileNotFoundError(f"{text[:200]!r} is no file, and no URL that begins with http:// or https://")
+    if (size := os.path.getsize(text)) > MAX_BYTES:
+        raise ImageError(text, f"has {size:,} bytes: more than {MAX_BYTES:,} are not read")
+    return text
+
+
+def _download(url: str, timeout: float | None) -> bytes:
+    try:
+        with urlopen(url, timeout=timeout) as response:
+            content = response.read(MAX_BYTES + 1)
+    except (OSError, HTTPException, ValueError) as error:
+        raise ImageError(url, f"cannot be fetched: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise ImageError(url, f"has more than {MAX_BYTES:,} bytes, which are not read")
+    return content
+
+
+for _task, _pipeline in (
+    ("image-classification", RadiographClassificationPipeline),
+    ("image-feature-extraction", RadiographFeatureExtractionPipeline),
+):
+    PIPELINE_REGISTRY.supported_tasks[_task]["impl"] = _pipeline

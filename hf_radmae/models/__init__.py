@@ -1,0 +1,1 @@
+"""The masked autoencoder, its position tables and masking, and the ViT classifier."""

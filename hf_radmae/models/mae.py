@@ -1,0 +1,281 @@
+"""A masked autoencoder that is right on every grid of patches, and stays a `vit_mae` checkpoint for bare transformers.
+
+`RadMAEForPreTraining` is transformers' `ViTMAEForPreTraining` with the same weights under the same names. Beyond that,
+position tables are right and frozen however the model came to be, images of any grid are taken, the loss leaves out
+patches without information, and evaluation masks repeat. On the base square grid, with the same weights and mask, loss
+and predictions equal the stock class.
+"""
+
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import initialization as init
+from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTrainingOutput
+from transformers.utils.generic import can_return_tuple
+
+from hf_radmae.models.masking import gather_tokens, keyed_noise, order_patches, patch_grid, patches_at, token_counts
+from hf_radmae.models.positions import RadMAEDecoder, RadMAEEmbeddings, sincos_table
+
+# Width, layers and heads of the encoder, then of the decoder. base and large are those of He et al., "Masked
+# Autoencoders Are Scalable Vision Learners", 2022, and of the published checkpoints.
+PRESETS: dict[str, tuple[int, int, int, int, int, int]] = {
+    "tiny": (128, 4, 4, 64, 2, 4),
+    "small": (384, 12, 6, 256, 4, 8),
+    "base": (768, 12, 12, 512, 8, 16),
+    "large": (1024, 24, 16, 512, 8, 16),
+}
+
+
+def preset_config(name: str, **overrides: Any) -> ViTMAEConfig:
+    """The configuration of a preset: one grey channel, normalised targets, three quarters of the patches masked.
+
+    Args:
+        name: a key of `PRESETS`.
+        **overrides: any option of `ViTMAEConfig`, `image_size` (of the base grid) and `patch_size` among them.
+
+    Raises:
+        ValueError: the preset or an option is unknown.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    known = ViTMAEConfig().to_dict() | {"prediction_ratio": 1.0}
+    if unknown := overrides.keys() - known.keys():
+        raise ValueError(f"ViTMAEConfig has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    width, layers, heads, decoder_width, decoder_layers, decoder_heads = PRESETS[name]
+    options: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "decoder_hidden_size": decoder_width,
+        "decoder_intermediate_size": 4 * decoder_width,
+        "decoder_num_hidden_layers": decoder_layers,
+        "decoder_num_attention_heads": decoder_heads,
+        "num_channels": 1,
+        "norm_pix_loss": True,
+        "mask_ratio": 0.75,
+        "prediction_ratio": 1.0,
+    }
+    return ViTMAEConfig(**(options | overrides))
+
+
+def reconstruction_loss(
+    logits: Tensor, target: Tensor, predicted: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """Mean squared error of the predicted patches, 0 with a gradient of 0 where there are none.
+
+    Args:
+        logits, target: (batch, patches, values).
+        predicted: float (batch, patches), 1 where a patch counts and 0 where it does not.
+        num_items_in_batch: what the sum over patches is divided by; the number of those that count where None.
+    """
+    total = ((logits - target).square().mean(dim=-1) * predicted).sum()
+    count = predicted.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=total.device)
+    return total / count.clamp(min=1)
+
+
+def _base_side(image_size: Any, patch_size: Any) -> int:
+    """Rows, and columns, of patches of the base grid."""
+    if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size:
+        raise ValueError(
+            f"image_size={image_size} with patch_size={patch_size}: the base grid is square, so give one side in "
+            "pixels that is a multiple of the patch's. Images of any other shape are taken all the same"
+        )
+    return image_size // patch_size
+
+
+class RadMAEForPreTraining(ViTMAEForPreTraining):
+    """Masked autoencoder for radiographs of any size whose sides are multiples of the patch.
+
+    `config.image_size` is the side in pixels of the base grid, for which the position tables are stored. They are
+    interpolated for every other grid, and never trained. `config.prediction_ratio` is the share of the masked patches
+    that is predicted in training, where `num_tokens` is given; evaluation predicts all of them.
+    """
+
+    accepts_loss_kwargs = True  # Trainer then hands on `num_items_in_batch`
+
+    def __init__(self, config: ViTMAEConfig):
+        side = _base_side(config.image_size, config.patch_size)
+        if not hasattr(config, "prediction_ratio"):
+            config.prediction_ratio = 1.0  # a stock configuration has no such option
+        super().__init__(config)
+        self.vit.embeddings = RadMAEEmbeddings(config)
+        self.decoder = RadMAEDecoder(config, num_patches=side**2)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, RadMAEDecoder):  # the stock method fills its table and mask token with zeros
+            module.initialize_weights(module.decoder_pos_embed.shape[1] - 1)
+        elif isinstance(module, nn.Linear):
+            # The decoder's, as the original code of He et al. does; with transformers' normal(0.02) a narrow decoder
+            # takes many epochs to wake up. ViTMAEModel has initialised the encoder's by then, by that very rule; with
+            # Xavier there too, a tiny network learned no faster.
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(
+        cls, *args: Any, image_size: int | None = None, num_channels: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint of this class or of the stock one, whole, and then fit it to other images.
+
+        Args:
+            image_size: see `resize`; the checkpoint's own where None.
+            num_channels: see `convert_channels`; the checkpoint's own where None.
+            *args, **kwargs: as in transformers: path or Hub id, and options of the configuration such as `mask_ratio`.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.vit.embeddings.position_embeddings.requires_grad_(False)  # loading makes every tensor trainable
+        model.decoder.decoder_pos_embed.requires_grad_(False)
+        if image_size is not None:
+            model.resize(image_size)
+        if num_channels is not None:
+            model.convert_channels(num_channels)
+        return loaded
+
+    def save_pretrained(  # type: ignore[override]  # the stock method's further arguments go by name
+        self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Save as transformers does, but under the model's own tensor names and the stock class's name.
+
+        By default transformers gives tensors the names of its version 4. Trainer, when it resumes or loads the best
+        model, does not translate them back, and skips every layer with a warning. `from_pretrained` reads both.
+        """
+        super().save_pretrained(save_directory, is_main_process, **{"save_original_format": False} | kwargs)
+        self.config.architectures = [ViTMAEForPreTraining.__name__]
+        if is_main_process:
+            self.config.save_pretrained(save_directory)
+
+    def resize(self, image_size: int) -> None:
+        """Make a square of `image_size` pixels the base grid, with its exact sin-cos tables; every other weight stays.
+
+        Raises:
+            ValueError: `image_size` is not a multiple of the patch size.
+        """
+        if image_size == self.config.image_size:
+            return
+        side = _base_side(image_size, self.config.patch_size)
+        embeddings, decoder = self.vit.embeddings, self.decoder
+        for module, name in ((embeddings, "position_embeddings"), (decoder, "decoder_pos_embed")):
+            table = getattr(module, name)
+            setattr(module, name, nn.Parameter(sincos_table(side, table.shape[-1]).to(table), requires_grad=False))
+        embeddings.image_size = embeddings.patch_embeddings.image_size = (image_size, image_size)
+        embeddings.patch_embeddings.num_patches = side**2
+        self.config.image_size = decoder.config.image_size = image_size
+
+    @torch.no_grad()
+    def convert_channels(self, num_channels: int) -> None:
+        """Take images of `num_channels` channels, in such a way that nothing changes for grey ones.
+
+        The patch kernel is summed over its channels and spread evenly over the new ones, which leaves the encoder's
+        output for a grey image as it was; each new channel is predicted as the mean of the old ones.
+        """
+        old, embeddings, decoder = self.config.num_channels, self.vit.embeddings.patch_embeddings, self.decoder
+        if num_channels == old:
+            return
+        projection, head = embeddings.projection, decoder.decoder_pred
+        kernel = projection.weight.sum(dim=1, keepdim=True) / num_channels
+        projection.weight = nn.Parameter(kernel.repeat(1, num_channels, 1, 1))
+        for name in ("weight", "bias"):
+            grey = getattr(head, name).unflatten(0, (-1, old)).mean(dim=1)  # channels are the innermost of a patch
+            setattr(head, name, nn.Parameter(grey.repeat_interleave(num_channels, dim=0)))
+        projection.in_channels, head.out_features = num_channels, len(head.bias)
+        embeddings.num_channels = self.config.num_channels = decoder.config.num_channels = num_channels
+
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of images (batch, channels, height, width)."""
+        return patch_grid(pixel_values, self.config.patch_size)  # type: ignore[arg-type]  # one number, see __init__
+
+    def patchify(self, pixel_values: Tensor, interpolate_pos_encoding: bool = True) -> Tensor:
+        """Cut images of any grid into patches (batch, patches, patch_size ** 2 * channels), channels innermost."""
+        return super().patchify(pixel_values, interpolate_pos_encoding=True)
+
+    def encode(self, pixel_values: Tensor, patch_mask: Tensor | None = None) -> Tensor:
+        """Features of whole images: nothing is masked and the patches stay in order.
+
+        Args:
+            pixel_values: float (batch, channels, height, width), grey values 0..1.
+            patch_mask: bool (batch, patches). Patches that are False are not attended to, and their features are 0.
+
+        Returns:
+            (batch, 1 + patches, hidden_size), the CLS token first.
+        """
+        rows, columns = self.grid(pixel_values)
+        everything = torch.arange(rows * columns, device=pixel_values.device).expand(len(pixel_values), -1)
+        attended = None if patch_mask is None else F.pad(patch_mask, (1, 0), value=True)
+        features = self.vit(pixel_values, noise=everything, attention_mask=attended).last_hidden_state
+        return features if attended is None else features * attended.unsqueeze(-1)
+
+    @can_return_tuple
+    def forward(  # type: ignore[override]  # attention_mask goes on among kwargs
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,  # taken for callers of the stock class; any grid works without
+        patch_mask: Tensor | None = None,
+        num_tokens: int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ViTMAEForPreTrainingOutput:
+        """Mask, encode, decode, and score the masked patches that carry information.
+
+        Args:
+            pixel_values: float (batch, channels, height, width), grey values 0..1, sides multiples of the patch.
+            noise: float (batch, patches); the smallest stay visible. Where None, it is drawn at random in training,
+                and in evaluation it is the same for all images of a size, so that two evaluations agree.
+            patch_mask: bool (batch, patches), True where a patch carries information; None where all do. The mask
+                ratio is of these: see `order_patches`.
+            num_tokens: how many patches of each image take part, informative ones first; the encoder sees the
+                unmasked share of them, the decoder these and what it predicts. All where None, as in the stock class.
+            num_items_in_batch: what the summed error is divided by, in place of this batch's `count_predicted`: the
+                count over all processes and accumulation steps. A tensor, for a number recompiles a compiled model.
+
+        Returns:
+            loss, mask (batch, patches; 1 where a patch is predicted), ids_restore (batch, patches), the place of each
+            patch in the order of use, and logits: without `num_tokens` those of all patches, in place, as the stock
+            class; with it (batch, predicted, patch_size ** 2 * channels) in the order of use behind the seen ones.
+            The loss is 0, with a graph, where no predicted patch is informative.
+
+        Raises:
+            ValueError: a side is not a multiple of the patch, or `num_tokens` exceeds the number of patches.
+        """
+        config, grid = self.config, self.grid(pixel_values)
+        batch, patches = len(pixel_values), grid[0] * grid[1]
+        if num_tokens is not None and num_tokens > patches:
+            raise ValueError(f"num_tokens={num_tokens} exceeds the {grid[0]} x {grid[1]} patches of an image")
+        if noise is None and self.training:
+            noise = torch.rand(batch, patches, device=pixel_values.device)
+        elif noise is None:
+            noise = keyed_noise(0, None, 0, patches).to(pixel_values.device).expand(batch, -1)
+        whole = num_tokens is None
+        visible, predicted = token_counts(
+            num_tokens or patches, config.mask_ratio, config.prediction_ratio if self.training and not whole else 1.0
+        )
+        order = order_patches(noise, patch_mask, visible, config.mask_ratio)
+        seen, chosen = order[:, :visible], order[:, visible : visible + predicted]
+        encoded = self.vit(pixel_values, noise=seen, **kwargs)
+        ids = torch.cat([seen, chosen], dim=1)
+        logits = self.decoder(encoded.last_hidden_state, ids, grid, 0 if whole else visible).logits
+        patch_size: Any = config.patch_size  # one number, see __init__
+        target = patches_at(pixel_values, patch_size, chosen).permute(0, 1, 3, 4, 2).flatten(2)
+        if config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        counts = torch.ones_like(chosen) if patch_mask is None else patch_mask.gather(1, chosen)
+        guesses = logits[:, visible:] if whole else logits
+        loss = reconstruction_loss(guesses, target, counts.to(logits.dtype), num_items_in_batch)
+        ids_restore = order.argsort(dim=1)
+        mask = ((ids_restore >= visible) & (ids_restore < visible + predicted)).float()
+        if whole:
+            logits = gather_tokens(logits, ids_restore)
+        # Upstream types mask and ids_restore as LongTensor, of which mask is none there either.
+        return ViTMAEForPreTrainingOutput(loss, logits, mask, ids_restore, encoded.hidden_states, encoded.attentions)  # type: ignore[arg-type]

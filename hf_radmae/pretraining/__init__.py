@@ -1,0 +1,1 @@
+"""Pre-training: arguments, trainer, callbacks, figures, checkpoints, memory."""

@@ -1,0 +1,71 @@
+"""What a run is told, as dataclasses: from a recipe file, the command line, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_radmae.batching.binning import STRATEGIES
+from hf_radmae.models.mae import PRESETS
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of a dataclass of options, with the text that `--help` shows."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class DataArguments:
+    """Which radiographs, and how they are batched."""
+
+    dataset: str = option("phantom", "phantom (generated), irma, mri, imagefolder, parquet, or a data set on the Hub.")
+    data_dir: str | None = option(None, "Folder of the data set; phantom needs none.")
+    num_images: int = option(3000, "phantom: radiographs to generate.")
+    phantom_scale: float = option(0.0625, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
+    split_seed: int = option(42, "Draws the split where a source has none; --seed draws weights, order and masks.")
+    binning: str = option("smart", "How sizes become batches.", choices=list(STRATEGIES))
+    num_bins: int = option(8, "Shapes that smart binning may use.")
+    max_tokens: int = option(256, "Most patches of an image; larger images are scaled down to it.")
+    flat_threshold: float = option(
+        0.01, "Patches of background with a smaller standard deviation (of grey values 0..1) are left out; 0 keeps all."
+    )
+    token_levels: int = option(6, "Counts of informative patches per shape that smart binning may tell apart.")
+    crop_to_content: bool = option(False, "Cut each image to the box around its informative patches first.")
+    crop_scale: float = option(1.0, "Training crops keep at least this share of an image's area; 1 crops nothing.")
+    scaling: str = option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
+    probe_column: str | None = option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
+
+    def __post_init__(self) -> None:
+        if self.probe_column is None and self.dataset in ("phantom", "irma"):
+            self.probe_column = "body_region"
+
+    def buckets(self) -> dict[str, Any]:
+        """The arguments of `bucketed` that are options."""
+        names = ("binning", "num_bins", "max_tokens", "flat_threshold", "token_levels", "crop_to_content")
+        return {name: getattr(self, name) for name in (*names, "crop_scale", "scaling")}
+
+    def source(self) -> dict[str, Any]:
+        """The arguments of `load_radiographs`."""
+        phantom = {"num_images": self.num_images, "scale": self.phantom_scale} if self.dataset == "phantom" else {}
+        return {"name": self.dataset, "data_dir": self.data_dir, **phantom}
+
+
+@dataclass
+class ModelArguments:
+    """Which network: a preset from scratch, or a checkpoint to go on with."""
+
+    preset: str = option("tiny", "Size of a network trained from scratch.", choices=list(PRESETS))
+    model_name_or_path: str | None = option(None, "Start from this checkpoint, local or on the Hub, not a preset.")
+    num_channels: int = option(
+        1, "Input channels, 1 or 3; a checkpoint's kernels are converted exactly.", choices=[1, 3]
+    )
+    patch_size: int | None = option(
+        None, "Side of a patch in pixels; by default 8 for tiny (small images) and 16 else. A checkpoint keeps its own."
+    )
+    mask_ratio: float = option(0.75, "Share of the patches that is masked.")
+    prediction_ratio: float = option(0.5, "Share of the masked patches that is predicted in training.")
+    norm_pix_loss: bool = option(True, "Predict patches normalised to mean 0 and variance 1.")
+
+    def __post_init__(self) -> None:
+        if self.patch_size is None:
+            self.patch_size = 8 if self.preset == "tiny" else 16

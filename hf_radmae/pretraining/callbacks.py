@@ -1,0 +1,94 @@
+"""What watches a pre-training run: its speed, its patience, and pictures of its reconstructions."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.pretraining.figures import reconstruction_figure, save_figure
+
+
+class Throughput(TrainerCallback):
+    """Images and tokens per second between starts and stops."""
+
+    def __init__(self) -> None:
+        self.images = self.tokens = 0
+        self.seconds = 0.0
+        self.start()
+
+    def on_train_begin(self, *args, **kwargs):
+        self.start()  # what was before, an evaluation say, is no training
+
+    def start(self) -> None:
+        """Starts the clock."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Adds the time since the start."""
+        self.seconds += time.perf_counter() - self._since
+
+    def count(self, images: int, tokens: int) -> None:
+        """Adds what a batch holds."""
+        self.images, self.tokens = self.images + images, self.tokens + tokens
+
+    def rates(self) -> dict[str, float]:
+        """`images_per_second` and `tokens_per_second` since the last call."""
+        counts = {"images_per_second": self.images, "tokens_per_second": self.tokens}
+        rates = {name: round(count / max(self.seconds, 1e-9), 2) for name, count in counts.items()}
+        self.images = self.tokens = 0
+        self.seconds = 0.0
+        return rates
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Upstream's, but evaluations before and after training do not count.
+
+    A resumed run builds it anew from upstream's arguments, so that it must take no others.
+    """
+
+    in_train = False
+
+    def on_train_begin(self, *args, **kwargs):
+        self.in_train = True
+        super().on_train_begin(*args, **kwargs)
+
+    def on_train_end(self, *args, **kwargs):
+        self.in_train = False
+
+    def on_evaluate(self, *args, **kwargs):
+        if self.in_train:
+            super().on_evaluate(*args, **kwargs)
+
+
+class ReconstructionCallback(TrainerCallback):
+    """At each evaluation a figure of input, masked input, reconstruction and error, for TensorBoard and as a file.
+
+    The images, one of each of the fullest bins of the evaluation set, and their masks stay the same over a run.
+    """
+
+    def __init__(self, trainer: Trainer, images: int):
+        self.trainer, self.images = trainer, images
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        # A model that is sharded needs all of its processes to run.
+        runs = state.is_world_process_zero or self.trainer.is_fsdp_enabled
+        if not runs or "eval_loss" not in (metrics or {}):
+            return
+        figure = reconstruction_figure(self.trainer.accelerator.unwrap_model(self.trainer.model), list(self._batches()))
+        if not state.is_world_process_zero:
+            return
+        image = save_figure(figure, Path(args.output_dir, "reconstructions.png"))
+        for callback in self.trainer.callback_handler.callbacks:
+            if (writer := getattr(callback, "tb_writer", None)) is not None:
+                writer.add_image("reconstructions", image, state.global_step, dataformats="HWC")
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        dataset, collate = (
+            cast(RadiographDataset, self.trainer.eval_dataset),
+            cast(Callable, self.trainer.data_collator),
+        )
+        for index in dataset.first_of_fullest_bins(self.images):
+            yield collate([dataset[index]])

@@ -1,0 +1,183 @@
+"""Cards of models and data sets, filled from what a run measured and from nothing else.
+
+A figure that is not in the results is left out with its sentence. What is there is said as it was measured, and the
+scores with intervals are in the metadata as well, as `EvalResult`s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.repocard_data import DatasetCardData
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined
+
+CARDS = Path(__file__).with_name("templates")
+TEMPLATES = {"model": "pretrain.md.j2", "classifier": "classifier.md.j2", "dataset": "dataset.md.j2"}
+FIGURE = "reconstructions.png"
+_SIZES = {10**power: name for power, name in zip(range(3, 8), ("1K", "10K", "100K", "1M", "10M"), strict=True)}
+
+
+class _Unmeasured(ChainableUndefined, StrictUndefined):
+    """What the results do not have: a template may ask whether it is there, and cannot print it."""
+
+
+def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], **facts: Any) -> str:
+    """A card: the template filled with the results.
+
+    Args:
+        results: of a run, as in its `results.json`; only "name" must be there.
+        template: a file in `templates/`.
+        **facts: what is not measured: "licence" of the weights or data, "figure" (the file beside the card with the
+            picture of reconstructions), "use" (see `use_of`), "remote_code" (whether the repository holds code),
+            "statement" of a data set.
+
+    Raises:
+        UndefinedError: the template prints a figure that the results do not have.
+    """
+    loader = FileSystemLoader(CARDS)
+    environment = Environment(loader=loader, undefined=_Unmeasured, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes}
+    make = dataset_metadata if template == TEMPLATES["dataset"] else model_metadata
+    metadata = make(results, facts.get("licence")).to_yaml()
+    text = environment.get_template(template).render(
+        results, **facts, metadata=metadata, scores=list(scores(results.get("test", {})))
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def public(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results with the names alone of the folders that the run was given (data, checkpoints)."""
+    shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
+    for section, name in (("data", "data_dir"), ("model", "model_name_or_path")):
+        if shown.get(section, {}).get(name):
+            shown[section][name] = Path(shown[section][name]).name
+    return shown
+
+
+def write_card(
+    results: Mapping[str, Any], folder: str | Path, template: str = TEMPLATES["model"], **facts: Any
+) -> Path:
+    """Write the card of a run as the README.md of its folder; see `render_card`."""
+    path, config = Path(folder, "README.md"), Path(folder, "config.json")
+    facts = {"figure": FIGURE if Path(folder, FIGURE).is_file() else None, **facts}
+    if config.is_file():
+        facts = {"use": use_of(json.loads(config.read_text(encoding="utf-8"))), **facts}
+    path.write_text(render_card(public(results), template, **facts), encoding="utf-8")
+    return path
+
+
+def use_of(config: Mapping[str, Any]) -> str:
+    """Where a model of this configuration works as it is: "anywhere", with this "package", or after an "export"."""
+    if config.get("model_type") == "vit" and config.get("pooling", "cls") != "cls":
+        return "export"  # transformers' class would give its head the CLS token
+    return "anywhere" if config.get("num_channels", 3) == 3 else "package"
+
+
+def model_metadata(results: Mapping[str, Any], licence: str | None = None) -> ModelCardData:
+    """The metadata of a model's card, with a result for each score that has an interval."""
+    classifier = "classes" in results
+    tags = ["radiograph", "x-ray", *(["vit"] if classifier else ["vit_mae", "masked-autoencoder", "self-supervised"])]
+    evaluated = list(_classifier_results(results) if classifier else _probe_results(results))
+    return ModelCardData(
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="image-classification" if classifier else "image-feature-extraction",
+        tags=tags,
+        metrics=sorted({result.metric_type for result in evaluated}) or None,
+        model_name=results["name"] if evaluated else None,
+        eval_results=evaluated or None,
+    )
+
+
+def dataset_metadata(manifest: Mapping[str, Any], licence: str | None = None) -> DatasetCardData:
+    """The metadata of a prepared data set's card: its splits by file, so that `load_dataset` finds them."""
+    images = sum(count["images"] for count in manifest.get("counts", {}).values())
+    sizes = ["n<1K", *(f"{low}<n<{high}" for low, high in zip(_SIZES.values(), [*_SIZES.values()][1:], strict=False))]
+    category = sizes[min(sum(images >= limit for limit in _SIZES), len(sizes) - 1)]
+    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in manifest["rows"]]
+    return DatasetCardData(
+        license=licence,
+        task_categories=["image-feature-extraction", "image-classification"],
+        tags=["radiograph", "x-ray"],
+        size_categories=category,
+        pretty_name=manifest["name"],
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+
+
+def scores(values: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None, float | None]]:
+    """(metric, value, low, high) of scores written as `metric`, `metric_low` and `metric_high`; no interval is None."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and math.isfinite(value) and not name.endswith(("_low", "_high")):
+            yield name, value, values.get(f"{name}_low"), values.get(f"{name}_high")
+
+
+def interval(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A score between 0 and 1 with its interval, as text."""
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def shapes(bins: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """The heights and widths of bins, each shape once however many levels it has."""
+    return list(dict.fromkeys(map(tuple, bins)))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as minutes, or as hours from two on."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
+
+
+def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
+    probe = results.get("probe", {})
+    for row in probe.get("rows", ()):
+        if row["model"] == "pre-trained":
+            measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
+            task = f"linear probe of {probe.get('column', 'the labels')}"
+            yield from _eval_results(results, measured, task, f"{row['labels']} labels")
+
+
+def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
+    yield from _eval_results(
+        results, results.get("test", {}), f"classification of {results.get('label', 'radiographs')}"
+    )
+
+
+def _eval_results(
+    results: Mapping[str, Any], measured: Mapping[str, Any], task: str, variant: str | None = None
+) -> Iterator[EvalResult]:
+    dataset = results.get("data", {}).get("dataset", "radiographs")
+    for name, value, low, high in scores(measured):
+        bounds = None if low is None or high is None else {"level": 0.95, "low": round(low, 4), "high": round(high, 4)}
+        yield EvalResult(
+            task_type="image-classification",
+            task_name=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_config=variant,
+            dataset_split="test",
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=round(value, 4),
+            metric_args=bounds,
+        )
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """The results of a run, or of a prepared data set its manifest under the folder's name.
+
+    Raises:
+        FileNotFoundError: the folder holds neither.
+    """
+    folder = Path(folder)
+    for name in ("results.json", "manifest.json"):
+        if (folder / name).is_file():
+            return {"name": folder.name, **json.loads((folder / name).read_text(encoding="utf-8"))}
+    raise FileNotFoundError(
+        f"{folder} holds neither results.json nor manifest.json: there is nothing to fill a card with"
+    )

@@ -1,0 +1,1 @@
+"""Report text -> labels with their evidence."""

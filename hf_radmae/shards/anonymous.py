@@ -1,0 +1,98 @@
+"""What may leave an archive: keyed hashes in place of ids, and columns of an allow-list."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_radmae.sources.pseudonyms import pseudonyms
+
+GROUPS = {"patient": "patient", "patient_id": "patient", "exam": "exam", "near_dup_group": "near_dup_group"}
+"""Columns of a source that are ids -> the column that holds their keyed hashes."""
+IDENTIFYING = {*GROUPS, "image", "image_id", "path", "file_name", "report"}
+"""Columns that are never copied."""
+
+
+def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path | None) -> pa.Table:
+    """The ids of a split's rows as keyed hashes: `image_id`, and those of `GROUPS` that the source has.
+
+    An image without an id is told from the others by its path below `root`, else by split and row.
+    """
+    if "image_id" in rows.column_names:
+        names = _texts(rows, "image_id")
+    else:
+        images = rows.select_columns(["image"]).with_format("arrow")
+        paths = [path for batch in images.iter(4096) for path in _paths(batch)]
+        names = pa.chunked_array(
+            [[_below(path, root) or f"{split}/{row}" for row, path in enumerate(paths)]], pa.string()
+        )
+    columns = {"image_id": pseudonyms(names, key, b"image_id")}
+    for column, name in GROUPS.items():
+        if column in rows.column_names and name not in columns:
+            columns[name] = pseudonyms(_texts(rows, column), key, name.encode())
+    return pa.table(columns)
+
+
+def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Path | None) -> tuple[int, str, str]:
+    """(index, hashed image id, reason) of an image (index, image, reason) that a source left out.
+
+    The image is named as the rows are: by its id, else by its path. Readers begin a reason with the path where they
+    opened the file themselves.
+    """
+    name = str(entry["image"])
+    identity = pseudonyms(pa.chunked_array([[_below(name, root) or name]]), key, b"image_id")[0].as_py()
+    return int(entry["index"]), identity, str(entry["reason"]).replace(name, "").lstrip(": ")
+
+
+def kept_labels(splits: Mapping[str, datasets.Dataset], wanted: list[str] | None) -> list[str]:
+    """The columns to copy: the wanted ones, by default those of classes and truth values.
+
+    Raises:
+        ValueError: a wanted column is not there, or would identify someone.
+    """
+    features = next(iter(splits.values())).features
+    free = [name for name in features if name not in IDENTIFYING]
+    if wanted is None:
+        return [name for name in free if isinstance(features[name], datasets.ClassLabel) or _is_truth(features[name])]
+    if unknown := [name for name in wanted if name not in free]:
+        raise ValueError(f"labels {', '.join(unknown)} are no columns, or hold ids: choose of {', '.join(free)}")
+    return wanted
+
+
+def fingerprint(ids: Mapping[str, pa.Table], splits: Mapping[str, datasets.Dataset], labels: list[str]) -> str:
+    """A digest of the ids and labels of all rows: of what an archive holds, but for its pixels."""
+    state = hashlib.blake2b(digest_size=16)
+    for split, rows in splits.items():
+        state.update(f"{split} {len(rows)} {labels}\n".encode())
+        for column in ids[split].columns:
+            state.update("\n".join(map(str, column.to_pylist())).encode())
+        for name in labels:
+            state.update("\n".join(map(str, rows[name])).encode())
+    return state.hexdigest()
+
+
+def _paths(batch: pa.Table) -> list[str | None]:
+    return pc.struct_field(batch["image"], "path").to_pylist()
+
+
+def _below(path: str | None, root: str | Path | None) -> str | None:
+    """A file's path below the archive's folder, so that the archive may move; None for what is no file's path."""
+    if not path or not os.path.isabs(path):
+        return None
+    base = Path(root).expanduser().absolute() if root else Path("/")
+    return Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else path
+
+
+def _texts(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """A column as texts, null where it is empty."""
+    values = [None if value is None or value == "" else str(value) for value in rows[name]]
+    return pa.chunked_array([pa.array(values, pa.string())])
+
+
+def _is_truth(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype == "bool"

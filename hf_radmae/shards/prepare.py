@@ -1,0 +1,221 @@
+"""An archive of radiographs, once over, as Parquet shards at training resolution that bare `datasets` reads.
+
+The plan (which rows make which shard) follows from the input and the options alone. Workers write the shards that are
+missing; so a run that was ended, or that is one of a job array, goes on where the files say. No raw id, path or UID
+goes into the output folder: ids are keyed hashes, labels are those of an allow-list, errors name images by hash.
+"""
+
+import csv
+import json
+import multiprocessing as mp
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+
+from hf_radmae.batching.binning import Bins, fit_bins
+from hf_radmae.shards.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels
+from hf_radmae.shards.shrink import PrepareOptions
+from hf_radmae.shards.writer import SIZES, Shard, ShardWriter, read_bytes, read_report
+from hf_radmae.sources.pseudonyms import key_check
+
+MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"
+PACKAGES = ("hf_radmae", "datasets", "numpy", "pillow", "pyarrow", "pydicom")
+
+
+class OtherOptionsError(ValueError):
+    """The output folder was begun with other options, another input or another key."""
+
+
+def prepare(
+    splits: Mapping[str, datasets.Dataset],
+    folder: str | Path,
+    options: PrepareOptions,
+    *,
+    key: bytes,
+    root: str | Path | None = None,
+    source: Mapping[str, Any] | None = None,
+    unreadable: Iterable[Mapping[str, Any]] = (),
+    num_proc: int = 1,
+    threads: int = 16,
+    part: tuple[int, int] = (0, 1),
+    read: Callable[[str], bytes] = read_bytes,
+) -> dict[str, Any]:
+    """Write the shards that are missing, and the manifest and the quarantine once none is.
+
+    Args:
+        splits: rows with `image` undecoded, `height` and `width`, as `load_radiographs` gives them.
+        folder: where `data/`, the manifest and the quarantine go.
+        options: what is made of an image.
+        key: secret of the hashes, 1 to 64 bytes, from `load_key`; keep it apart from the shards.
+        root: the archive's folder; images without an id are told apart by their path below it.
+        source: what the manifest says about the source: its name, what it dropped. No paths.
+        unreadable: images that the source left out: index, image (its id or path), reason.
+        num_proc, threads: processes, and files that each reads at once.
+        part: (i, n): see to every n-th shard from the i-th on, as one job of n.
+        read: how a file is read.
+
+    Returns:
+        The manifest; its `complete` is False while shards of other jobs are missing.
+
+    Raises:
+        OtherOptionsError: see there.
+        ValueError: a column of `options.labels` that is not there or holds ids.
+        RuntimeError: a worker was ended from outside.
+    """
+    folder = Path(folder)
+    ids = {split: hashed_ids(split, rows, key, root) for split, rows in splits.items()}
+    labels = kept_labels(splits, options.labels)
+    columns = next(iter(splits.values())).column_names
+    left_out = sorted({*columns} - {*labels, *SIZES} - IDENTIFYING)
+    bins = _fitted_bins(splits, options)
+    shards = plan(splits, options)
+    manifest = {
+        "complete": False,
+        "source": dict(source or {}),
+        "options": options.to_dict(),
+        "rows": {split: len(rows) for split, rows in splits.items()},
+        "shards": dict(Counter(shard.split for shard in shards)),
+        "columns": {"labels": labels, "left_out": left_out},
+        "bins": bins and bins.to_dict(),
+        "input": fingerprint(ids, splits, labels),
+        "key": key_check(key),
+    }
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    _begin(folder / MANIFEST, manifest)
+    writer = ShardWriter(splits, ids, labels, folder / "data", options, bins, threads, read)
+    mine = shards[part[0] :: part[1]]
+    _run(writer, [shard for shard in mine if not (writer.folder / shard.name).exists()], num_proc)
+    if all((writer.folder / shard.name).exists() for shard in shards):
+        manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
+        _write(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def plan(splits: Mapping[str, datasets.Dataset], options: PrepareOptions) -> list[Shard]:
+    """The shards of every split: its rows in a random order that the seed fixes, cut evenly."""
+    shards = []
+    for number, (split, rows) in enumerate(splits.items()):
+        order = np.random.default_rng([options.seed, number]).permutation(len(rows))
+        count = -(-len(rows) // options.images_per_shard)
+        for index, part in enumerate(np.array_split(order, count) if count else ()):
+            shards.append(Shard(split, f"{split}-{index:05d}-of-{count:05d}.parquet", part))
+    return shards
+
+
+def _fitted_bins(splits: Mapping[str, datasets.Dataset], options: PrepareOptions) -> Bins | None:
+    """The shapes of `options.num_bins`, fitted to the sizes of all splits together."""
+    if not options.num_bins:
+        return None
+    sizes = [np.stack([rows["height"], rows["width"]], axis=1) for rows in splits.values() if len(rows)]
+    budget: dict[str, Any] = {"patch_size": options.patch_size, "max_tokens": options.max_tokens}
+    return fit_bins(np.concatenate(sizes), num_bins=options.num_bins, **budget)
+
+
+def _run(writer: ShardWriter, shards: list[Shard], num_proc: int) -> None:
+    """Write shards by processes, with a progress bar in files."""
+    done = mp.get_context().Value("q", 0)
+    total = sum(len(shard.rows) for shard in shards)
+    with (
+        ProcessPoolExecutor(min(num_proc, len(shards)) or 1, initializer=_start, initargs=(writer, done)) as pool,
+        tqdm(total=total, unit="file", desc="prepare", smoothing=0.05, mininterval=0.5) as progress,
+    ):
+        pending = {pool.submit(_work, shard) for shard in shards}
+        while pending:
+            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+            progress.update(done.value - progress.n)
+            for future in finished:
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise RuntimeError(
+                        "a worker was ended from outside, perhaps for want of memory; run the same command again to go "
+                        "on, with fewer processes or threads"
+                    ) from error
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+
+
+_worker: tuple[ShardWriter, Callable[[], None]]  # set once in each worker process
+
+
+def _start(writer: ShardWriter, done: Any) -> None:
+    """Prepare a worker process; it ends with the process that started it, even if that was killed."""
+    global _worker
+
+    def tick() -> None:
+        with done.get_lock():
+            done.value += 1
+
+    def end_with_parent() -> None:
+        parent = mp.parent_process()
+        if parent is not None:
+            wait_for([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _worker = writer, tick
+
+
+def _work(shard: Shard) -> None:
+    writer, tick = _worker
+    writer.write(shard, tick)
+
+
+def _finish(folder: Path, shards: list[Shard], unreadable: list[tuple[int, str, str]]) -> dict[str, Any]:
+    """Write the quarantine and return what the manifest says about the finished shards."""
+    quarantine = [("source", *entry) for entry in unreadable]
+    counts: dict[str, dict[str, Any]] = {}
+    for shard in shards:
+        report = read_report(folder / "data" / shard.name)
+        count = counts.setdefault(shard.split, {"images": 0, "dropped": Counter(), "quarantined": 0, "bytes": 0})
+        count["images"] += report.images
+        count["dropped"] += report.dropped
+        count["quarantined"] += len(report.quarantine)
+        count["bytes"] += (folder / "data" / shard.name).stat().st_size
+        quarantine += [(shard.split, *entry) for entry in report.quarantine]
+        for leftover in (folder / "data").glob(f".{shard.name}.*"):  # of a worker that was killed
+            leftover.unlink()
+    with (folder / f".{QUARANTINE}").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("split", "index", "image", "reason"), *quarantine])
+    os.replace(folder / f".{QUARANTINE}", folder / QUARANTINE)
+    versions = {name: version(name) for name in PACKAGES}
+    return {"complete": True, "counts": counts, "unreadable_in_source": len(unreadable), "versions": versions}
+
+
+def _begin(path: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a new folder; in one that was begun, refuse what would mix two kinds of shards."""
+    if not path.exists():
+        if any(path.parent.glob("data/*.parquet")):
+            raise OtherOptionsError(f"{path.parent} holds shards without a {MANIFEST}: give a new folder")
+        _write(path, json.dumps(manifest, indent=2) + "\n")
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    differ = [
+        f"{name} was {begun['options'].get(name)!r}, now {value!r}"
+        for name, value in manifest["options"].items()
+        if begun["options"].get(name) != value
+    ]
+    differ += [f"the {name} is another" for name in ("input", "key") if begun[name] != manifest[name]]
+    if differ:
+        raise OtherOptionsError(
+            f"{path.parent} was begun differently: {'; '.join(differ)}. Go on with the same, or give a new folder"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,203 @@
+"""Parquet shards of prepared radiographs, each a fixed function of the plan and written whole or not at all.
+
+A shard is written under a temporary name and renamed, and its footer lists what was dropped and what could not be
+read. So the files that are there say how far the work is, and one that was cut off was never there.
+"""
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_radmae.batching.binning import Bins
+from hf_radmae.batching.content import measure_image
+from hf_radmae.images.dicom import DicomError, read_radiograph
+from hf_radmae.images.fitting import as_tensor
+from hf_radmae.images.image import ImageError, read_image
+from hf_radmae.shards.shrink import PrepareOptions, encode, field_box, shrink, target_size
+from hf_radmae.sources.mri.cleaning import CleaningRules, pixel_rule
+
+FOOTER = b"hf_radmae"
+ROW_GROUP = 100  # rows, and
+ROW_GROUP_BYTES = 2**26  # bytes of images: what a stream reads at once, and a writer holds in memory
+
+SIZES: dict[str, Any] = {
+    **{name: datasets.Value("int32") for name in ("height", "width", "original_height", "original_width")},
+    "spacing": datasets.List(datasets.Value("float32")),  # (row, column) of the prepared image in mm, null if unknown
+    "informative": datasets.Value("float32"),  # share of its patches that are not background, and the box around them
+    "content_box": datasets.List(datasets.Value("int32")),
+}
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file."""
+    return Path(path).read_bytes()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the plan: its split, its name, and the rows of the split that it is made of."""
+
+    split: str
+    name: str
+    rows: np.ndarray
+
+
+@dataclass
+class Report:
+    """What became of a shard's rows; `quarantine` lists (row of the split, hashed image id, reason)."""
+
+    images: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    quarantine: list[tuple[int, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Makes shards of an archive.
+
+    Attributes:
+        splits: the rows, images undecoded.
+        ids: for each split the hashed ids of its rows, `image_id` first.
+        labels: columns that are copied.
+        folder: where shards go.
+        options: what is made of an image.
+        bins: the shapes of `options.num_bins`.
+        threads: files that are read at once.
+        read: how a file is read.
+    """
+
+    splits: Mapping[str, datasets.Dataset]
+    ids: Mapping[str, pa.Table]
+    labels: list[str]
+    folder: Path
+    options: PrepareOptions
+    bins: Bins | None = None
+    threads: int = 16
+    read: Callable[[str], bytes] = read_bytes
+
+    @property
+    def features(self) -> datasets.Features:
+        """The columns of a shard."""
+        any_split = next(iter(self.splits))
+        ids = {name: datasets.Value("string") for name in self.ids[any_split].column_names}
+        labels = {name: self.splits[any_split].features[name] for name in self.labels}
+        return datasets.Features({"image": datasets.Image(), **ids, **SIZES, **labels})
+
+    def write(self, shard: Shard, tick: Callable[[], None]) -> None:
+        """Write a shard, calling `tick` after each of its rows."""
+        schema = self.features.arrow_schema  # its metadata lets bare `datasets` decode the images
+        path = self.folder / shard.name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        report = Report()
+        with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=self.labels) as writer:
+            group: list[dict[str, Any]] = []
+            for row in self._rows(shard, report, tick):
+                group.append(row)
+                if len(group) == ROW_GROUP or sum(len(row["image"]["bytes"]) for row in group) > ROW_GROUP_BYTES:
+                    writer.write_table(pa.Table.from_pylist(group, schema))
+                    report.images, group = report.images + len(group), []
+            if group or not report.images:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                report.images += len(group)
+            writer.add_key_value_metadata({FOOTER: json.dumps(vars(report)).encode()})
+        os.replace(temporary, path)
+
+    def _rows(self, shard: Shard, report: Report, tick: Callable[[], None]) -> Iterator[dict[str, Any]]:
+        split, ids = self.splits[shard.split], self.ids[shard.split]
+        for index, row, content in self._contents(split, shard.rows):
+            own = {name: ids[name][index].as_py() for name in ids.column_names}
+            try:
+                prepared = self._prepare(content.result(), row, report, own["image_id"])
+            except ImageError as error:
+                # The reader's own text names what it read; its reason does not.
+                cause = error.__cause__
+                reason = cause.reason if isinstance(cause, DicomError) else error.reason
+                report.quarantine.append((index, own["image_id"], reason))
+            except FileNotFoundError:
+                report.quarantine.append((index, own["image_id"], "is missing: no such file"))
+            except OSError as error:
+                report.quarantine.append((index, own["image_id"], f"cannot be read: {error.strerror}"))
+            else:
+                if prepared is not None:
+                    yield {**prepared, **own, **{name: row[name] for name in self.labels}}
+            tick()
+
+    def _contents(self, split: datasets.Dataset, rows: np.ndarray) -> Iterator[tuple[int, dict, Future[bytes]]]:
+        """Yield row numbers, rows and contents in order, while threads read the files of the rows that follow."""
+        columns = [name for name in ("image", "spacing", *self.labels) if name in split.column_names]
+        split = split.select_columns(columns)
+        waiting: deque[tuple[int, dict, Future[bytes]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            for index in rows.tolist():
+                row = split[index]
+                waiting.append((index, row, pool.submit(self._content, row["image"])))
+                if len(waiting) == self.threads:
+                    yield waiting.popleft()
+            yield from waiting
+
+    def _content(self, image: Mapping[str, Any]) -> bytes:
+        return image["bytes"] or self.read(image["path"])
+
+    def _prepare(self, content: bytes, row: dict, report: Report, name: str) -> dict[str, Any] | None:
+        """The image and its sizes; None where a cleaning rule drops it."""
+        pixels, spacing, drawing = _read(content, name)
+        rule = pixel_rule(pixels, CleaningRules(maximum=self.options.maximum, mean=self.options.mean))
+        if drawing and self.options.drawing:
+            rule = "drawing"
+        if rule is not None:
+            report.dropped[rule] += 1
+            return None
+        spacing = spacing or _spacing(row.get("spacing"))
+        original_height, original_width = pixels.shape
+        if self.options.crop_to_field:
+            top, left, height, width = field_box(pixels)
+            pixels = pixels[top : top + height, left : left + width]
+        size = target_size(pixels.shape[0], pixels.shape[1], self.options, self.bins)
+        scales = [before / after for before, after in zip(pixels.shape, size, strict=True)]
+        small = shrink(pixels, size, self.options.bits, name)
+        informative, box = measure_image(as_tensor(small), patch_size=16, max_tokens=256)
+        return {
+            "image": {"bytes": encode(small, self.options.encoding), "path": None},
+            "height": size[0],
+            "width": size[1],
+            "original_height": original_height,
+            "original_width": original_width,
+            "spacing": spacing and [step * scale for step, scale in zip(spacing, scales, strict=True)],
+            "informative": informative,
+            "content_box": list(box),
+        }
+
+
+def read_report(path: Path) -> Report:
+    """What the footer of a shard says about its rows."""
+    values = json.loads(pq.read_metadata(path).metadata[FOOTER])
+    return Report(values["images"], Counter(values["dropped"]), [tuple(entry) for entry in values["quarantine"]])
+
+
+def _read(content: bytes, name: str) -> tuple[np.ndarray, tuple[float, float] | None, bool]:
+    """Grey pixels (rows, columns), and of a DICOM file the spacing (row, column) in mm, and if it is a drawing."""
+    if content[128:132] != b"DICM":
+        return read_image(content, name), None, False
+    try:
+        radiograph = read_radiograph(content)
+    except DicomError as error:
+        raise ImageError(name, error.reason) from error
+    return read_image(radiograph.pixels, name), radiograph.spacing, "DRAWING" in radiograph.image_type
+
+
+def _spacing(value: Any) -> tuple[float, float] | None:
+    """A source's own spacing, one number or (row, column), as (row, column)."""
+    if value is None:
+        return None
+    row, column = value if isinstance(value, list | tuple) else (value, value)
+    return (row, column) if row and column else None

@@ -1,0 +1,173 @@
+"""An archive of DICOM radiographs, with a table or without -> one clean, labelled index, and counts of what was done.
+
+No pixel is decoded. The index is a `pyarrow.Table` of `INDEX_SCHEMA` with raw ids, which stay in memory.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_radmae.reports.labels import labels_from_report
+from hf_radmae.sources.mri.body_parts import BodyParts
+from hf_radmae.sources.mri.cleaning import CleaningRules, clean_index
+from hf_radmae.sources.mri.table import ANSWERS, LABELS, read_table
+from hf_radmae.sources.mri.tree import HeaderFacts, index_tree, missing_files, read_headers, read_tree, threaded
+from hf_radmae.sources.table_file import TableError, refuse_pickle
+
+Verify = Literal["none", "files", "headers"]
+TABLES = ("table.csv", "table.parquet")
+
+
+@dataclass
+class Counts:
+    """What happened on the way to the index; nothing in it names a patient, but `unreadable` names files."""
+
+    indexed: int = 0
+    misplaced: int = 0
+    dropped: dict[str, int | None] = field(default_factory=dict)
+    inverted_mismatches: int | None = None
+    size_mismatches: int | None = None
+    unknown_body_part: int = 0
+    exams_without_report: int | None = None
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find_table(data_dir: Path, table: str | None) -> Path | None:
+    """Return the table to read: the named one, with "auto" the one in the archive's root, None for the tree.
+
+    Raises:
+        FileNotFoundError: the named table is not there.
+        TableError: two tables, or only a pickle.
+    """
+    if table is None:
+        return None
+    if table != "auto":
+        path = data_dir / Path(table).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such table; give one, or table=None to read the folders")
+        return path
+    found = [data_dir / name for name in TABLES if (data_dir / name).is_file()]
+    if len(found) > 1:
+        raise TableError(f"{data_dir} holds {' and '.join(TABLES)}; name one with table=...")
+    for pickle in () if found else sorted(data_dir.glob("table.p*kl*")):
+        refuse_pickle(pickle)
+    return found[0] if found else None
+
+
+def build_index(
+    data_dir: Path,
+    table: Path | None,
+    *,
+    body_parts: BodyParts,
+    rules: CleaningRules,
+    verify: Verify = "files",
+    reports: Path | None = None,
+    threads: int = 32,
+) -> tuple[pa.Table, Counts]:
+    """Index an archive, clean the index, and fill labels that the table does not have from the reports.
+
+    Args:
+        data_dir: the archive's folder.
+        table: its table; None reads the folders and every header.
+        body_parts: what spellings of body parts mean.
+        rules: what is dropped.
+        verify: with a table, what to look at in the files: "none", "files" (each exists), or "headers" (sizes,
+            inversion, drawings and missing body parts from each header, which wins over the table).
+        reports: folder of `<exam>.txt`, UTF-8.
+        threads: files that are read at once.
+
+    Returns:
+        The index of the images that stay, and the counts.
+
+    Raises:
+        FileNotFoundError, TableError: as `read_table` and `read_tree` do, and for files of the table that are missing.
+        ValueError: nothing is left.
+    """
+    counts = Counts()
+    if table is None:
+        exclude = [] if reports is None else [reports.name]
+        paths, counts.misplaced = read_tree(data_dir, exclude=exclude, threads=threads)
+        headers = read_headers(data_dir, paths, threads=threads)
+        index = index_tree(paths, headers, body_parts)
+    else:
+        index = read_table(table, body_parts)
+        paths = index["path"].to_pylist() if verify != "none" else []
+        if len(missing := missing_files(data_dir, paths, threads=threads)):
+            first = ", ".join(map(str, missing[:5]))
+            raise TableError(
+                f"{table}, column path: {len(missing)} rows ({first}) name files that are not in {data_dir}; "
+                "restore the files or remove the rows (verify='none' does not look)"
+            )
+        headers = read_headers(data_dir, paths, threads=threads) if verify == "headers" else []
+        index = _correct(index, headers, body_parts, counts) if headers else index
+    counts.indexed = len(index)
+    readable = np.array([not header.problem for header in headers] or [True] * len(index), bool)
+    counts.unreadable = [(paths[row], headers[row].problem) for row in np.flatnonzero(~readable)]
+    index = index.filter(pa.array(readable))
+    keep, dropped = clean_index(index, rules)
+    counts.dropped = {"unreadable": int((~readable).sum()), **dropped}
+    index = index.filter(pa.array(keep))
+    if len(index) == 0:
+        raise ValueError(f"{table or data_dir}: no image is left of {counts.indexed}; dropped: {counts.dropped}")
+    if reports is not None:
+        index = _fill_labels(index, reports, threads, counts)
+    counts.unknown_body_part = index["body_part"].null_count
+    return index, counts
+
+
+def read_report(folder: Path, exam: str) -> str | None:
+    """Return the text of an exam's report, None where there is none.
+
+    Raises:
+        ValueError: the report is not UTF-8.
+    """
+    path = folder / f"{exam}.txt"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {error.start}; convert the reports, e.g. with iconv -f CP1252 -t UTF-8"
+        ) from error
+
+
+def _correct(index: pa.Table, headers: list[HeaderFacts], body_parts: BodyParts, counts: Counts) -> pa.Table:
+    """Replace what the table says by what the headers say, and count where they differ."""
+    known = np.array([not header.problem and header.dimensions > 0 for header in headers], bool)
+
+    def column(name: str) -> np.ndarray:
+        return np.where(known, [getattr(header, name) for header in headers], index[name].to_numpy())
+
+    new = {name: column(name) for name in ("height", "width", "inverted")}
+    counts.inverted_mismatches = int((new["inverted"] != index["inverted"].to_numpy()).sum())
+    differ = [new[name] != index[name].to_numpy() for name in ("height", "width")]
+    counts.size_mismatches = int((differ[0] | differ[1]).sum())
+    new["dimensions"] = np.array([header.dimensions for header in headers])
+    new["drawing"] = np.array([header.drawing for header in headers])
+    spelled = np.array(body_parts.codes([header.body_part for header in headers]))
+    new["body_part"] = pc.coalesce(index["body_part"], pa.array(spelled, pa.int32(), mask=spelled < 0))
+    for name, values in new.items():
+        place = index.schema.get_field_index(name)
+        index = index.set_column(place, index.schema.field(name), pa.array(values, index.schema.field(name).type))
+    return index
+
+
+def _fill_labels(index: pa.Table, reports: Path, threads: int, counts: Counts) -> pa.Table:
+    """Fill the labels that are null from the exam's report."""
+    lacking = pc.or_(*(pc.is_null(index[name]) for name in LABELS.values()))
+    exams = pc.unique(index["exam"].filter(lacking)).to_pylist()
+    texts = threaded(lambda exam: read_report(reports, exam), exams, threads, "reports")
+    counts.exams_without_report = sum(text is None for text in texts)
+    labels = [None if text is None else labels_from_report(text) for text in texts]
+    place = pc.index_in(index["exam"], pa.array(exams, pa.string()))
+    for name in LABELS.values():
+        answers = [None if label is None else getattr(label, name) for label in labels]
+        codes = pa.array([None if answer is None else ANSWERS.index(answer) for answer in answers], pa.int32())
+        filled = pc.coalesce(index[name], pc.take(codes, place))
+        index = index.set_column(index.schema.get_field_index(name), name, filled)
+    return index

@@ -1,0 +1,180 @@
+"""`pipeline` with this package imported: any depth and shape, hostile inputs refused, other models left as they are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from damaged import encode
+from exported import LABELS, PATCH, SIDE, head, limb, small_mae
+from PIL import Image
+from rows import make_rows
+from tiny_dicom import tiny_dicom
+from transformers import ViTImageProcessor, pipeline
+from transformers.pipelines.image_classification import ImageClassificationPipeline
+
+from hf_radmae.batching.binning import fit_bins
+from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.classification.labels import fit_labels
+from hf_radmae.classification.networks import build_classifier
+from hf_radmae.images.image import ImageError
+from hf_radmae.inference.pipelines import RadiographClassificationPipeline, RadiographFeatureExtractionPipeline
+from hf_radmae.publishing.export import export_classifier, export_encoder, export_processor
+
+SIZES = [(64, 64), (96, 40), (40, 96)]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """An exported classifier whose processor has three bins."""
+    folder = tmp_path_factory.mktemp("classifier")
+    bins = fit_bins(np.array(SIZES), num_bins=3, patch_size=PATCH, max_tokens=64, min_images=1)
+    weight, bias = head(32)
+    classifier = export_classifier(small_mae(), 20 * weight, bias, LABELS)  # decided, as a trained one
+    classifier.save_pretrained(folder)
+    export_processor(RadiographImageProcessor(bins=bins.to_dict()), classifier.config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classify(repository):
+    return pipeline("image-classification", str(repository), device="cpu")
+
+
+def by_label(scores: list[dict]) -> dict[str, float]:
+    return {entry["label"]: entry["score"] for entry in scores}
+
+
+def test_a_repository_of_ours_gets_our_pipeline_and_keeps_the_aspect(classify):
+    assert type(classify) is RadiographClassificationPipeline
+    for height, width in SIZES:
+        shape = classify.preprocess(limb(height, width))["pixel_values"].shape
+        assert shape[:2] == (1, 3)
+        assert shape[2] / shape[3] == pytest.approx(height / width, rel=0.15)
+
+
+def test_dicom_deep_png_and_shallow_png_get_the_same_label_and_scores_where_stock_saturates(classify, tmp_path):
+    shallow = limb(96, 40)
+    deep = shallow.astype(np.uint16) * 257
+    files = {"deep.dcm": tiny_dicom(deep), "deep.png": encode(deep, "PNG"), "shallow.png": encode(shallow, "PNG")}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    scores = [by_label(classify(str(tmp_path / name))) for name in files]
+    scores += [
+        by_label(classify(source)) for source in (Image.open(tmp_path / "deep.png"), deep, torch.tensor(shallow))
+    ]
+    for found in scores:
+        assert max(found, key=found.get) == max(scores[0], key=scores[0].get)
+        assert found == pytest.approx(scores[0], abs=0.02)
+    stock = ImageClassificationPipeline(
+        model=classify.model, image_processor=ViTImageProcessor.from_dict(classify.image_processor.to_dict())
+    )
+    saturated = [stock.preprocess(str(tmp_path / name))["pixel_values"] == 1 for name in ("deep.png", "shallow.png")]
+    assert saturated[0].float().mean() > 0.4 > 0.1 > saturated[1].float().mean()
+
+
+def test_several_images_of_several_shapes_in_one_call(classify):
+    pictures = [limb(*size) for size in SIZES]
+    assert classify(pictures) == [classify(picture) for picture in pictures]
+
+
+def test_a_data_url_is_read_as_its_file(classify):
+    import base64
+
+    content = encode(limb(), "PNG")
+    assert classify(f"data:image/png;base64,{base64.b64encode(content).decode()}") == classify(content)
+
+
+def test_features_of_an_encoder_and_of_a_checkpoint_are_those_of_encode(tmp_path):
+    mae, processor = small_mae(), RadiographImageProcessor(size={"height": 48, "width": 80})
+    mae.save_pretrained(tmp_path / "mae")
+    processor.save_pretrained(tmp_path / "mae")
+    encoder = export_encoder(mae)
+    encoder.save_pretrained(tmp_path / "encoder")
+    three = RadiographImageProcessor.from_dict(processor.to_dict() | {"num_channels": 3})
+    three.save_pretrained(tmp_path / "encoder")
+    with torch.no_grad():
+        expected = mae.encode(processor(limb(), return_tensors="pt")["pixel_values"])
+    for folder in ("mae", "encoder"):
+        extract = pipeline("image-feature-extraction", str(tmp_path / folder), device="cpu")
+        assert type(extract) is RadiographFeatureExtractionPipeline
+        torch.testing.assert_close(extract(limb(), return_tensors=True), expected, rtol=0, atol=1e-5)
+
+
+def test_a_pooled_classifier_needs_no_trust_in_remote_code_and_no_error_is_logged(tmp_path, caplog):
+    classifier = export_classifier(small_mae(), *head(32), LABELS, pooling="mean")
+    classifier.save_pretrained(tmp_path)
+    export_processor(RadiographImageProcessor(), classifier.config).save_pretrained(tmp_path)
+    classify = pipeline("image-classification", str(tmp_path), device="cpu")
+    assert set(by_label(classify(limb()))) == set(LABELS)
+    assert "not supported" not in caplog.text
+
+
+def test_a_head_on_the_mean_under_the_stock_name_is_refused(tmp_path):
+    """What scripts/finetune.py writes by default: the stock class would give its head the CLS token."""
+    labels = fit_labels(make_rows(images=4, columns={"label": ["a", "b"] * 2}), "label")
+    build_classifier("vit", labels, image_size=32, patch_size=PATCH).save_pretrained(tmp_path)
+    RadiographImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"mean of the patches[^$]*scripts/export\.py"):
+        pipeline("image-classification", str(tmp_path), device="cpu")
+
+
+def test_other_models_go_the_way_of_transformers(repository, tmp_path):
+    """A processor that is not ours: the picture is cut to RGB as without this package."""
+    (tmp_path / "scan.png").write_bytes(encode(limb().astype(np.uint16) * 257, "PNG"))
+    model = export_classifier(small_mae(), *head(32), LABELS)
+    processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+    ours = pipeline("image-classification", model=model, image_processor=processor, device="cpu")
+    stock = ImageClassificationPipeline(model=model, image_processor=processor)
+    assert ours.image_processor is processor
+    assert ours(str(tmp_path / "scan.png")) == stock(str(tmp_path / "scan.png"))
+
+
+def test_more_than_an_image_can_have_is_not_read(classify, monkeypatch, tmp_path):
+    monkeypatch.setattr("hf_radmae.inference.pipelines.MAX_BYTES", 100)
+    (tmp_path / "scan.png").write_bytes(encode(limb(), "PNG"))
+    with pytest.raises(ImageError, match=r"scan\.png: has [\d,]+ bytes: more than 100 are not read"):
+        classify(str(tmp_path / "scan.png"))
+
+
+def test_importing_the_pipelines_is_enough_and_two_hundred_hostile_inputs_are_refused(repository, tmp_path):
+    """In a process of its own: transformers comes later, each input gets a named error, and memory stays bounded."""
+    code = """
+import json, resource, sys
+from pathlib import Path
+import hf_radmae.inference.pipelines
+from transformers import pipeline
+from hf_radmae.images.image import ImageError
+from damaged import radiograph
+from hostile import hostile_inputs
+
+classify = pipeline("image-classification", sys.argv[1], device="cpu")
+before = classify(radiograph(64, 64))
+start, outcomes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
+for name, source in hostile_inputs(Path(sys.argv[2])):
+    try:
+        outcomes[name] = f"accepted: {classify(source)}"
+    except (ImageError, FileNotFoundError) as error:
+        outcomes[name] = "" if 10 < len(str(error)) < 6000 else f"says {str(error)!r}"
+    except Exception as error:
+        outcomes[name] = f"escaped: {type(error).__name__}: {error}"
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
+json.dump({"outcomes": outcomes, "grown": grown, "same": classify(radiograph(64, 64)) == before}, sys.stdout)
+"""
+    tests = Path(__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(repository), str(tmp_path)],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    found = json.loads(run.stdout)
+    assert len(found["outcomes"]) >= 200
+    assert not {name: outcome for name, outcome in found["outcomes"].items() if outcome}
+    assert found["grown"] < 1024  # MB; the largest honest image takes as much
+    assert found["same"]

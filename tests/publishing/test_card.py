@@ -1,0 +1,260 @@
+"""A card says what was measured and nothing else, its code runs, and its metadata is what huggingface_hub reads."""
+
+import copy
+import json
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from damaged import radiograph
+from huggingface_hub import DatasetCard, EvalResult, ModelCard
+from jinja2 import UndefinedError
+from PIL import Image
+from repository import metadata_errors
+from rows import make_rows
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from hf_radmae.batching.binning import fit_bins
+from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.pretraining.results import environment
+from hf_radmae.publishing import card
+from hf_radmae.publishing.card import FIGURE, TEMPLATES, read_results, render_card, write_card
+from hf_radmae.publishing.gate import Statement
+from hf_radmae.shards.prepare import prepare
+from hf_radmae.shards.shrink import PrepareOptions
+
+ROW = {"labels": "all", "draws": 1, "balanced_accuracy": 0.8125, "balanced_accuracy_low": 0.7512} | {
+    "balanced_accuracy_high": 0.9034,
+    "accuracy": 0.5178,
+    "accuracy_low": 0.4246,
+    "accuracy_high": 0.6157,
+}
+RESULTS = {
+    "name": "run",
+    "environment": {"device": "A GPU", "cpus": 7, "torch": "2.98.1", "transformers": "5.76.2"},
+    "data": {
+        "dataset": "imagefolder",
+        "binning": "smart",
+        "scaling": "minmax",
+        "images": {"train": 8012, "validation": 1013, "test": 1014},
+        "skipped": 37,
+        "bins": [[64, 48], [64, 48], [40, 56]],
+    },
+    "model": {
+        "num_channels": 3,
+        "patch_size": 19,
+        "image_size": 160,
+        "parameters": 970_816,
+        "mask_ratio": 0.71,
+        "norm_pix_loss": True,
+        "model_name_or_path": "a-checkpoint",
+    },
+    "training": {"epochs": 21.0, "steps": 1234, "seconds": 9180.0, "images_per_second": 345.6},
+    "losses": {"before": 1.01234, "validation": 0.61237, "test": 0.62891},
+    "probe": {"column": "body_region", "rows": [ROW | {"model": "untrained"}, ROW | {"model": "pre-trained"}]},
+}
+CLASSIFIER = {
+    "name": "run",
+    "label": "body_region",
+    "task": "single",
+    "classes": ["chest", "hand", "skull"],
+    "environment": RESULTS["environment"],
+    "data": {"dataset": "irma", "bins": [[64, 48]]},
+    "images": {"train": 8012, "validation": 1013, "test": 1014},
+    "left_out": {"train": 3, "validation": 0, "test": 29},
+    "training": {"epochs": 21.0, "steps": 1234, "seconds": 318.0},
+    "test": {
+        "accuracy": 0.9123,
+        "accuracy_low": 0.8934,
+        "accuracy_high": 0.9312,
+        "macro_f1": 0.7717,
+        "loss": float("nan"),
+    },
+}
+KINDS = {"model": RESULTS, "classifier": CLASSIFIER}
+
+
+def leaves(value: object, path: tuple = ()) -> Iterator[tuple]:
+    """Paths to every section and every figure of results."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if path or key not in ("name", "classes"):
+                yield (*path, key)
+                yield from leaves(child, (*path, key))
+
+
+def without(results: dict, path: tuple) -> dict:
+    less = copy.deepcopy(results)
+    section = less
+    for key in path[:-1]:
+        section = section[key]
+    del section[path[-1]]
+    return less
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?", text))
+
+
+def code_blocks(text: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    "figure", ["970,816", "0.6124", "0.812 (0.751 to 0.903)", "8,012 train", "pixels: 64x48, 40x56", "71 %"]
+)
+def test_a_card_says_what_was_measured(figure):
+    assert figure in render_card(RESULTS, figure=FIGURE)
+    assert "2.5 hours on A GPU with 7 CPU cores" in render_card(RESULTS)
+    assert "0.912 (0.893 to 0.931)" in render_card(CLASSIFIER, TEMPLATES["classifier"])
+
+
+@pytest.mark.parametrize(
+    "kind, path", [(kind, path) for kind, results in KINDS.items() for path in leaves(results)], ids=str
+)
+def test_what_was_not_measured_is_left_out_and_nothing_takes_its_place(kind, path):
+    whole = render_card(KINDS[kind], TEMPLATES[kind], figure=FIGURE)
+    less = render_card(without(KINDS[kind], path), TEMPLATES[kind], figure=FIGURE)
+    assert numbers(less) <= numbers(whole)
+    prose = re.sub(r"```.*?```", "", less, flags=re.DOTALL)
+    assert not re.search(r"None|\bnan\b|undefined|\(\)|  +\w|\| +\|$", prose.split("---", 2)[2])
+    assert metadata_errors(less) == []
+    assert "Not for diagnosis" in less
+    if path[0] in ("losses", "training"):
+        assert len(less) < len(whole)
+
+
+def test_a_template_cannot_print_what_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "x.md.j2").write_text("{{ losses.test }}")
+    monkeypatch.setattr(card, "CARDS", tmp_path)
+    with pytest.raises(UndefinedError):
+        render_card({"name": "x"}, "x.md.j2")
+
+
+def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same():
+    data = ModelCard(render_card(RESULTS, licence="cc-by-4.0")).data
+    assert (data.license, data.pipeline_tag) == ("cc-by-4.0", "image-feature-extraction")
+    expected = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="linear probe of body_region",
+            dataset_type="imagefolder",
+            dataset_name="imagefolder",
+            dataset_split="test",
+            dataset_config="all labels",
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=ROW[name],
+            metric_args={"level": 0.95, "low": ROW[f"{name}_low"], "high": ROW[f"{name}_high"]},
+        )
+        for name in ("balanced_accuracy", "accuracy")
+    ]
+    assert data.eval_results == expected
+    scores = ModelCard(render_card(CLASSIFIER, TEMPLATES["classifier"])).data.eval_results
+    assert [score.metric_type for score in scores] == ["accuracy", "macro_f1"]  # a loss that is NaN was not measured
+    assert scores[1].metric_args is None
+
+
+@pytest.mark.parametrize("results", [RESULTS, {"name": "x"}], ids=["measured", "bare"])
+def test_a_licence_is_in_the_metadata_only_if_it_was_stated(results):
+    assert ModelCard(render_card(results)).data.license is None
+    assert "No licence of the weights was stated" in render_card(results)
+    assert metadata_errors(render_card(results)) == []
+
+
+def test_the_picture_is_on_the_card_if_it_is_in_the_folder(tmp_path):
+    assert FIGURE not in write_card(RESULTS, tmp_path).read_text()
+    Image.new("L", (8, 8)).save(tmp_path / FIGURE)
+    assert f"]({FIGURE})" in write_card(RESULTS, tmp_path).read_text()
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """A working folder with a radiograph, where code finds a local folder by its name."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(radiograph(70, 50)).save("radiograph.png")
+    return tmp_path
+
+
+def test_the_code_on_a_pretrained_models_card_runs(workplace):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "image_size": 48, "patch_size": 8}
+    model = RadMAEForPreTraining(preset_config("tiny", **sizes))
+    model.save_pretrained("run")
+    bins = fit_bins(np.array([[70, 50], [40, 60]]), num_bins=2, patch_size=8, max_tokens=36, min_images=1)
+    processor = RadiographImageProcessor(bins=bins.to_dict())
+    processor.save_pretrained("run")
+    names: dict = {}
+    exec(code_blocks(write_card(RESULTS, "run").read_text()), names)
+    pixels = processor("radiograph.png", return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(names["features"], model.eval().encode(pixels), rtol=0, atol=1e-4)
+
+
+def test_the_code_on_a_classifiers_card_runs(workplace):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    labels = dict(enumerate(CLASSIFIER["classes"]))
+    ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, id2label=labels)).save_pretrained("run")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained("run")
+    names: dict = {}
+    exec(code_blocks(write_card(CLASSIFIER, "run", TEMPLATES["classifier"]).read_text()), names)
+    assert {score["label"] for score in names["scores"]} == set(CLASSIFIER["classes"])
+    assert "trust_remote_code" in render_card(CLASSIFIER, TEMPLATES["classifier"], remote_code=True)
+
+
+def test_the_card_of_a_data_set_says_its_statement_and_its_code_runs(workplace, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", workplace / "cache")
+    parts = {"train": make_rows(images=8), "test": make_rows(images=3)}
+    prepare(parts, "shards", PrepareOptions(), key=b"k")
+    statement = Statement("cc-by-4.0", "All images were looked at by two people.")
+    text = render_card(read_results("shards"), TEMPLATES["dataset"], licence="cc-by-4.0", statement=statement)
+    for said in (statement.deidentification, "| train | 8 |", "| test | 3 |", "Longest side at most 512 pixels"):
+        assert said in text
+    data = DatasetCard(text).data
+    assert (data.license, data.size_categories) == ("cc-by-4.0", "n<1K")
+    assert metadata_errors(text) == []
+    Path("shards/README.md").write_text(text)
+    names: dict = {}
+    exec(code_blocks(text), names)
+    assert names["image"].size in {(row["width"], row["height"]) for row in parts["train"]}
+
+
+@pytest.mark.parametrize("dataset, shown", [("phantom", True), ("mri", False)])
+def test_a_page_for_the_folder_of_cards_takes_the_picture_along_only_if_it_shows_nobody(
+    dataset, shown, tmp_path, monkeypatch
+):
+    folder, pages = tmp_path / "run", tmp_path / "pages"
+    folder.mkdir()
+    pages.mkdir()
+    (folder / "results.json").write_text(json.dumps(RESULTS | {"data": {"dataset": dataset}}))
+    (folder / "config.json").write_text("{}")
+    Image.new("L", (8, 8)).save(folder / FIGURE)
+    words = ["card.py", str(folder), "--name", "phantom_tiny", "--output", str(pages / "phantom_tiny.md")]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "card.py"), run_name="__main__")
+    text = (pages / "phantom_tiny.md").read_text()
+    assert ("](phantom_tiny.png)" in text) is (pages / "phantom_tiny.png").is_file() is shown
+    assert 'from_pretrained("phantom_tiny"' in text
+
+
+def test_the_environment_of_this_process_fills_a_card():
+    assert environment()["torch"] in render_card({"name": "x", "environment": environment()})
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neither results.json nor manifest.json"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("page", sorted(card.CARDS.glob("*.md")), ids=lambda page: page.stem)
+def test_the_pages_of_recipes_that_were_run_are_cards(page):
+    text = page.read_text(encoding="utf-8")
+    assert metadata_errors(text) == []
+    assert ModelCard(text).data.eval_results
+    assert "Not for diagnosis" in text

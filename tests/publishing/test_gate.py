@@ -1,0 +1,344 @@
+"""What the gate lets through tells of no person, machine or place; what it keeps is named with its reason."""
+
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+from rows import make_rows
+from safetensors.numpy import save_file
+
+from hf_radmae.publishing.gate import Entry, Statement, listing, refusals, review
+from hf_radmae.publishing.private import Private, image_finding, strip_png
+from hf_radmae.shards.prepare import prepare
+from hf_radmae.shards.shrink import PrepareOptions
+
+STATEMENT = Statement("cc-by-4.0", "Ids are hashed, headers dropped, every image was looked at.")
+PRIVATE = Private(frozenset({"mueller", "node-17"}))
+SECRETS = {
+    "a path": "/home/someone/scans/MUELLER_HANS/1.dcm",
+    "a path of another machine": "began from /gpfs/users/someone/ckpt",
+    "a path of a home": "~/archive/scans",
+    "a path by file URL": "file:///data/archive/1.dcm",
+    "a path of Windows with slashes": "D:/Archive/scans/1.dcm",
+    "a path of Windows": r"D:\Archive\scans\1.dcm",
+    "a share": r"\\pacs01\archive\1.dcm",
+    "a host": "ran on node-17 over night",
+    "a user": "by Mueller",
+    "an address": "hans.mueller@klinik.example",
+    "a token": "hf_" + "aB3" * 11 + "x",
+    "a UID": "1.2.276.0.7230010.3.1.4.8323329.1234.1700000000",
+}
+HARMLESS = [
+    "train/data/x.png and out/phantom, 48/64 tokens",
+    "https://example.org/home/page",
+    "transformers 5.23.0, torch 2.15.0",
+    "1.2.840.10008.1.2.4.90 is JPEG 2000",
+    "muellerite, node-170",
+    "#!/usr/bin/env python",
+]
+
+
+def write_model(folder: Path, metadata: dict | None = None, **config) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({"weight": np.zeros((2, 3), np.float32)}, folder / "model.safetensors", metadata or {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit"} | config))
+    (folder / "README.md").write_text("# model\n\n![Reconstructions](reconstructions.png)\n\nNot for diagnosis.\n")
+    return folder
+
+
+def verdicts(folder: Path, kind="model", statement: Statement | None = None) -> dict[str, Entry]:
+    return {entry.path: entry for entry in review(folder, kind, PRIVATE, statement)}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """A prepared data set with hashed patients and a label of classes."""
+    rows = make_rows(images=24, columns={"patient": [f"M{i // 2:05}" for i in range(24)], "side": [0, 1] * 12})
+    rows = rows.cast_column("side", datasets.ClassLabel(names=["left", "right"]))
+    folder = tmp_path_factory.mktemp("prepared") / "shards"
+    prepare({"train": rows}, folder, PrepareOptions(images_per_shard=12), key=b"secret")
+    return folder
+
+
+def copied(shards: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(shards, folder / "copy"))
+
+
+def rewrite(folder: Path, change) -> None:
+    """Puts a changed table in place of the first shard."""
+    path = min(folder.glob("data/*.parquet"))
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+@pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS)
+@pytest.mark.parametrize(
+    "file", ["README.md", "config.json", "results.json", "modeling_radiograph_vit.py", "model.safetensors"]
+)
+def test_a_secret_in_any_file_that_would_go_stops_the_push(file, text, tmp_path):
+    folder = write_model(tmp_path / "m", metadata={"format": text} if file == "model.safetensors" else None)
+    if file.endswith(".json"):
+        (folder / file).write_text(json.dumps({"a": [{"b": text}]}))
+    elif file != "model.safetensors":
+        (folder / file).write_text(f"# fine\n{text}\n")
+    entry = verdicts(folder)[file]
+    assert entry.verdict == "refused"
+    assert any(reason.startswith(file) for reason in refusals([entry], "model"))
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_tells_nothing_is_let_through(text):
+    assert PRIVATE.find(text) is None
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=40), st.sampled_from(sorted(SECRETS.values())), st.text(max_size=40)
+)
+def test_a_secret_is_found_between_any_lines(before, secret, after):
+    assert PRIVATE.find(f"{before}\n{secret}\n{after}")
+
+
+def test_the_names_of_this_machine_are_looked_for_but_not_those_that_any_text_holds(monkeypatch):
+    monkeypatch.setenv("LOGNAME", "HMueller")
+    monkeypatch.setattr("socket.gethostname", lambda: "pacs-node.klinik.example")
+    here = Private.of_this_machine()
+    assert here.words >= {"hmueller", "pacs-node", "pacs-node.klinik.example"}
+    assert "hmueller" not in Private.of_this_machine(public="hmueller/radiographs").words  # the owner's name is public
+    monkeypatch.setenv("LOGNAME", "root")
+    assert "root" not in Private.of_this_machine().words
+    assert here.find(str(Path.cwd() / "x"))  # whatever folder of this machine
+
+
+def test_only_files_of_the_list_go_and_the_rest_is_named_with_a_reason(tmp_path):
+    folder = write_model(tmp_path / "m")
+    stay = [
+        *("training_args.bin", "runs/events.out.tfevents.1.host.2.0", "skipped.csv", "notes.txt", "scan.dcm"),
+        *("checkpoint-9/model.safetensors", "optimizer.pt", ".env", "x/README.md", "data/a.parquet"),
+    ]
+    for name in stay:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder / "modeling_link.py").symlink_to(folder / "notes.txt")
+    found = verdicts(folder)
+    assert {name for name, entry in found.items() if entry.is_pushed} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    assert all(found[name].verdict == "stays" and found[name].reason for name in [*stay, "modeling_link.py"])
+    assert len(listing(list(found.values())).splitlines()) == len(found)
+
+
+def test_places_on_this_machine_are_taken_out_of_a_configuration_and_nothing_else(tmp_path):
+    folder = write_model(
+        tmp_path / "m", _name_or_path="/home/someone/x", hidden_size=32, nested={"data_dir": "/data/x"}
+    )
+    entry = verdicts(folder)["config.json"]
+    assert entry.verdict == "scrubbed"
+    assert json.loads(entry.content) == {"model_type": "vit", "hidden_size": 32, "nested": {}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"report": "Kein Nachweis einer Fraktur."}, {"patient": "M00001"}, {"patient_id": 12345}, {"x": "wort " * 99}],
+)
+def test_reports_and_keys_of_patients_in_results_stop_the_push(value, tmp_path):
+    folder = write_model(tmp_path / "m")
+    (folder / "results.json").write_text(json.dumps({"rows": [value]}))
+    assert verdicts(folder)["results.json"].verdict == "refused"
+
+
+def test_a_picture_of_the_data_goes_only_if_generated_or_declared_and_the_card_follows(tmp_path):
+    folder = write_model(tmp_path / "m")
+    Image.new("L", (8, 8)).save(folder / "reconstructions.png")
+    found = verdicts(folder)
+    assert (found["reconstructions.png"].verdict, found["README.md"].verdict) == ("stays", "scrubbed")
+    assert found["README.md"].content == b"# model\n\n\nNot for diagnosis.\n"
+    assert verdicts(folder, statement=STATEMENT)["reconstructions.png"].verdict == "goes"
+    (folder / "results.json").write_text('{"data": {"dataset": "phantom"}}')
+    assert {entry.verdict for entry in verdicts(folder).values()} == {"goes"}
+
+
+def test_a_png_loses_its_texts_and_keeps_its_pixels(tmp_path):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Author", "mueller")
+    texts.add_itxt("Path", "/home/x", zip=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 7), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=texts, exif=b"Exif\0\0mueller")
+    content = (tmp_path / "a.png").read_bytes() + b"mueller behind the end"
+    clean = strip_png(content)
+    assert b"mueller" not in clean
+    assert image_finding(content)
+    assert image_finding(clean) is None
+    (tmp_path / "b.png").write_bytes(clean)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), pixels)
+    for cut in range(0, len(clean), 7):
+        with pytest.raises(ValueError, match=r"no PNG|cut off"):
+            strip_png(clean[:cut])
+
+
+def test_safetensors_may_hold_tensors_and_their_format_alone(tmp_path):
+    assert verdicts(write_model(tmp_path / "a"))["model.safetensors"].verdict == "goes"
+    for name, metadata in (("b", {"format": "pt", "author": "x"}), ("c", {"format": "pt", "dataset": "y"})):
+        entry = verdicts(write_model(tmp_path / name, metadata))["model.safetensors"]
+        assert (entry.verdict, *metadata.keys() - {"format"}) == (
+            "refused",
+            entry.reason.split("metadata ")[1].split(":")[0],
+        )
+    folder = write_model(tmp_path / "d")
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"behind the end")
+    (folder / "README.md").unlink()
+    assert verdicts(folder)["model.safetensors"].verdict == "refused"
+    assert len(refusals(list(verdicts(folder).values()), "model")) == 2  # and there is no card
+
+
+def test_a_stack_trace_in_an_onnx_file_stops_the_push_and_its_weights_do_not(tmp_path):
+    """Of twenty million random weights some read like a path or an address."""
+    onnx = pytest.importorskip("onnx")
+    folder = write_model(tmp_path / "m")
+    weights = onnx.TensorProto(name="w", dims=[20_000_000], data_type=onnx.TensorProto.FLOAT)
+    weights.raw_data = np.random.default_rng(0).normal(0, 0.02, 20_000_000).astype(np.float32).tobytes()
+    node = onnx.helper.make_node("Identity", ["w"], ["y"], name="/vit/layer.0/attention/MatMul")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [weights]))
+    onnx.save(model, folder / "model.onnx")
+    assert verdicts(folder)["model.onnx"].verdict == "goes"
+    model.graph.node[0].doc_string = 'File "/home/someone/env/model.py", line 3'
+    onnx.save(model, folder / "model.onnx")
+    assert "/home/someone/env/model.py" in verdicts(folder)["model.onnx"].reason
+    (folder / "model.onnx").write_bytes(b"no graph")
+    assert verdicts(folder)["model.onnx"].reason == "is no whole ONNX file"
+
+
+@pytest.mark.parametrize(("config", "goes"), [({"pooling": "mean"}, False), ({"pooling": "cls"}, True), ({}, True)])
+def test_a_head_that_transformers_would_give_the_wrong_token_does_not_go(config, goes, tmp_path):
+    found = verdicts(write_model(tmp_path / "m", **config))["config.json"]
+    assert found.is_pushed is goes
+    assert goes or "scripts/export.py" in found.reason
+
+
+def test_a_prepared_data_set_goes_with_a_statement_and_not_without(shards):
+    entries = review(shards, "dataset", PRIVATE, STATEMENT)
+    assert {entry.path for entry in entries if entry.verdict == "goes"} == {
+        "manifest.json",
+        *(f"data/train-{i:05}-of-00002.parquet" for i in range(2)),
+    }
+    assert refusals(entries, "dataset", STATEMENT) == []
+    assert "licence" in refusals(entries, "dataset")[0]
+
+
+@pytest.mark.parametrize(
+    "licence, how", [("", STATEMENT.deidentification), ("CC BY", "x"), ("mit", ""), ("mit", "yes")]
+)
+def test_a_statement_that_says_nothing_is_none(licence, how):
+    with pytest.raises(ValueError, match=r"licence|de-identification"):
+        Statement(licence, how)
+
+
+def replaced(table: pa.Table, name: str, values) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+CHANGES = {
+    "a column that is not in the manifest": lambda t: t.append_column("report", pa.array(["Befund"] * len(t))),
+    "raw ids of patients": lambda t: replaced(t, "patient", pa.array([f"M{i:05}" for i in range(len(t))])),
+    "one raw id": lambda t: replaced(t, "image_id", pa.array([*t["image_id"].to_pylist()[:-1], "1.2.3"])),
+    "texts for labels": lambda t: replaced(t, "side", pa.array(["Aufnahme vom 03.04.2019"] * len(t))),
+    "long texts": lambda t: replaced(t, "side", pa.array(["a word and " * 9] * len(t))),
+    "dates": lambda t: replaced(t, "side", pa.array(["20190403"] * len(t))),
+    "nested labels": lambda t: replaced(t, "side", pa.array([{"name": "x"}] * len(t))),
+    "paths of images": lambda t: replaced(
+        t, "image", pa.array([{"bytes": i["bytes"], "path": "M00001.dcm"} for i in t["image"].to_pylist()])
+    ),
+    "DICOM in place of pictures": lambda t: replaced(
+        t,
+        "image",
+        pa.array([{"bytes": b"\0" * 128 + b"DICM" + i["bytes"], "path": None} for i in t["image"].to_pylist()]),
+    ),
+    "texts in a PGM": lambda t: replaced(
+        t,
+        "image",
+        pa.array([{"bytes": i["bytes"].replace(b"P5\n", b"P5\n# M1\n"), "path": None} for i in t["image"].to_pylist()]),
+    ),
+    "texts in the last image": lambda t: replaced(
+        t,
+        "image",
+        pa.array(
+            [
+                {"bytes": i["bytes"] + b"M1" * (row == len(t) - 1), "path": None}
+                for row, i in enumerate(t["image"].to_pylist())
+            ]
+        ),
+    ),
+    "a name beside an image": lambda t: replaced(
+        t, "image", pa.array([i | {"patient_name": "M1"} for i in t["image"].to_pylist()])
+    ),
+    "metadata": lambda t: t.replace_schema_metadata({**t.schema.metadata, b"pandas": b"{}"}),
+    "a path in the metadata": lambda t: t.replace_schema_metadata({b"huggingface": b'{"x": "\\/home\\/a\\/b"}'}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_shard_that_tells_more_stops_the_push(change, shards, tmp_path):
+    folder = copied(shards, tmp_path)
+    rewrite(folder, lambda table: table)
+    assert refusals(review(folder, "dataset", PRIVATE, STATEMENT), "dataset", STATEMENT) == []
+    rewrite(folder, change)
+    assert len(refusals(review(folder, "dataset", PRIVATE, STATEMENT), "dataset", STATEMENT)) == 1
+
+
+def test_short_texts_may_be_labels(shards, tmp_path):
+    folder = copied(shards, tmp_path)
+    rewrite(folder, lambda table: replaced(table, "side", pa.array(["left", None] * 6)))
+    assert not refusals(review(folder, "dataset", PRIVATE, STATEMENT), "dataset", STATEMENT)
+
+
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "patients as labels"])
+def test_a_damaged_data_set_is_refused_with_a_reason(damage, shards, tmp_path):
+    folder = copied(shards, tmp_path)
+    manifest = folder / "manifest.json"
+    if damage == "cut":
+        path = min(folder.glob("data/*.parquet"))
+        path.write_bytes(path.read_bytes()[:-99])
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        values = json.loads(manifest.read_text())
+        values["columns"]["labels"] = ["patient"]
+        manifest.write_text(json.dumps(values))
+    assert refusals(review(folder, "dataset", PRIVATE, STATEMENT), "dataset", STATEMENT)
+
+
+def test_jpeg_with_a_comment_is_found(tmp_path):
+    pixels = Image.new("L", (8, 8))
+    pixels.save(tmp_path / "a.jpg")
+    pixels.save(tmp_path / "b.jpg", comment="mueller")
+    assert image_finding((tmp_path / "a.jpg").read_bytes()) is None
+    assert image_finding((tmp_path / "b.jpg").read_bytes()) == "texts in a JPEG"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / "c.jpg", quality=95)
+    noise = (tmp_path / "c.jpg").read_bytes()
+    assert image_finding(noise) is None
+    for hidden in (noise + b"mueller", noise[:-2] + b"\xff\xfe\x00\x09mueller\xff\xd9", noise[:-2]):
+        assert image_finding(hidden) == "something beside the pixels of a JPEG"
+
+
+def test_a_damaged_chunk_is_no_png():
+    chunk = b"IHDR" + bytes(13)
+    whole = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk) ^ 1)
+    with pytest.raises(ValueError, match="damaged"):
+        strip_png(whole)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        review(tmp_path / "nowhere", "model", PRIVATE)
