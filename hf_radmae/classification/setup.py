@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
-from transformers import PreTrainedModel, ViTMAEConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from hf_radmae.batching.binning import STRATEGIES, Bins
 from hf_radmae.batching.bucketing import bucketed
@@ -17,13 +17,15 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
-from hf_radmae.classification.networks import KINDS, POOLINGS, build_classifier
+from hf_radmae.classification.networks import POOLINGS, build_classifier
 from hf_radmae.models.mae import PRESETS
 from hf_radmae.pretraining.arguments import DataArguments, option
 from hf_radmae.pretraining.setup import make_processor
 from hf_radmae.sources.load import load_radiographs
 
 logger = logging.getLogger(__name__)
+
+FROM_SCRATCH = ("vit", "resnet50")
 
 
 @dataclass
@@ -52,8 +54,7 @@ class TaskArguments:
         choices=["single_label_classification", "multi_label_classification", "regression"],
     )
     where: str | None = option(None, "COLUMN=VALUE: take only these images.")
-    model: str = option("vit", "; ".join(f"{kind}: {text}" for kind, text in KINDS.items()), choices=list(KINDS))
-    model_name_or_path: str | None = option(None, "Start from this checkpoint, local or on the Hub; mae needs one.")
+    model: str = option("vit", "vit or resnet50: from scratch; else a checkpoint to fine-tune, a folder or a Hub id.")
     preset: str = option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
     patch_size: int | None = option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
     num_channels: int = option(1, "Input channels of a network from scratch.", choices=[1, 3])
@@ -61,12 +62,20 @@ class TaskArguments:
     cache: bool = option(False, "Keep all images in memory; then give --dataloader_num_workers 0.")
 
     def __post_init__(self) -> None:
-        if self.model == "mae" and self.model_name_or_path is None:
-            raise ValueError("--model mae fine-tunes a checkpoint: say which with --model_name_or_path")
-        if self.patch_size is None and self.model == "mae":
-            self.patch_size = cast(int, ViTMAEConfig.from_pretrained(cast(str, self.model_name_or_path)).patch_size)
+        if self.model == "mae":
+            raise ValueError("--model mae: fine-tuning starts from a checkpoint, so give its folder or Hub id")
+        config = AutoConfig.from_pretrained(self.model) if self.model not in FROM_SCRATCH else None
+        kinds = {"vit_mae": "mae", "resnet": "resnet50"}
+        self.kind = kinds.get(config.model_type, "vit") if config else self.model
+        if self.patch_size is None and config and self.kind != "resnet50":
+            self.patch_size = cast(int, config.patch_size)
         elif self.patch_size is None:
             self.patch_size = 8 if self.preset == "tiny" else 16
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint to start from, or None for a network from scratch."""
+        return None if self.model in FROM_SCRATCH else self.model
 
 
 @dataclass(frozen=True)
@@ -93,10 +102,10 @@ class Setup:
         """The network before training."""
         task = self.task_args
         return build_classifier(
-            task.model,  # type: ignore[arg-type]  # checked by the parser
+            task.kind,  # type: ignore[arg-type]  # checked by the parser
             self.labels,
             preset=task.preset,
-            checkpoint=task.model_name_or_path,
+            checkpoint=task.checkpoint,
             image_size=isqrt(self.data_args.max_tokens) * self.bins.patch_size,
             patch_size=self.bins.patch_size,
             num_channels=task.num_channels,

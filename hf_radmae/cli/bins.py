@@ -21,6 +21,7 @@ from hf_radmae.batching.bin_report import BinReport, compare, format_table, repo
 from hf_radmae.batching.binning import STRATEGIES, Bins, assign, fit_bins
 from hf_radmae.batching.grids import checked_sizes, target_sizes
 from hf_radmae.batching.sampler import simulate
+from hf_radmae.cli.command import command
 
 
 def read_columns(source: Path, wanted: list[list[str]]) -> pd.DataFrame:
@@ -87,6 +88,7 @@ def plot(sizes: np.ndarray, bins: Bins, ids: np.ndarray, figures: BinReport, pat
     figure.savefig(path, dpi=120)
 
 
+@command
 def main() -> None:
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in STRATEGIES.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

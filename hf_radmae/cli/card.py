@@ -12,9 +12,11 @@ import json
 import shutil
 from pathlib import Path
 
+from hf_radmae.cli.command import command
 from hf_radmae.publishing.card import FIGURE, TEMPLATES, read_results, render_card, use_of
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

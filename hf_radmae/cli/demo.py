@@ -24,6 +24,7 @@ try:
 except ImportError:
     sys.exit("gradio is missing: pip install hf_radmae[demo]")
 
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.images.image import ImageError
 from hf_radmae.inference.demo import MAX_UPLOAD, View, Viewer, png
@@ -106,6 +107,7 @@ def launch(blocks: gr.Blocks, port: int | None, **options: Any) -> str:
     return blocks.launch(server_port=port, max_file_size=MAX_UPLOAD, css=STYLE, **private, **options)[1]
 
 
+@command
 def main() -> None:
     (args,) = parse((DemoArguments,), description=__doc__)
     try:

@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
 from hf_radmae.publishing.export import load_encoder
@@ -44,6 +45,7 @@ class EmbedArguments:
     threads: int = field(default=4, metadata={"help": "Images that are read at once."})
 
 
+@command
 def main() -> None:
     (args,) = parse((EmbedArguments,), description=__doc__)
     if any(Path(args.data_dir).glob("**/*.parquet")):

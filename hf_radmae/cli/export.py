@@ -27,6 +27,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
 from hf_radmae.pretraining.arguments import DataArguments
@@ -58,6 +59,7 @@ class ExportArguments:
     onnx: bool = field(default=False, metadata={"help": "Write model.onnx too."})
 
 
+@command
 def main() -> None:
     run, data = parse((ExportArguments, DataArguments), description=__doc__)
     folder = Path(run.output_dir)

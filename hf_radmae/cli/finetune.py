@@ -1,4 +1,4 @@
-"""Trains a classifier on labelled radiographs of any size: a ResNet, a ViT from scratch, or from a masked autoencoder.
+r"""Trains a classifier on labelled radiographs of any size: a ResNet, a ViT from scratch, or from a masked autoencoder.
 
 From scratch, on generated radiographs, with nothing to download:
 
@@ -6,8 +6,8 @@ From scratch, on generated radiographs, with nothing to download:
 
 From a masked autoencoder of scripts/pretrain.py, or any `vit_mae` checkpoint, on your own labels:
 
-    accelerate launch scripts/finetune.py --dataset imagefolder --data_dir RADIOGRAPHS --label fracture --model mae \
-        --model_name_or_path out/mine --layer_decay 0.75 --class_weights balanced --output_dir out/fracture
+    accelerate launch scripts/finetune.py --dataset imagefolder --data_dir RADIOGRAPHS --label fracture \
+        --model out/mine --layer_decay 0.75 --class_weights balanced --output_dir out/fracture
 
 `--label a,b,c` takes several yes-or-no columns, `--task regression` a column of numbers. Images without a label are
 left out and counted. Training stops after ten evaluations without a better validation score, and the best model is
@@ -23,6 +23,7 @@ from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
 from hf_radmae.pretraining.checkpoints import last_complete_checkpoint
@@ -44,10 +45,11 @@ REPEATED += ("rotation", "zoom", "shift", "contrast", "per_device_train_batch_si
 SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 
 
+@command
 def main() -> None:
     options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
     data_args, task_args, args = parse(options, description=__doc__)
-    if args.push_to_hub and task_args.model != "resnet50" and task_args.pooling != "cls":
+    if args.push_to_hub and task_args.kind != "resnet50" and task_args.pooling != "cls":
         raise SystemExit(
             f"--push_to_hub --pooling {task_args.pooling}: transformers' ViT classifies the CLS token, so that nobody "
             "could use what is pushed. Take --pooling cls; or train without pushing, then scripts/export.py and push.py"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,24 +15,35 @@ from typing import Any, cast
 import yaml
 from transformers import HfArgumentParser
 
+ALIASES = {"model_name_or_path": "model"}
+"""Names of options that other scripts use -> ours."""
+
 
 def parse(classes: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None) -> tuple:
-    """Parses a recipe and a command line into dataclasses; the command line wins.
+    """Parse a recipe and a command line into dataclasses; the command line wins.
 
     Args:
         classes: the dataclasses whose fields are the options.
         argv: the arguments, `sys.argv[1:]` by default. The first may be a recipe, a .yaml, .yml or .json file of
             options.
-        description: what `--help` says first.
+        description: the first part of `--help`, with its line breaks.
 
     Returns:
-        One instance per class. An option that no class knows ends the program with the closest one that exists.
+        One instance per class. An option that no class knows ends the program with the closest one that exists, and so
+        does a value that a class refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(cast(Any, classes), description=description, allow_abbrev=False)
+    parser = HfArgumentParser(cast(Any, classes), description=description, allow_abbrev=False, add_help=False)
+    if {"-h", "--help", "--help_all"} & {*argv}:
+        print(_help(parser, classes, description or "", everything="--help_all" in argv))
+        sys.exit()
     if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
         argv = _recipe(parser, classes, argv[0]) + argv[1:]
-    *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    argv = _renamed(argv)
+    try:
+        *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except ValueError as error:  # of a dataclass; what argparse finds ends the program by itself
+        parser.error(str(error))
     if unknown:
         names = [option for action in parser._actions for option in action.option_strings]
         parser.error(
@@ -38,6 +51,44 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
             or f"{unknown[0]} is neither an option nor a recipe (.yaml, .json)"
         )
     return tuple(instances)
+
+
+def _renamed(argv: list[str]) -> list[str]:
+    """The command line with our names, what had another one last, so that it wins."""
+    kept: list[str] = []
+    moved: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.removeprefix("--") not in ALIASES or not name.startswith("--"):
+            kept.append(word)
+        elif (value := value if equals else next(words, "")) != "":
+            moved.append(f"--{ALIASES[name.removeprefix('--')]}={value}")
+    return kept + moved
+
+
+def _help(parser: HfArgumentParser, classes: Sequence[type], description: str, everything: bool) -> str:
+    """The description and our own options, grouped by class; with `everything` those of transformers too."""
+    actions = {action.dest: action for action in parser._actions}
+    lines = [f"usage: {parser.prog} [RECIPE.yaml] [--option value ...]", "", description.strip()]
+    for cls in classes:
+        ours = [base for base in cls.__mro__ if base.__module__.startswith("hf_radmae")]
+        own = {name for base in ours for name in inspect.get_annotations(base)} - {*getattr(cls, "RARE", ())}
+        shown = [field for field in dataclasses.fields(cls) if everything or field.name in own]
+        lines += ["", (cls.__doc__ or cls.__name__).splitlines()[0]]
+        for field in shown:
+            action = actions[field.name]
+            choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            shown_default = "" if default in (None, dataclasses.MISSING, []) else f" [{default}]"
+            text = f"{(action.help or '').rstrip('.')}{choices}{shown_default}"
+            lines += textwrap.wrap(
+                f"  --{field.name:<30}{text}", 120, subsequent_indent=" " * 34, break_on_hyphens=False
+            )
+    if not everything:
+        more = "--help_all shows every option, those of transformers' TrainingArguments too; --debug shows tracebacks."
+        lines += ["", more]
+    return "\n".join(lines)
 
 
 def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> list[str]:
@@ -51,6 +102,7 @@ def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> lis
         parser.error(f"recipe {path} cannot be read: {error}")
     if not isinstance(values, dict):
         parser.error(f"recipe {path} must hold options (name: value), and holds a {type(values).__name__}")
+    values = {ALIASES.get(name, name): value for name, value in values.items()}
     names = [f.name for cls in classes for f in dataclasses.fields(cls)]
     if unknown := [name for name in values if name not in names]:
         parser.error(f"recipe {path}: " + "; ".join(f"{name}: {_suggest(name, names)}" for name in unknown))

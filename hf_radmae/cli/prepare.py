@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
@@ -81,6 +82,7 @@ def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> t
     return builder.report(), unreadable
 
 
+@command
 def main() -> None:
     run, options = parse((RunArguments, PrepareOptions), description=__doc__)
     key = load_key(run.key_file or f"{run.output_dir.rstrip('/')}.key")

@@ -1,4 +1,4 @@
-"""Pre-trains a masked autoencoder on radiographs of any size and shows what it learned.
+r"""Pre-trains a masked autoencoder on radiographs of any size and shows what it learned.
 
 On generated radiographs, with nothing to download:
 
@@ -27,6 +27,7 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.content import COLUMNS as CONTENT
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.batching.streaming import open_shards
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
 from hf_radmae.models.mae import RadMAEForPreTraining
@@ -50,6 +51,7 @@ REPEATED: tuple[str, ...] = (
 REPEATED += ("tokens_per_batch", "streaming")
 
 
+@command
 def main() -> None:
     data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
     say = print if args.process_index == 0 else lambda *_: None

@@ -1,4 +1,4 @@
-"""Pushes a finished run, an exported classifier or a prepared data set to the Hub, privately and through a gate.
+r"""Pushes a finished run, an exported classifier or a prepared data set to the Hub, privately and through a gate.
 
     python scripts/push.py out/phantom radmae-phantom --dry_run
     python scripts/push.py out/phantom radmae-phantom
@@ -17,11 +17,11 @@ With the two options the picture of a model's reconstructions goes as well, whic
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars
 
+from hf_radmae.cli.command import command
 from hf_radmae.publishing.gate import Kind, Statement, listing, refusals
 from hf_radmae.publishing.push import Pusher, PushError
 
@@ -64,10 +64,7 @@ def push(args: argparse.Namespace) -> None:
         print(f"Pushed to {pusher.repo_id}, {seen}: {commit.commit_url}")
 
 
+@command
 def main() -> None:
-    """Run the command; an error is a line."""
     disable_progress_bars()
-    try:
-        push(options())
-    except (PushError, ValueError, NotADirectoryError) as error:
-        sys.exit(f"\n{error}")
+    push(options())

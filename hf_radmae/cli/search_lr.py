@@ -28,6 +28,7 @@ from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments,
 from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer, Patience
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.setup import initial_model, patch_size_of
@@ -91,6 +92,7 @@ COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
 }
 
 
+@command
 def main() -> None:
     command, words = sys.argv[1:2], sys.argv[2:]
     if not command or command[0] not in COMMANDS:

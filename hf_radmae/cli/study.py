@@ -1,4 +1,4 @@
-"""Runs the whole study: pre-training, probes, supervised networks, learning rates, label efficiency, and a report.
+r"""Runs the whole study: pre-training, probes, supervised networks, learning rates, label efficiency, and a report.
 
 On generated radiographs, or on a folder with a metadata.csv of labels:
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, use_all_cores
@@ -27,6 +28,7 @@ from hf_radmae.study import Study, StudyArguments, terminal_text, write_report
 from hf_radmae.study.steps import write_whole
 
 
+@command
 def main() -> None:
     classes = (DataArguments, ModelArguments, StudyArguments, RadMAETrainingArguments)
     data_args, model_args, study_args, training = parse(classes, description=__doc__)

@@ -55,7 +55,7 @@ class ModelArguments:
     """Which network: a preset from scratch, or a checkpoint to go on with."""
 
     preset: str = option("tiny", "Size of a network trained from scratch.", choices=list(PRESETS))
-    model_name_or_path: str | None = option(None, "Start from this checkpoint, local or on the Hub, not a preset.")
+    model: str | None = option(None, "Start from this checkpoint, a folder or an id on the Hub, in place of a preset.")
     num_channels: int = option(
         1, "Input channels, 1 or 3; a checkpoint's kernels are converted exactly.", choices=[1, 3]
     )

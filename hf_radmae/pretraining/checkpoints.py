@@ -61,7 +61,7 @@ def check_order(checkpoint: str | Path, order: dict[str, Any], split: dict[str, 
                 f"{found}. Its place in the epoch means nothing for this run. Exact is the same data, bins and seed "
                 "with the same ranks x batch size x gradient accumulation (streaming: each of the three). To go on all "
                 "the same, begin the epoch that was cut off anew with --ignore_data_skip true; or train from the "
-                "weights alone with --model_name_or_path and another --output_dir."
+                "weights alone with --model and another --output_dir."
             )
         logger.warning("%s. The epoch begins anew: some of its images come more often than others.", found)
     elif before["split"] != split:

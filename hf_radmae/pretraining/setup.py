@@ -19,7 +19,7 @@ from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 
 def patch_size_of(args: ModelArguments, checkpoint: str | None = None) -> int:
     """Side of a patch: the checkpoint's where there is one, given or among the options."""
-    source = checkpoint or args.model_name_or_path
+    source = checkpoint or args.model
     return (ViTMAEConfig.from_pretrained(source) if source else args).patch_size  # type: ignore[return-value]
 
 
@@ -28,8 +28,8 @@ def initial_model(args: ModelArguments, max_tokens: int, seed: int) -> RadMAEFor
     set_seed(seed)
     names = ("mask_ratio", "prediction_ratio", "norm_pix_loss")
     options: dict[str, Any] = {name: getattr(args, name) for name in names}
-    if args.model_name_or_path:
-        return RadMAEForPreTraining.from_pretrained(args.model_name_or_path, num_channels=args.num_channels, **options)
+    if args.model:
+        return RadMAEForPreTraining.from_pretrained(args.model, num_channels=args.num_channels, **options)
     options |= {"patch_size": args.patch_size, "num_channels": args.num_channels}
     options["image_size"] = isqrt(max_tokens) * options["patch_size"]
     return RadMAEForPreTraining(preset_config(args.preset, **options))

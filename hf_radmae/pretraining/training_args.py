@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
@@ -19,6 +20,12 @@ class RadMAETrainingArguments(TrainingArguments):
         max_skipped_share: the largest share of images that may be unusable before the run stops with an error.
         figure_images: images, each of another bin, in the figure of reconstructions at each evaluation; 0 for none.
     """
+
+    RARE: ClassVar[tuple[str, ...]] = (
+        *("greater_is_better", "prediction_loss_only", "restore_callback_states_from_checkpoint", "label_names"),
+        *("dataloader_persistent_workers", "remove_unused_columns", "ddp_find_unused_parameters"),
+    )
+    """Options that `--help` leaves to `--help_all`."""
 
     output_dir: str = field(default="out/radmae", metadata={"help": "Folder of checkpoints, results and pictures."})
     # He et al. 2022, table 8: AdamW 0.9/0.95, weight decay 0.05, cosine decay after a warm-up.

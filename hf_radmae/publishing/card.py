@@ -54,7 +54,7 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
 def public(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results with the names alone of the folders that the run was given (data, checkpoints)."""
     shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
-    for section, name in (("data", "data_dir"), ("model", "model_name_or_path")):
+    for section, name in (("data", "data_dir"), ("model", "model")):
         if shown.get(section, {}).get(name):
             shown[section][name] = Path(shown[section][name]).name
     return shown

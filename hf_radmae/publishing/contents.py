@@ -9,7 +9,7 @@ from hf_radmae.publishing.private import Private, strip_png
 from hf_radmae.publishing.tables import allowed_columns, shard_finding
 from hf_radmae.shards.anonymous import IDENTIFYING
 
-_LOCAL_KEYS = {"_name_or_path", "model_name_or_path", "data_dir", "output_dir", "cache_dir"}
+_LOCAL_KEYS = {"_name_or_path", "data_dir", "output_dir", "cache_dir"}
 _FREE_TEXT = 300  # characters: no option, label or figure is that long, a report is
 
 

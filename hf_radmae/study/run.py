@@ -57,7 +57,7 @@ class Study:
         self.training = training
         patch_size = patch_size_of(model_args, args.mae_checkpoint)
         if "vit" in args.supervised and not args.vit_checkpoint:
-            _check_size(args.mae_checkpoint or model_args.model_name_or_path, model_args.preset)
+            _check_size(args.mae_checkpoint or model_args.model, model_args.preset)
         images_per_update = training.images_per_update(data_args.max_tokens)
         self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
@@ -118,7 +118,7 @@ class Study:
         if checkpoint := self.args.mae_checkpoint:
             model = RadMAEForPreTraining.from_pretrained(checkpoint)
             return model, checkpoint, {"checkpoint": Path(checkpoint).name}
-        model = vars(self.model_args) | {"model_name_or_path": content_print(self.model_args.model_name_or_path)}
+        model = vars(self.model_args) | {"model": content_print(self.model_args.model)}
         inputs: dict[str, Any] = {"model": model, "training": deciding_options(self.training)}
         inputs |= {name: getattr(self.data_args, name) for name in ("crop_scale", "max_tokens")}
         options = self.images, self.data_args, self.model_args, self.training

@@ -20,6 +20,7 @@ from hf_radmae.batching.binning import STRATEGIES, Bins, NoBinsError, assign, co
 from hf_radmae.batching.grids import log_aspect_scale, naflex_grids, target_sizes
 from hf_radmae.batching.kmedoids import k_medoids
 from hf_radmae.batching.sampler import simulate
+from hf_radmae.cli import bins as bins_command
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -271,7 +272,7 @@ def test_bins_script_reads_the_same_sizes_from_every_kind_of_table(tmp_path, mon
     datasets.DatasetDict(train=saved.select(range(150)), test=saved.select(range(150, 200))).save_to_disk(
         str(tmp_path / "splits")
     )
-    script = runpy.run_path(str(SCRIPTS / "bins.py"))
+    script = vars(bins_command)
     for name in ("comma.csv", "semicolon.csv", "shapes.csv", "folder", "shards", "saved", "splits"):
         assert (script["read_sizes"](tmp_path / name, ["height", "width"]) == sizes).all(), name
     with pytest.raises(ValueError, match=r"no columns rows and columns or pixelarr_shape, but .*height, width"):

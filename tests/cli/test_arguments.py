@@ -123,16 +123,6 @@ def test_a_recipe_that_is_missing_or_broken_is_named(tmp_path, capsys):
         assert f"{name} cannot be read" in refusal(capsys, str(tmp_path / name))
 
 
-def test_help_names_every_option(capsys):
-    with pytest.raises(SystemExit) as end:
-        parse((DataArguments, ModelArguments), ["--help"], description="What this does.")
-    assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert "What this does." in said
-    for cls in (DataArguments, ModelArguments):
-        assert all(f"--{name}" in said for name in vars(cls()))
-
-
 def test_data_sets_with_regions_are_probed_by_region():
     assert DataArguments(dataset="phantom").probe_column == "body_region"
     assert DataArguments(dataset="phantom", probe_column="fracture").probe_column == "fracture"

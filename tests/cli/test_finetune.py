@@ -31,7 +31,7 @@ def start(folder: Path, *options: str) -> subprocess.CompletedProcess:
 def test_a_mae_becomes_a_classifier_with_scores_and_predictions_and_goes_on_when_started_again(tmp_path):
     mae, out = tmp_path / "mae", tmp_path / "out"
     RadMAEForPreTraining(preset_config("tiny", patch_size=8, image_size=48)).save_pretrained(mae)
-    options = [*PHANTOM.split(), "--model", "mae", "--model_name_or_path", str(mae), "--layer_decay", "0.75"]
+    options = [*PHANTOM.split(), "--model", str(mae), "--layer_decay", "0.75"]
     run = start(out, *options)
     assert run.returncode == 0, run.stderr[-3000:]
     text = (out / "results.json").read_text()
@@ -56,7 +56,7 @@ def test_a_mae_becomes_a_classifier_with_scores_and_predictions_and_goes_on_when
     [
         (["--label", "organ"], "there is no column organ; the columns are image, "),
         (["--where", "body_region=foot"], "no image has this value; the column holds abdomen"),
-        (["--model", "mae"], "say which with --model_name_or_path"),
+        (["--model", "mae"], "--model mae: fine-tuning starts from a checkpoint"),
     ],
 )
 def test_what_does_not_exist_is_named(tmp_path, options, message):

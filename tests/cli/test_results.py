@@ -48,7 +48,7 @@ RESULTS = {
         "bins": [[64, 48], [48, 48]],
     },
     "model": {
-        "model_name_or_path": "/home/someone/weights",
+        "model": "/home/someone/weights",
         "num_channels": 1,
         "patch_size": 16,
         "image_size": 160,
@@ -86,11 +86,9 @@ def test_results_come_back_without_the_folders_that_the_run_was_given(tmp_path):
     found = json.loads(path.read_text())
     assert path.name == "results.json"
     assert "someone" not in path.read_text()
-    assert (found["data"].pop("data_dir"), found["model"].pop("model_name_or_path")) == ("scans", "weights")
+    assert (found["data"].pop("data_dir"), found["model"].pop("model")) == ("scans", "weights")
     assert found == {
-        key: {k: v for k, v in value.items() if k not in ("data_dir", "model_name_or_path")}
-        if isinstance(value, dict)
-        else value
+        key: {k: v for k, v in value.items() if k not in ("data_dir", "model")} if isinstance(value, dict) else value
         for key, value in RESULTS.items()
     }
     assert RESULTS["data"]["data_dir"] == "/home/someone/secret/scans"  # the caller's stays as it was

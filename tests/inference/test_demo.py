@@ -17,6 +17,7 @@ from tiny_dicom import tiny_dicom
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.cli import demo as demo_command
 from hf_radmae.images.image import ImageError
 from hf_radmae.inference.demo import MAX_UPLOAD, Viewer, read_upload
 from hf_radmae.inference.pipelines import RadiographClassificationPipeline
@@ -141,9 +142,8 @@ def served(viewer, tmp_path_factory):
         folder = tmp_path_factory.mktemp("uploads")
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setattr("hf_radmae.inference.demo.MAX_UPLOAD", 2**20)
-        script = runpy.run_path(str(SCRIPT))
-        blocks = script["page"](viewer)
-        yield script["launch"](blocks, None, prevent_thread_lock=True, quiet=True), folder
+        blocks = demo_command.page(viewer)
+        yield demo_command.launch(blocks, None, prevent_thread_lock=True, quiet=True), folder
         blocks.close(verbose=False)
 
 

@@ -54,7 +54,7 @@ RESULTS = {
         "parameters": 970_816,
         "mask_ratio": 0.71,
         "norm_pix_loss": True,
-        "model_name_or_path": "a-checkpoint",
+        "model": "a-checkpoint",
     },
     "training": {"epochs": 21.0, "steps": 1234, "seconds": 9180.0, "images_per_second": 345.6},
     "losses": {"before": 1.01234, "validation": 0.61237, "test": 0.62891},
@@ -252,7 +252,7 @@ def test_a_folder_without_results_is_named(tmp_path):
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize("page", sorted(card.CARDS.glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted(Path(__file__).parents[2].glob("model_cards/*.md")), ids=lambda page: page.stem)
 def test_the_pages_of_recipes_that_were_run_are_cards(page):
     text = page.read_text(encoding="utf-8")
     assert metadata_errors(text) == []
