@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_radmae.batching.binning import STRATEGIES, Bins
 from hf_radmae.batching.bucketing import bucketed
@@ -19,6 +19,7 @@ from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
 from hf_radmae.classification.networks import POOLINGS, build_classifier
 from hf_radmae.models.mae import PRESETS
+from hf_radmae.models.starts import config_values, read_config
 from hf_radmae.pretraining.arguments import DataArguments, option
 from hf_radmae.pretraining.setup import make_processor
 from hf_radmae.sources.load import load_radiographs
@@ -64,10 +65,13 @@ class TaskArguments:
     def __post_init__(self) -> None:
         if self.model == "mae":
             raise ValueError("--model mae: fine-tuning starts from a checkpoint, so give its folder or Hub id")
-        config = AutoConfig.from_pretrained(self.model) if self.model not in FROM_SCRATCH else None
-        kinds = {"vit_mae": "mae", "resnet": "resnet50"}
-        self.kind = kinds.get(config.model_type, "vit") if config else self.model
-        if self.patch_size is None and config and self.kind != "resnet50":
+        self.kind, config = self.model, None
+        if self.model not in FROM_SCRATCH and config_values(self.model).get("model_type") == "resnet":
+            self.kind = "resnet50"
+        elif self.model not in FROM_SCRATCH:
+            config = read_config(self.model)
+            self.kind = "vit" if config.model_type == "vit" else "mae"
+        if self.patch_size is None and config:
             self.patch_size = cast(int, config.patch_size)
         elif self.patch_size is None:
             self.patch_size = 8 if self.preset == "tiny" else 16

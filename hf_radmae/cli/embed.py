@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
-from hf_radmae.publishing.export import load_encoder
+from hf_radmae.models.starts import load_encoder
+from hf_radmae.pretraining.setup import load_processor
 from hf_radmae.sources.pseudonyms import load_key
 
 
@@ -54,7 +54,7 @@ def main() -> None:
         key = None if args.keep_names else load_key(args.key_file or f"{args.output_dir.rstrip('/')}.key")
         parts = folder_parts(args.data_dir, key, pattern=args.pattern, images_per_part=args.images_per_part)
     encoder = load_encoder(args.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
-    processor = RadiographImageProcessor.from_pretrained(args.model, num_channels=encoder.config.num_channels)
+    processor = load_processor(args.model)
     embedder = Embedder(encoder, processor, args.pooling, batch_size=args.batch_size, threads=args.threads)
     images = sum(part.images for part in parts)
     with tqdm(total=images, unit="image", desc="embeddings") as bar:

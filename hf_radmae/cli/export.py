@@ -24,20 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
+from hf_radmae.models.starts import is_classifier, load_encoder
 from hf_radmae.pretraining.arguments import DataArguments
 from hf_radmae.pretraining.results import environment
+from hf_radmae.pretraining.setup import load_processor
 from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.publishing.export import (
     export_encoder,
     export_fine_tuned,
     export_processor,
-    load_encoder,
     load_fine_tuned,
 )
 from hf_radmae.publishing.onnx import export_onnx, largest_difference
@@ -63,12 +63,12 @@ class ExportArguments:
 def main() -> None:
     run, data = parse((ExportArguments, DataArguments), description=__doc__)
     folder = Path(run.output_dir)
-    processor = RadiographImageProcessor.from_pretrained(run.model)
+    processor = load_processor(run.model)
     results: dict[str, Any] = {}
     model: PreTrainedModel
     if run.encoder:
         model = export_encoder(load_encoder(run.model), run.num_channels)
-    elif AutoConfig.from_pretrained(run.model).model_type == "vit_mae":
+    elif not is_classifier(run.model):
         splits, _ = load_radiographs(**data.source())
         encoder = load_encoder(run.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
         model, results = probe_classifier(

@@ -6,6 +6,7 @@ patches without information, and evaluation masks repeat. On the base square gri
 and predictions equal the stock class.
 """
 
+import logging
 from os import PathLike
 from typing import Any
 
@@ -18,7 +19,10 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTrainingOut
 from transformers.utils.generic import can_return_tuple
 
 from hf_radmae.models.masking import gather_tokens, keyed_noise, order_patches, patch_grid, patches_at, token_counts
-from hf_radmae.models.positions import RadMAEDecoder, RadMAEEmbeddings, sincos_table
+from hf_radmae.models.positions import RadMAEDecoder, RadMAEEmbeddings, sincos_table, table_on_grid
+from hf_radmae.models.starts import ENCODER_OPTIONS, StartError, load_encoder, load_whole, read_config
+
+logger = logging.getLogger(__name__)
 
 # Width, layers and heads of the encoder, then of the decoder. base and large are those of He et al., "Masked
 # Autoencoders Are Scalable Vision Learners", 2022, and of the published checkpoints.
@@ -88,6 +92,15 @@ def _base_side(image_size: Any, patch_size: Any) -> int:
     return image_size // patch_size
 
 
+def _set_options(config: ViTMAEConfig, options: dict[str, Any]) -> None:
+    """Put options on a configuration: transformers hands one that the checkpoint's lacks on to the model's class."""
+    known = ViTMAEConfig().to_dict().keys() | {"prediction_ratio", "attn_implementation"}
+    if unknown := options.keys() - known:
+        raise ValueError(f"ViTMAEConfig has no option {', '.join(sorted(unknown))}")
+    for name, value in options.items():
+        setattr(config, "_attn_implementation" if name == "attn_implementation" else name, value)
+
+
 class RadMAEForPreTraining(ViTMAEForPreTraining):
     """Masked autoencoder for radiographs of any size whose sides are multiples of the patch.
 
@@ -122,25 +135,57 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
             super()._init_weights(module)
 
     @classmethod
-    def from_pretrained(
-        cls, *args: Any, image_size: int | None = None, num_channels: int | None = None, **kwargs: Any
+    def from_pretrained(  # type: ignore[override]  # upstream's further arguments go by name
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        image_size: int | None = None,
+        num_channels: int | None = None,
+        output_loading_info: bool = False,
+        **options: Any,
     ) -> Any:
-        """Load a checkpoint of this class or of the stock one, whole, and then fit it to other images.
+        """Load any start in float32 and then fit it to other images.
+
+        A `vit_mae` checkpoint of this class or the stock one is loaded whole. Of an encoder (`vit`, `deit`, a
+        classifier of this package, or a `vit_mae` saved without its decoder) the decoder is initialised anew, in the
+        size that `ViTMAEConfig` gives it unless `options` say otherwise, and a warning says so.
 
         Args:
+            name_or_path: a folder or a Hub id, see `hf_radmae.models.starts`.
             image_size: see `resize`; the checkpoint's own where None.
             num_channels: see `convert_channels`; the checkpoint's own where None.
-            *args, **kwargs: as in transformers: path or Hub id, and options of the configuration such as `mask_ratio`.
+            output_loading_info: return the loading info of transformers too.
+            **options: of the configuration, such as `mask_ratio`, in place of the checkpoint's; and `dtype`.
+
+        Raises:
+            StartError: the checkpoint is of another type, or its encoder is not whole; with what is missing.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        config, dtype = read_config(name_or_path), options.pop("dtype", torch.float32)
+        info: dict[str, Any] = {"missing_keys": set()}
+        is_mae = isinstance(config, ViTMAEConfig)
+        if not is_mae:
+            config = ViTMAEConfig(**{name: getattr(config, name) for name in ENCODER_OPTIONS})
+        _set_options(config, options)
+        if is_mae:
+            model, info = load_whole(cls, name_or_path, config=config, dtype=dtype)
+            if missing := sorted(key for key in info["missing_keys"] if not key.startswith("decoder.")):
+                raise StartError(f"{name_or_path} has no whole encoder: missing are {', '.join(missing[:8])}")
+            new, decoder = sorted(info["missing_keys"]), [f"decoder.{name}" for name in model.decoder.state_dict()]
+            if new and {*new} != {*decoder}:
+                raise StartError(f"{name_or_path} has a part of a decoder: missing are {', '.join(new[:8])}")
+        else:
+            model = cls(config)
+            model.vit.load_state_dict(load_encoder(name_or_path).state_dict())
+            model = model.to(dtype).eval()
+        if not is_mae or info["missing_keys"]:
+            logger.warning("%s has no decoder of a masked autoencoder: it is initialised anew", name_or_path)
         model.vit.embeddings.position_embeddings.requires_grad_(False)  # loading makes every tensor trainable
         model.decoder.decoder_pos_embed.requires_grad_(False)
         if image_size is not None:
             model.resize(image_size)
         if num_channels is not None:
             model.convert_channels(num_channels)
-        return loaded
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]  # the stock method's further arguments go by name
         self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any
@@ -156,7 +201,9 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
             self.config.save_pretrained(save_directory)
 
     def resize(self, image_size: int) -> None:
-        """Make a square of `image_size` pixels the base grid, with its exact sin-cos tables; every other weight stays.
+        """Make a square of `image_size` pixels the base grid; every weight but the position tables stays.
+
+        A sin-cos table becomes the exact one of the new grid; another, as a `vit` has learned it, is interpolated.
 
         Raises:
             ValueError: `image_size` is not a multiple of the patch size.
@@ -166,8 +213,11 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         side = _base_side(image_size, self.config.patch_size)
         embeddings, decoder = self.vit.embeddings, self.decoder
         for module, name in ((embeddings, "position_embeddings"), (decoder, "decoder_pos_embed")):
-            table = getattr(module, name)
-            setattr(module, name, nn.Parameter(sincos_table(side, table.shape[-1]).to(table), requires_grad=False))
+            table = getattr(module, name).detach()
+            old = sincos_table(int((table.shape[1] - 1) ** 0.5), table.shape[-1]).to(table)
+            exact = torch.allclose(table, old, atol=1e-3)
+            new = sincos_table(side, table.shape[-1]).to(table) if exact else table_on_grid(table, (side, side))
+            setattr(module, name, nn.Parameter(new, requires_grad=False))
         embeddings.image_size = embeddings.patch_embeddings.image_size = (image_size, image_size)
         embeddings.patch_embeddings.num_patches = side**2
         self.config.image_size = decoder.config.image_size = image_size

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from math import isqrt
+from os import PathLike
 from typing import Any
 
-from transformers import ViTMAEConfig, set_seed
+from transformers import set_seed
+from transformers.image_processing_base import ImageProcessingMixin
 
 from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.starts import read_config
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 def patch_size_of(args: ModelArguments, checkpoint: str | None = None) -> int:
     """Side of a patch: the checkpoint's where there is one, given or among the options."""
     source = checkpoint or args.model
-    return (ViTMAEConfig.from_pretrained(source) if source else args).patch_size  # type: ignore[return-value]
+    return (read_config(source) if source else args).patch_size  # type: ignore[return-value, union-attr]
 
 
 def initial_model(args: ModelArguments, max_tokens: int, seed: int) -> RadMAEForPreTraining:
@@ -74,3 +80,23 @@ def make_processor(args: DataArguments, bins: Bins, num_channels: int) -> Radiog
         scaling=args.scaling,
         crop_threshold=args.flat_threshold if args.crop_to_content else None,
     )
+
+
+def load_processor(name_or_path: str | PathLike[str]) -> RadiographImageProcessor:
+    """The processor of a start: its own if this package saved one, else one for the square of its configuration.
+
+    A published checkpoint brings the processor of photographs (8 bits, means of ImageNet) or none. Radiographs are read
+    at full depth and scaled to 0..1 in its place, and a warning says so.
+    """
+    name, config = str(name_or_path), read_config(name_or_path)
+    options: dict[str, Any] = {}
+    try:
+        options, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except OSError:
+        logger.warning("%s has no preprocessor_config.json: images are scaled to 0..1", name)
+    if "scaling" in options:
+        return RadiographImageProcessor.from_dict(options | {"num_channels": config.num_channels})
+    if options:
+        logger.warning("%s has a processor of photographs, which is not used: images are scaled to 0..1", name)
+    side = config.image_size
+    return RadiographImageProcessor(size={"height": side, "width": side}, num_channels=config.num_channels)

@@ -24,32 +24,20 @@ from transformers import (
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
     ViTModel,
 )
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.networks import RadViTForImageClassification
 from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
+from hf_radmae.models.starts import ENCODER_OPTIONS
+from hf_radmae.models.starts import load_encoder as load_encoder  # the start of every export
 from hf_radmae.probing.features import POOLINGS
 
-_SHARED = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "qkv_bias"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
-    *("image_size", "patch_size"),
-)
-"""What a ViT and the encoder of a ViTMAE have in common."""
+_SHARED = tuple(name for name in ENCODER_OPTIONS if name != "num_channels")
 
 AutoConfig.register(RadiographViTConfig.model_type, RadiographViTConfig, exist_ok=True)  # no one asks to run its code
 AutoModelForImageClassification.register(RadiographViTConfig, RadiographViTForImageClassification, exist_ok=True)
-
-
-def load_encoder(name_or_path: str | Path) -> ViTModel:
-    """The encoder of a checkpoint of pre-training, or of a ViT, as a plain `ViTModel` with a plain `ViTConfig`."""
-    if AutoConfig.from_pretrained(name_or_path).model_type == ViTMAEConfig.model_type:
-        return export_encoder(ViTMAEForPreTraining.from_pretrained(name_or_path), num_channels=None)
-    return export_encoder(ViTModel.from_pretrained(name_or_path, add_pooling_layer=False), num_channels=None)
 
 
 def export_encoder(model: PreTrainedModel, num_channels: int | None = 3) -> ViTModel:

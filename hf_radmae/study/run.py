@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import ViTMAEConfig
 
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.starts import read_config
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.setup import initial_model, patch_size_of
@@ -149,7 +149,7 @@ def _check_size(checkpoint: str | None, preset: str) -> None:
     if checkpoint is None:
         return
     names = ("hidden_size", "num_hidden_layers", "intermediate_size")
-    given, scratch = ViTMAEConfig.from_pretrained(checkpoint), preset_config(preset)
+    given, scratch = read_config(checkpoint), preset_config(preset)
     sizes = [tuple(getattr(config, name) for name in names) for config in (given, scratch)]
     if sizes[0] != sizes[1]:
         raise ValueError(
