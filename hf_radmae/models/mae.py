@@ -139,6 +139,7 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         cls,
         name_or_path: str | PathLike[str],
         *,
+        config: ViTMAEConfig | None = None,
         image_size: int | None = None,
         num_channels: int | None = None,
         output_loading_info: bool = False,
@@ -152,22 +153,27 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
 
         Args:
             name_or_path: a folder or a Hub id, see `hf_radmae.models.starts`.
+            config: of a `vit_mae`, in place of the checkpoint's; with another `image_size` the tables are exact.
             image_size: see `resize`; the checkpoint's own where None.
             num_channels: see `convert_channels`; the checkpoint's own where None.
             output_loading_info: return the loading info of transformers too.
             **options: of the configuration, such as `mask_ratio`, in place of the checkpoint's; and `dtype`.
+                `ignore_mismatched_sizes` changes nothing: tables alone may be of another size, by `config`.
 
         Raises:
             StartError: the checkpoint is of another type, or its encoder is not whole; with what is missing.
         """
-        config, dtype = read_config(name_or_path), options.pop("dtype", torch.float32)
+        options.pop("ignore_mismatched_sizes", None)
+        found, dtype = read_config(name_or_path), options.pop("dtype", torch.float32)
         info: dict[str, Any] = {"missing_keys": set()}
-        is_mae = isinstance(config, ViTMAEConfig)
-        if not is_mae:
-            config = ViTMAEConfig(**{name: getattr(config, name) for name in ENCODER_OPTIONS})
+        is_mae = isinstance(found, ViTMAEConfig)
+        tables = () if config is None else ("position_embeddings", "decoder_pos_embed")
+        if config is None:
+            shared: dict[str, Any] = {name: getattr(found, name) for name in ENCODER_OPTIONS}
+            config = found if isinstance(found, ViTMAEConfig) else ViTMAEConfig(**shared | {"learned_positions": True})
         _set_options(config, options)
         if is_mae:
-            model, info = load_whole(cls, name_or_path, config=config, dtype=dtype)
+            model, info = load_whole(cls, name_or_path, tables, config=config, dtype=dtype)
             if missing := sorted(key for key in info["missing_keys"] if not key.startswith("decoder.")):
                 raise StartError(f"{name_or_path} has no whole encoder: missing are {', '.join(missing[:8])}")
             new, decoder = sorted(info["missing_keys"]), [f"decoder.{name}" for name in model.decoder.state_dict()]
@@ -203,7 +209,7 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
     def resize(self, image_size: int) -> None:
         """Make a square of `image_size` pixels the base grid; every weight but the position tables stays.
 
-        A sin-cos table becomes the exact one of the new grid; another, as a `vit` has learned it, is interpolated.
+        The tables are the exact sin-cos ones of the new grid; one that a `vit` or `deit` has learned is interpolated.
 
         Raises:
             ValueError: `image_size` is not a multiple of the patch size.
@@ -214,9 +220,8 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         embeddings, decoder = self.vit.embeddings, self.decoder
         for module, name in ((embeddings, "position_embeddings"), (decoder, "decoder_pos_embed")):
             table = getattr(module, name).detach()
-            old = sincos_table(int((table.shape[1] - 1) ** 0.5), table.shape[-1]).to(table)
-            exact = torch.allclose(table, old, atol=1e-3)
-            new = sincos_table(side, table.shape[-1]).to(table) if exact else table_on_grid(table, (side, side))
+            learned = module is embeddings and getattr(self.config, "learned_positions", False)
+            new = table_on_grid(table, (side, side)) if learned else sincos_table(side, table.shape[-1]).to(table)
             setattr(module, name, nn.Parameter(new, requires_grad=False))
         embeddings.image_size = embeddings.patch_embeddings.image_size = (image_size, image_size)
         embeddings.patch_embeddings.num_patches = side**2

@@ -102,7 +102,7 @@ def load_encoder(name_or_path: str | PathLike[str]) -> ViTModel:
     """
     name, config = str(name_or_path), read_config(name_or_path)
     kind = ENCODERS[config.model_type]
-    options = {} if kind is ViTMAEModel else {"add_pooling_layer": False}
+    options: dict[str, Any] = {} if kind is ViTMAEModel else {"add_pooling_layer": False}
     loaded, info = load_whole(kind, name, config=config, **options)
     if missing := sorted(info["missing_keys"]):
         raise StartError(f"{name} has no whole encoder: {_listing(missing)}")
@@ -118,9 +118,9 @@ def load_encoder(name_or_path: str | PathLike[str]) -> ViTModel:
 
 
 def load_whole(
-    kind: type[PreTrainedModel], name_or_path: str | PathLike[str], **options: Any
+    kind: type[PreTrainedModel], name_or_path: str | PathLike[str], resizable: tuple[str, ...] = (), **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """`kind.from_pretrained` in float32 with its loading info.
+    """`kind.from_pretrained` in float32 with its loading info; `resizable` tensors may be of other shapes, by name.
 
     Raises:
         StartError: the weights are missing, damaged, no plain tensors, or of other shapes than the configuration says.
@@ -134,7 +134,7 @@ def load_whole(
     except Exception as error:  # safetensors, pickle, zip and JSON each raise their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StartError(f"the weights of {name} cannot be read: {reason}") from error
-    if mismatched := sorted(info["mismatched_keys"]):
+    if mismatched := sorted(key for key in info["mismatched_keys"] if not key[0].endswith(resizable or ("\0",))):
         texts = [f"{key} is {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched]
         raise StartError(f"{name}: weights and configuration do not fit: {'; '.join(texts[:5])}")
     return model, info
