@@ -11,6 +11,7 @@ import torch
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.sampler import Repeat
 from hf_radmae.classification.augmentation import Augmentation
 from hf_radmae.classification.labels import Labels
 
@@ -95,7 +96,10 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         row, pixels = item["index"], item["pixel_values"]
         if self.augmentation is not None:
             pixels = self.augmentation(pixels, seed=self.seed, epoch=int(self._epoch), index=row)
-        return {**item, "pixel_values": pixels, "label": self.targets[row]}
+        label = self.targets[row]
+        if isinstance(index, Repeat):  # another rank holds it
+            label = torch.full_like(label, float("nan") if label.is_floating_point() else -1)
+        return {**item, "pixel_values": pixels, "label": label}
 
 
 @dataclass
