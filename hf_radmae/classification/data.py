@@ -104,7 +104,9 @@ class LabelledRadiographs(torch.utils.data.Dataset):
 
 @dataclass
 class LabelCollator:
-    """Stacks items of `LabelledRadiographs`: what `BucketCollator` gives but the noise, and `labels`.
+    """Stacks items of `LabelledRadiographs`: the `pixel_values` and `index` that `BucketCollator` gives, and `labels`.
+
+    Where images had to be replaced there is `skipped` too.
 
     Args:
         images: stacks all but the labels.
@@ -114,5 +116,5 @@ class LabelCollator:
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = self.images(items)
-        kept = {key: value for key, value in batch.items() if key != "noise"}
+        kept = {key: batch[key] for key in ("pixel_values", "index", "skipped") if key in batch}
         return kept | {"labels": torch.stack([item["label"] for item in items])}

@@ -100,7 +100,7 @@ class Viewer:
             found = self.classify.postprocess({"logits": outputs.logits}, top_k=SHOWN_LABELS)
             scores = {entry["label"]: entry["score"] for entry in found}
         patch_size = self.encoder.config.patch_size
-        informative = informative_patches(pixels, patch_size, getattr(self.encoder.config, "flat_threshold", 0.01))
+        informative = informative_patches(pixels, patch_size, 0.01)
         grid, grey = patch_grid(pixels, patch_size), pixels[0].mean(0)
         attention = outputs.attentions[-1][0, :, 0, 1:].mean(0)
         pictures = {
@@ -127,7 +127,7 @@ class Viewer:
 
 def _expect(name: str | Path, model_types: set[str], what: str) -> None:
     found = AutoConfig.from_pretrained(name)
-    if found.model_type not in model_types or (found.model_type == "vit" and hasattr(found, "pooling")):
+    if found.model_type not in model_types:
         raise ValueError(f"{name} is a model of type {found.model_type!r}: expected a {what}")
 
 
