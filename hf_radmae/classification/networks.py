@@ -16,6 +16,7 @@ from hf_radmae.classification.labels import Labels
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
 from hf_radmae.models.positions import sincos_table
+from hf_radmae.models.starts import ENCODER_OPTIONS
 
 Kind = Literal["vit", "resnet50", "mae"]
 KINDS: dict[str, str] = {
@@ -23,22 +24,6 @@ KINDS: dict[str, str] = {
     "resnet50": "a ResNet-50, from scratch or from a checkpoint",
     "mae": "the encoder of a masked autoencoder, fine-tuned",
 }
-# Options of ViTMAEConfig that an encoder keeps as a ViTConfig.
-ENCODER_OPTIONS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "initializer_range",
-    "layer_norm_eps",
-    "image_size",
-    "patch_size",
-    "num_channels",
-    "qkv_bias",
-)
 # A ResNet-50 has 24 M parameters, as the small ViT has; this narrow one has 0.8 M, as the tiny ViT.
 TINY_RESNET = {"embedding_size": 16, "hidden_sizes": [48, 96, 192, 384]}
 

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, ViTMAEConfig, pipeline
+from transformers import ViTMAEConfig, pipeline
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.background import informative_patches
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.masking import keyed_noise, patch_grid
+from hf_radmae.models.starts import config_values
 from hf_radmae.pretraining.figures import reconstruct
 from hf_radmae.publishing.export import export_encoder
 
@@ -126,9 +127,9 @@ class Viewer:
 
 
 def _expect(name: str | Path, model_types: set[str], what: str) -> None:
-    found = AutoConfig.from_pretrained(name)
-    if found.model_type not in model_types:
-        raise ValueError(f"{name} is a model of type {found.model_type!r}: expected a {what}")
+    found = config_values(name).get("model_type")
+    if found not in model_types:
+        raise ValueError(f"{name} is a model of type {found!r}: expected a {what}")
 
 
 def read_upload(source: Any) -> np.ndarray:

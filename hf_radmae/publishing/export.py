@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
@@ -34,7 +33,7 @@ from hf_radmae.models.modeling_radiograph_vit import (
     RadiographViTForImageClassification,
     pooled_width,
 )
-from hf_radmae.models.starts import ENCODER_OPTIONS
+from hf_radmae.models.starts import ENCODER_OPTIONS, config_values
 
 _SHARED = tuple(name for name in ENCODER_OPTIONS if name != "num_channels")
 
@@ -120,8 +119,8 @@ def load_fine_tuned(name_or_path: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: it is another network.
     """
-    kind = RadiographViTConfig.get_config_dict(name_or_path)[0].get("model_type")
-    if kind == RadiographViTConfig.model_type:
+    kind = config_values(name_or_path).get("model_type")
+    if kind in (ViTConfig.model_type, RadiographViTConfig.model_type):
         return RadiographViTForImageClassification.from_pretrained(name_or_path)
     if kind == ResNetConfig.model_type:
         return ResNetForImageClassification.from_pretrained(name_or_path)
