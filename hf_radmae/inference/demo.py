@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import ViTMAEConfig, pipeline
 
+import hf_radmae.inference.pipelines  # noqa: F401 - registers them
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.background import informative_patches
 from hf_radmae.images.image import ImageError, read_image

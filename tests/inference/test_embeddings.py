@@ -158,7 +158,7 @@ def test_the_script_writes_what_datasets_reads(embedder, archive, tmp_path, monk
 def test_the_encoder_of_a_pooled_classifier_is_read_without_a_question(tmp_path):
     """In a fresh process, where nothing else has made the classifier's type known, and no one answers."""
     export_classifier(small_mae(), *head(32), LABELS, pooling="mean").save_pretrained(tmp_path)
-    code = "import sys, hf_radmae.publishing.export as e; print(e.load_encoder(sys.argv[1]).config.hidden_size)"
+    code = "import sys, hf_radmae.models.starts as e; print(e.load_encoder(sys.argv[1]).config.hidden_size)"
     command = [sys.executable, "-c", code, str(tmp_path)]
     found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     assert found.stdout == "32\n", found.stderr

@@ -24,6 +24,7 @@ from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification import Labels, build_classifier
 from hf_radmae.inference.pipelines import RadiographClassificationPipeline
 from hf_radmae.models.modeling_radiograph_vit import pooled_width
+from hf_radmae.models.starts import load_encoder
 from hf_radmae.probing.features import extract_features
 from hf_radmae.publishing.export import (
     export_classifier,
@@ -31,7 +32,6 @@ from hf_radmae.publishing.export import (
     export_fine_tuned,
     export_processor,
     grey_kernel,
-    load_encoder,
     load_fine_tuned,
 )
 from hf_radmae.publishing.probe import probe_classifier
