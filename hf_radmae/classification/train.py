@@ -21,7 +21,7 @@ from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.pretraining.results import train_figures
-from hf_radmae.sources.load import image_groups
+from hf_radmae.sources.patients import image_groups, resampled
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class TrainedClassifier:
         model: with its best weights.
         results: ready for JSON. "label", "task", "classes"; "images" and "left_out" (no label) of each split;
             "training": epochs, steps, seconds, and the "best" validation score, of which "criterion", at "best_step";
-            "validation" and "test": see `score`.
+            "validation" and "test": see `score`; "resampled": what the intervals of "test" are over.
         predictions: of "validation" and "test".
         trainer: that trained it.
     """
@@ -53,6 +53,7 @@ def train_classifier(
     *,
     draw: np.ndarray | None = None,
     bootstrap: int = 1000,
+    flat_threshold: float = 0.01,
     processor: BaseImageProcessor | None = None,
     skipped: SkippedImages | None = None,
     resume_from_checkpoint: str | None = None,
@@ -66,6 +67,7 @@ def train_classifier(
         args: see `ClassifierTrainingArguments`. With `save_strategy="no"` no checkpoint is written.
         draw: training rows whose labels are used, as `label_fraction` gives them; None takes all that have one.
         bootstrap: resamples of patients for the intervals of the final scores; 0 for none.
+        flat_threshold: a ViT's mean is taken over patches that differ more, see `informative_patches`; 0: over all.
         processor: saved with the checkpoints.
         skipped: list of unusable images, see `RadMAETrainer`.
         resume_from_checkpoint: a folder to go on from.
@@ -80,6 +82,7 @@ def train_classifier(
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
+        flat_threshold=flat_threshold,
         processing_class=processor,
         skipped=skipped,
     )
@@ -101,6 +104,7 @@ def train_classifier(
     for split, predicted in predictions.items():
         groups = image_groups(parts[split].rows)[predicted.rows]
         results[split] = score(predicted, groups, bootstrap)
+    results["resampled"] = resampled(parts["test"].rows, predictions["test"].rows)
     return TrainedClassifier(trainer.model, results, predictions, trainer)
 
 

@@ -12,17 +12,16 @@ Beside the vector stands `image_id`: of a file a keyed hash of its path, as scri
 shard all its columns but the image. The files are in data/; what could not be used is in skipped.csv, with the reason.
 """
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
+from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
-from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.pretraining.setup import load_processor
 from hf_radmae.sources.pseudonyms import load_key
@@ -36,8 +35,7 @@ class EmbedArguments:
     data_dir: str = field(metadata={"help": "Folder of images or DICOM files, or of prepared shards."})
     output_dir: str = field(metadata={"help": "Folder of the result."})
     pooling: str = field(
-        default="mean",
-        metadata={"help": f"What is taken of the tokens: {', '.join(POOLINGS)}, or several joined by +."},
+        default="mean", metadata={"help": "Mean of the informative patches, or CLS token.", "choices": ["mean", "cls"]}
     )
     pattern: str = field(default="**/*", metadata={"help": "Which files of a folder, as in '**/*.dcm'."})
     keep_names: bool = field(default=False, metadata={"help": "Write relative paths in place of their hashes."})
@@ -50,7 +48,6 @@ class EmbedArguments:
 @command
 def main() -> None:
     (args,) = parse((EmbedArguments,), description=__doc__)
-    width = pooled_width(args.pooling, 1)  # an unknown pooling ends the run here
     if any(Path(args.data_dir).glob("**/*.parquet")):
         parts = shard_parts(args.data_dir)
     else:
@@ -62,10 +59,8 @@ def main() -> None:
     images = sum(part.images for part in parts)
     with tqdm(total=images, unit="image", desc="embeddings") as bar:
         skipped = embedder.write(parts, Path(args.output_dir, "data"), bar.update)
-    with Path(args.output_dir, "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ("image_id", "reason"))
-        table.writeheader()
-        table.writerows(skipped)
-    print(f"{images - len(skipped)} embeddings of width {width * encoder.config.hidden_size} in {len(parts)} files.")
+    entries = [skipped_image(entry["image_id"], entry["reason"], "train", -1) for entry in skipped]
+    write_skipped(Path(args.output_dir, "skipped.csv"), entries)
+    print(f"{images - len(skipped)} embeddings of width {encoder.config.hidden_size} in {len(parts)} files.")
     if skipped:
-        print(f"{len(skipped)} of {images} images were set aside: see skipped.csv. The first: {skipped[0]['reason']}")
+        print(f"{len(skipped)} of {images} images were skipped: see skipped.csv. The first: {skipped[0]['reason']}")

@@ -22,6 +22,9 @@ class DataArguments:
     data_dir: str | None = option(None, "Folder of the data set; phantom needs none.")
     num_images: int = option(3000, "phantom: radiographs to generate.")
     phantom_scale: float = option(0.0625, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
+    patient_column: str | None = option(None, "Column that holds the patient, where its name does not say so.")
+    allow_shared_patients: bool = option(False, "Take splits of the source that share patients or files; say so.")
+    near_duplicates: bool = option(False, "Keep images that look alike in one split; decodes every image once.")
     split_seed: int = option(42, "Draws the split where a source has none; --seed draws weights, order and masks.")
     binning: str = option("smart", "How sizes become batches.", choices=list(STRATEGIES))
     num_bins: int = option(8, "Shapes that smart binning may use.")
@@ -47,7 +50,8 @@ class DataArguments:
     def source(self) -> dict[str, Any]:
         """The arguments of `load_radiographs`."""
         phantom = {"num_images": self.num_images, "scale": self.phantom_scale} if self.dataset == "phantom" else {}
-        return {"name": self.dataset, "data_dir": self.data_dir, **phantom}
+        names = ("data_dir", "patient_column", "allow_shared_patients", "near_duplicates")
+        return {"name": self.dataset, **{name: getattr(self, name) for name in names}, **phantom}
 
 
 @dataclass

@@ -14,7 +14,7 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.probing.features import extract_features
 from hf_radmae.probing.table import probe_table
-from hf_radmae.sources.load import image_groups
+from hf_radmae.sources.patients import image_groups, resampled
 from hf_radmae.sources.splits import label_fraction
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def probe_networks(
         collate, batch_size, num_workers: of the loader.
 
     Returns:
-        "column" and "rows", see `probe_table`. Where 1 % leaves a class empty there are no such rows, and a warning.
+        "column", "rows", see `probe_table`, and "resampled", what intervals are over. Where 1 % leaves a class empty
+        there are no such rows, and a warning.
 
     Raises:
         ValueError: the column does not exist.
@@ -67,4 +68,4 @@ def probe_networks(
     except ValueError as error:
         logger.warning("No probe with %.0f %% of the labels: %s", 100 * LOW_DATA, error)
     rows = probe_table(features, labels, draws, patients=groups["test"], criterion="balanced_accuracy")
-    return {"column": column, "rows": rows}
+    return {"column": column, "rows": rows, "resampled": resampled(parts["test"].rows)}

@@ -10,9 +10,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_radmae.sources.patients import column_values, means_patient
 from hf_radmae.sources.pseudonyms import pseudonyms
 
-GROUPS = {"patient": "patient", "patient_id": "patient", "exam": "exam", "near_dup_group": "near_dup_group"}
+GROUPS = {
+    "patient": "patient",
+    "patient_id": "patient",
+    **{name: name for name in ("exam", "near_dup_group", "same_content")},
+}
 """Columns of a source that are ids -> the column that holds their keyed hashes."""
 IDENTIFYING = {*GROUPS, "image", "image_id", "path", "file_name", "report"}
 """Columns that are never copied."""
@@ -38,15 +43,16 @@ def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path 
     return pa.table(columns)
 
 
-def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Path | None) -> tuple[int, str, str]:
-    """(index, hashed image id, reason) of an image (index, image, reason) that a source left out.
+def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Path | None) -> dict[str, Any]:
+    """An entry of the list of skipped images with the image's id hashed.
 
     The image is named as the rows are: by its id, else by its path. Readers begin a reason with the path where they
     opened the file themselves.
     """
     name = str(entry["image"])
     identity = pseudonyms(pa.chunked_array([[_below(name, root) or name]]), key, b"image_id")[0].as_py()
-    return int(entry["index"]), identity, str(entry["reason"]).replace(name, "").lstrip(": ")
+    reason = str(entry["reason"]).replace(name, "").lstrip(": ")
+    return {"split": entry.get("split", "source"), "index": int(entry["index"]), "image": identity, "reason": reason}
 
 
 def kept_labels(splits: Mapping[str, datasets.Dataset], wanted: list[str] | None) -> list[str]:
@@ -56,7 +62,7 @@ def kept_labels(splits: Mapping[str, datasets.Dataset], wanted: list[str] | None
         ValueError: a wanted column is not there, or would identify someone.
     """
     features = next(iter(splits.values())).features
-    free = [name for name in features if name not in IDENTIFYING]
+    free = [name for name in features if name not in IDENTIFYING and not means_patient(name)]
     if wanted is None:
         return [name for name in free if isinstance(features[name], datasets.ClassLabel) or _is_truth(features[name])]
     if unknown := [name for name in wanted if name not in free]:
@@ -72,7 +78,7 @@ def fingerprint(ids: Mapping[str, pa.Table], splits: Mapping[str, datasets.Datas
         for column in ids[split].columns:
             state.update("\n".join(map(str, column.to_pylist())).encode())
         for name in labels:
-            state.update("\n".join(map(str, rows[name])).encode())
+            state.update("\n".join(map(str, column_values(rows, name))).encode())
     return state.hexdigest()
 
 
@@ -90,7 +96,7 @@ def _below(path: str | None, root: str | Path | None) -> str | None:
 
 def _texts(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
     """A column as texts, null where it is empty."""
-    values = [None if value is None or value == "" else str(value) for value in rows[name]]
+    values = [None if value is None or value == "" else str(value) for value in column_values(rows, name)]
     return pa.chunked_array([pa.array(values, pa.string())])
 
 

@@ -5,7 +5,6 @@ missing; so a run that was ended, or that is one of a job array, goes on where t
 goes into the output folder: ids are keyed hashes, labels are those of an allow-list, errors name images by hash.
 """
 
-import csv
 import json
 import multiprocessing as mp
 import os
@@ -24,6 +23,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_radmae.batching.binning import Bins, fit_bins
+from hf_radmae.batching.skipped import write_skipped
 from hf_radmae.shards.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels
 from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.shards.writer import SIZES, Shard, ShardWriter, read_bytes, read_report
@@ -60,7 +60,7 @@ def prepare(
         key: secret of the hashes, 1 to 64 bytes, from `load_key`; keep it apart from the shards.
         root: the archive's folder; images without an id are told apart by their path below it.
         source: what the manifest says about the source: its name, what it dropped. No paths.
-        unreadable: images that the source left out: index, image (its id or path), reason.
+        unreadable: images that the source left out: split, index, image (its id or path), reason.
         num_proc, threads: processes, and files that each reads at once.
         part: (i, n): see to every n-th shard from the i-th on, as one job of n.
         read: how a file is read.
@@ -71,7 +71,9 @@ def prepare(
     Raises:
         OtherOptionsError: see there.
         ValueError: a column of `options.labels` that is not there or holds ids.
+            Or no image is left.
         RuntimeError: a worker was ended from outside.
+        StorageError: the storage does not answer.
     """
     folder = Path(folder)
     ids = {split: hashed_ids(split, rows, key, root) for split, rows in splits.items()}
@@ -98,6 +100,7 @@ def prepare(
     _run(writer, [shard for shard in mine if not (writer.folder / shard.name).exists()], num_proc)
     if all((writer.folder / shard.name).exists() for shard in shards):
         manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
+        _check_not_empty(manifest)
         _write(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
 
@@ -173,9 +176,22 @@ def _work(shard: Shard) -> None:
     writer.write(shard, tick)
 
 
-def _finish(folder: Path, shards: list[Shard], unreadable: list[tuple[int, str, str]]) -> dict[str, Any]:
+def _check_not_empty(manifest: Mapping[str, Any]) -> None:
+    """Raise where rows went in and no image came out: the rules or the files are wrong."""
+    counts = manifest["counts"].values()
+    if sum(manifest["rows"].values()) and not sum(count["images"] for count in counts):
+        dropped = sum((Counter(count["dropped"]) for count in counts), Counter())
+        why = ", ".join(f"{number} by the rule {rule}" for rule, number in dropped.items()) or "none by a rule"
+        unread = sum(count["quarantined"] for count in counts)
+        raise ValueError(
+            f"no image is left of {sum(manifest['rows'].values())}: {why}, {unread} that cannot be read (see "
+            f"{QUARANTINE}); change the rules, e.g. maximum or mean, or look at the files, and give a new folder"
+        )
+
+
+def _finish(folder: Path, shards: list[Shard], unreadable: list[dict[str, Any]]) -> dict[str, Any]:
     """Write the quarantine and return what the manifest says about the finished shards."""
-    quarantine = [("source", *entry) for entry in unreadable]
+    quarantine = list(unreadable)
     counts: dict[str, dict[str, Any]] = {}
     for shard in shards:
         report = read_report(folder / "data" / shard.name)
@@ -184,12 +200,13 @@ def _finish(folder: Path, shards: list[Shard], unreadable: list[tuple[int, str, 
         count["dropped"] += report.dropped
         count["quarantined"] += len(report.quarantine)
         count["bytes"] += (folder / "data" / shard.name).stat().st_size
-        quarantine += [(shard.split, *entry) for entry in report.quarantine]
+        quarantine += [
+            {"split": shard.split, "index": index, "image": image, "reason": reason}
+            for index, image, reason in report.quarantine
+        ]
         for leftover in (folder / "data").glob(f".{shard.name}.*"):  # of a worker that was killed
             leftover.unlink()
-    with (folder / f".{QUARANTINE}").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("split", "index", "image", "reason"), *quarantine])
-    os.replace(folder / f".{QUARANTINE}", folder / QUARANTINE)
+    write_skipped(folder / QUARANTINE, quarantine)
     versions = {name: version(name) for name in PACKAGES}
     return {"complete": True, "counts": counts, "unreadable_in_source": len(unreadable), "versions": versions}
 

@@ -23,10 +23,11 @@ from hf_radmae.batching.content import measure_image
 from hf_radmae.images.dicom import DicomError, read_radiograph
 from hf_radmae.images.fitting import as_tensor
 from hf_radmae.images.image import ImageError, read_image
+from hf_radmae.images.storage import StorageError, steady, storage_fault
 from hf_radmae.shards.shrink import PrepareOptions, encode, field_box, shrink, target_size
 from hf_radmae.sources.mri.cleaning import CleaningRules, pixel_rule
+from hf_radmae.sources.parquet import FOOTER
 
-FOOTER = b"hf_radmae"
 ROW_GROUP = 100  # rows, and
 ROW_GROUP_BYTES = 2**26  # bytes of images: what a stream reads at once, and a writer holds in memory
 
@@ -39,8 +40,12 @@ SIZES: dict[str, Any] = {
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file."""
-    return Path(path).read_bytes()
+    """The content of a file.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return steady(Path(path).read_bytes, path)
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class ShardWriter:
             own = {name: ids[name][index].as_py() for name in ids.column_names}
             try:
                 prepared = self._prepare(content.result(), row, report, own["image_id"])
+            except StorageError:
+                raise
             except ImageError as error:
                 # The reader's own text names what it read; its reason does not.
                 cause = error.__cause__
@@ -126,6 +133,8 @@ class ShardWriter:
             except FileNotFoundError:
                 report.quarantine.append((index, own["image_id"], "is missing: no such file"))
             except OSError as error:
+                if fault := storage_fault(error):
+                    raise StorageError(fault.errno, f"the storage does not answer ({fault.strerror})") from error
                 report.quarantine.append((index, own["image_id"], f"cannot be read: {error.strerror}"))
             else:
                 if prepared is not None:
@@ -145,8 +154,13 @@ class ShardWriter:
                     yield waiting.popleft()
             yield from waiting
 
-    def _content(self, image: Mapping[str, Any]) -> bytes:
-        return image["bytes"] or self.read(image["path"])
+    def _content(self, image: Mapping[str, Any] | None) -> bytes:
+        content, path = (image["bytes"], image["path"]) if image else (None, None)
+        if content is not None:
+            return content
+        if not path:
+            raise ImageError("<row>", "has neither bytes nor a path")
+        return self.read(path)
 
     def _prepare(self, content: bytes, row: dict, report: Report, name: str) -> dict[str, Any] | None:
         """The image and its sizes; None where a cleaning rule drops it."""

@@ -1,10 +1,10 @@
-"""Any source of radiographs as one `DatasetDict`: sizes known, splits honest, pixels unopened."""
+"""Any source of radiographs as one `DatasetDict`: every image counted, sizes known, splits honest, pixels unopened."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -12,11 +12,16 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
+from hf_radmae.batching.skipped import skipped_image
 from hf_radmae.images.image import ImageError, image_size
-from hf_radmae.sources.splits import split_by_patient
+from hf_radmae.images.storage import steady, storage_fault
+from hf_radmae.sources.belonging import complete_splits, with_groups
+from hf_radmae.sources.folder import Source, read_folder
+from hf_radmae.sources.parquet import holds_parquet, read_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +30,9 @@ BUILDERS = {
     "irma": "hf_radmae.sources.irma.builder:IRMA",
     "mri": "hf_radmae.sources.mri.builder:MRI",
 }
-GROUP_COLUMNS = ("patient", "patient_id", "near_dup_group")
-"""Columns whose equal values keep images in one split: patients, and groups of near duplicates."""
-FRACTIONS = (0.8, 0.1, 0.1)
-"""Shares of train, validation and test where a source has no splits of its own."""
 PROCESSES = min(os.cpu_count() or 1, 8)
 """Processes that build a data set and measure its images before a run: more gain little, and storage is shared."""
+MISSING = "is missing: no such file"
 
 
 def load_radiographs(
@@ -39,59 +41,142 @@ def load_radiographs(
     *,
     num_proc: int | None = None,
     seed: int = 42,
+    patient_column: str | None = None,
+    allow_shared_patients: bool = False,
+    near_duplicates: bool = False,
     **options: Any,
 ) -> tuple[datasets.DatasetDict, list[dict[str, Any]]]:
     """Loads a data set by name and brings it into the form that `RadiographDataset` takes.
 
+    The images of a patient, copies of a file and all rows of a file stay in one split. Splits that are drawn here are
+    stratified by the labels. One line is logged that counts what was found, and one that says what a split is by.
+
     Args:
-        name: "phantom", "irma", "mri", "imagefolder", "parquet", or the id of a data set on the Hub.
+        name: "phantom", "irma", "mri", "imagefolder" (a folder or a zip), "parquet", the path of a folder, or the id
+            of a data set on the Hub.
         data_dir: the local folder, where the source needs one.
         num_proc: processes that build the data set.
         seed: of the split, where the source has none of its own.
+        patient_column: column that holds the patient, where its name does not say so.
+        allow_shared_patients: whether a patient or a file in two splits of the source is a warning, not an error.
+        near_duplicates: keep images that look alike in one split too; this decodes every image once.
         **options: handed to the builder (phantom: `num_images`, `scale`; irma: `config_name`; ...).
 
     Returns:
         The splits train, validation and test, then any more that the source has (IRMA's `test_2009`), each with the
-        columns `image` (undecoded), `height` and `width`, and `image_id` where no file's path tells images apart; and
-        the images that were left out because their header cannot be read: index, image, reason.
+        columns `image` (undecoded), `height` and `width`; `image_id` where no file's path tells images apart;
+        `patient` where it is known and `same_content` where there are copies. And the list of skipped images, each
+        with its split ("none" where the layout leaves it out), index there, image and reason.
 
     Raises:
-        ValueError: there is no image column, or `data_dir` is missing.
-        FileNotFoundError: `data_dir` does not exist.
+        ValueError: there is no image column, `data_dir` is missing, or a patient or a file is in two splits.
+        FileNotFoundError: `data_dir` does not exist, or holds no image.
+        StorageError: the storage does not answer.
     """
+    source, trusted = _read(name, data_dir, num_proc, options)
+    before = sum(len(rows) for rows in source.splits.values())
+    splits: dict[str, datasets.Dataset] = {}
+    good: dict[str, np.ndarray] = {}
+    unread: list[dict[str, Any]] = []
+    known = [split for split in ("train", "validation", "test") if split in source.splits]
+    for split in dict.fromkeys((*known, *source.splits)):
+        rows = _named(split, _undecoded(source.splits[split]))
+        splits[split], good[split] = _with_sizes(split, rows, unread, believed=split in trusted)
+    skipped = [*unread, *source.listed]
+    images = int(sum(rows.sum() for rows in good.values()))
+    if before and not images:
+        first = f"{unread[0]['image']}: {unread[0]['reason']}"
+        raise ValueError(f"none of the {before} images can be read; the first: {first}")
+    _count(source, images, before, unread)
+    own = name in BUILDERS or bool(trusted)
+    splits, notes = with_groups(
+        splits, source.names, patient_column=patient_column, own=own, near_duplicates=near_duplicates
+    )
+    splits = {s: rows if good[s].all() else rows.select(np.flatnonzero(good[s])) for s, rows in splits.items()}
+    result, more = complete_splits(splits, seed, allow_shared_patients=allow_shared_patients)
+    for note in (*notes, *more):
+        say(note)
+    return result, skipped
+
+
+def say(text: str) -> None:
+    """Logs a line that every user should see, once for all processes of a run."""
+    logger.log(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.DEBUG, text)
+
+
+def _read(name: str, data_dir: str | None, num_proc: int | None, options: dict[str, Any]) -> tuple[Source, set[str]]:
+    """The source's rows, and the splits whose sizes are believed because this package wrote them."""
+    if name not in (*BUILDERS, "imagefolder", "parquet") and data_dir is None and Path(name).exists():
+        name, data_dir = ("parquet" if holds_parquet(name) else "imagefolder"), name
     if name in ("imagefolder", "parquet", "irma", "mri") and data_dir is None:
         raise ValueError(f"--dataset {name} reads a local folder: say which with --data_dir")
-    if data_dir is not None and not Path(data_dir).is_dir():
+    is_zip = name == "imagefolder" and str(data_dir).lower().endswith(".zip")
+    if data_dir is not None and not (Path(data_dir).is_file() if is_zip else Path(data_dir).is_dir()):
         raise FileNotFoundError(f"--data_dir {data_dir}: there is no such folder")
+    if name == "imagefolder":
+        options = {option: value for option, value in options.items() if option != "cache_dir"}
+        if unknown := {*options} - {"data_files", "drop_labels"}:
+            raise ValueError(f"imagefolder has no options {', '.join(sorted(unknown))}: data_files, drop_labels")
+        return read_folder(str(data_dir), **options), set()
+    if name == "parquet":
+        return read_parquet(str(data_dir), num_proc=num_proc, **options)
     if name in BUILDERS:
         arguments = {**options, **({"data_dir": data_dir} if data_dir else {})}
         module, _, builder_class = BUILDERS[name].partition(":")
         builder = getattr(import_module(module), builder_class)(**arguments)
         builder.download_and_prepare(num_proc=num_proc)
         loaded = builder.as_dataset()
-        known_sizes = True
-    else:
-        loaded = datasets.load_dataset(name, data_dir=data_dir, num_proc=num_proc, **options)
-        known_sizes = name == "parquet"  # prepared shards; a folder's table may speak of the originals
-    skipped: list[dict[str, Any]] = []
-    splits = {}
-    for split, rows in loaded.items():
-        rows = _named(split, _undecoded(rows))
-        if not (known_sizes and {"height", "width"} <= set(rows.column_names)):
-            rows = _with_sizes(rows, skipped)
-        splits[split] = rows
-    return _complete_splits(splits, seed), skipped
+        source = _counted(loaded)
+        if hasattr(builder, "skipped"):
+            entries = builder.skipped()
+            source.listed, source.found = entries, source.found + len(entries)
+        return source, {*loaded}
+    return _counted(datasets.load_dataset(name, data_dir=data_dir, num_proc=num_proc, **options)), set()
+
+
+def _counted(loaded: datasets.DatasetDict) -> Source:
+    if not isinstance(loaded, Mapping):  # of an option split="train"
+        loaded = datasets.DatasetDict({"train": loaded})
+    count = sum(len(rows) for rows in loaded.values())
+    return Source(dict(loaded), found=count, files=count)
+
+
+def _count(source: Source, images: int, before: int, unread: list[dict[str, Any]]) -> None:
+    """Log the ledger in one line, and refuse to go on where it does not add up."""
+    listed = len(source.listed)
+    others = sum(source.others.values())
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in source.others.most_common(5))
+    rows = f"{images} rows" if source.files == before else f"{images} rows of {source.files} files"
+    reasons = f", {len(unread) + listed} listed with a reason" if unread or listed else ""
+    say(
+        f"{source.found} {source.unit} found: {rows}{reasons}"
+        + (f"; beside them {others} other files ({kinds})" if others else "")
+    )
+    if source.found != source.files + listed or before != images + len(unread):
+        raise RuntimeError(  # a fault of this package, which must not lose images silently
+            f"{source.found} {source.unit} found, but {source.files} used and {listed} listed; {before} rows, but "
+            f"{images} kept and {len(unread)} listed: please report this"
+        )
 
 
 def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
     """The same rows with the image column called `image` and its pixels left encoded."""
     images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
     if not images:
+        images = [name for name, feature in rows.features.items() if _is_image_struct(feature)]
+    if not images:
         raise ValueError(f"no column holds images; the columns are {', '.join(rows.column_names)}")
     column = "image" if "image" in images else images[0]
     if column != "image":
+        if "image" in rows.column_names:
+            rows = rows.rename_column("image", "image_of_source")
         rows = rows.rename_column(column, "image")
     return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def _is_image_struct(feature: Any) -> bool:
+    """True for a struct of bytes and path, which is what an image column is without `datasets`' note of its type."""
+    return isinstance(feature, dict) and {*feature} == {"bytes", "path"} and feature["bytes"].dtype.endswith("binary")
 
 
 def _named(split: str, rows: datasets.Dataset) -> datasets.Dataset:
@@ -102,77 +187,74 @@ def _named(split: str, rows: datasets.Dataset) -> datasets.Dataset:
     return rows.add_column("image_id", [f"{split}/{row}" for row in range(len(rows))])
 
 
-def _with_sizes(rows: datasets.Dataset, skipped: list[dict[str, Any]]) -> datasets.Dataset:
-    """Adds `height` and `width` from the headers, and leaves out (and lists) what has no readable one."""
+def _with_sizes(
+    split: str, rows: datasets.Dataset, skipped: list[dict[str, Any]], *, believed: bool
+) -> tuple[datasets.Dataset, np.ndarray]:
+    """Adds `height` and `width` from the headers, and says which rows have them, bool (rows,); others are listed.
 
-    def size(index: int) -> tuple[int, int] | dict[str, Any]:
-        row = images[index]
-        image, name = row["image"], row["image_id"] if named else row["image"]["path"]
-        try:
-            return image_size(image, name)
-        except ImageError as error:
-            return {"index": index, "image": name, "reason": error.reason}
-        except FileNotFoundError:
-            return {"index": index, "image": name, "reason": "is missing: no such file"}
-
-    named = "image_id" in rows.column_names
-    images = rows.select_columns(["image", "image_id"] if named else ["image"])
-    with ThreadPoolExecutor(16) as pool:  # threads hide the latency of network storage; a header costs no computation
-        found = list(tqdm(pool.map(size, range(len(rows))), total=len(rows), desc="sizes", unit="image", leave=False))
-    good = [index for index, entry in enumerate(found) if isinstance(entry, tuple)]
-    skipped += [entry for entry in found if isinstance(entry, dict)]
-    if not good:
-        raise ValueError(f"none of the {len(rows)} images can be read; the first: {skipped[-len(rows)]}")
-    rows = rows.remove_columns([name for name in ("height", "width") if name in rows.column_names]).select(good)
-    for axis, name in enumerate(("height", "width")):
-        rows = rows.add_column(name, np.array([found[index][axis] for index in good], dtype=np.int32))
-    return rows
-
-
-def _complete_splits(splits: dict[str, datasets.Dataset], seed: int) -> datasets.DatasetDict:
-    """Train, validation, test and the source's others; of the three a missing one is taken from train by groups."""
-    renamed = {"valid": "validation", "val": "validation", "dev": "validation"}
-    splits = {renamed.get(name, name): rows for name, rows in splits.items()}
-    if "train" not in splits:
-        raise ValueError(f"there is no split 'train', only {', '.join(splits)}")
-    missing = [name for name in ("validation", "test") if name not in splits]
-    if missing:
-        train = splits["train"]
-        shares = dict(zip(("train", "validation", "test"), FRACTIONS, strict=True))
-        wanted = {"train": shares["train"]} | {name: shares[name] for name in missing}
-        fractions = {name: share / sum(wanted.values()) for name, share in wanted.items()}
-        parts = split_by_patient(image_groups(train), fractions=fractions, seed=seed)
-        splits |= {name: train.select(np.flatnonzero(parts == name)) for name in wanted}
-    return datasets.DatasetDict(
-        {name: splits[name] for name in dict.fromkeys(("train", "validation", "test", *splits))}
-    )
-
-
-def image_groups(rows: datasets.Dataset) -> np.ndarray:
-    """Numbers the images that belong together, int64 (rows,): those that share a value in any of `GROUP_COLUMNS`."""
-    return connected_groups([rows[name] for name in GROUP_COLUMNS if name in rows.column_names], len(rows))
-
-
-def connected_groups(columns: Iterable[Sequence[Any]], length: int) -> np.ndarray:
-    """Numbers the groups of rows that share a value in any of the columns, directly or over other rows.
-
-    Missing values (None, NaN, "") join nothing.
-
-    Returns:
-        int64 (length,): equal for rows of one group.
+    Sizes that are believed are taken as they are; rows that lack one, and rows without an image, are looked at.
     """
-    parent = list(range(length))
+    given = {"height", "width"} <= set(rows.column_names)
+    sizes = np.full((len(rows), 2), -1, np.int64)
+    if believed and given:
+        for axis, column in enumerate(("height", "width")):
+            sizes[:, axis] = pc.fill_null(rows.data.column(column), -1).to_numpy()[_places(rows)]
+    unknown = np.flatnonzero((sizes < 1).any(1) | _without_image(rows))
+    named = "image_id" if "image_id" in rows.column_names else None
+    images = rows.select_columns(["image", "image_id"] if named else ["image"])
 
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
+    def look(index: int) -> tuple[int, int] | dict[str, Any]:
+        row = images[index]
+        image = row["image"] or {"bytes": None, "path": None}
+        name = (row[named] if named else None) or image["path"] or f"{split}/{index}"
+        try:
+            return steady(lambda: _size(image, str(name)), str(name))
+        except ImageError as error:
+            return skipped_image(str(name), error.reason, split, index)
+        except FileNotFoundError:
+            return skipped_image(str(name), MISSING, split, index)
 
-    for column in columns:
-        first: dict[Any, int] = {}
-        for row, value in enumerate(column):
-            if value is None or value == "" or value != value:
-                continue
-            parent[root(row)] = root(first.setdefault(value, row))
-    return np.array([root(row) for row in range(length)])
+    with ThreadPoolExecutor(16) as pool:  # threads hide the latency of network storage; a header costs no computation
+        progress = tqdm(pool.map(look, unknown.tolist()), total=len(unknown), desc="sizes", unit="image", leave=False)
+        found = dict(zip(unknown.tolist(), progress, strict=True))
+    for index, answer in found.items():
+        if isinstance(answer, dict):
+            skipped.append(answer)
+            sizes[index] = -1
+        else:
+            sizes[index] = answer
+    good = (sizes > 0).all(1)
+    if believed and given and not len(unknown):
+        return rows, np.asarray(good)
+    rows = rows.remove_columns([column for column in ("height", "width") if column in rows.column_names])
+    for axis, column in enumerate(("height", "width")):
+        rows = rows.add_column(column, sizes[:, axis].astype(np.int32))
+    return rows, np.asarray(good)
+
+
+def _size(image: Mapping[str, Any], name: str) -> tuple[int, int]:
+    try:
+        return image_size(image, name)
+    except (ImageError, FileNotFoundError) as error:
+        if fault := storage_fault(error):
+            raise fault from error  # `steady` asks again
+        raise
+
+
+def _places(rows: datasets.Dataset) -> Any:
+    """The places in the table of the rows, which a selection reorders."""
+    indices = rows._indices
+    return slice(None) if indices is None else indices.column(0).to_numpy()
+
+
+def _without_image(rows: datasets.Dataset) -> np.ndarray:
+    """True where the image is null, or holds neither bytes nor a path; bool (rows,)."""
+    images = rows.data.column("image")
+    content = pc.fill_null(pc.binary_length(pc.struct_field(images, "bytes")), 0)
+    path = pc.fill_null(pc.binary_length(pc.struct_field(images, "path").cast(pa.string())), 0)
+    lacking = np.asarray(pc.equal(content, 0)) & (np.asarray(pc.equal(path, 0)) | ~_bytes_null(images))
+    return (lacking | np.asarray(pc.is_null(images)))[_places(rows)]
+
+
+def _bytes_null(images: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.is_null(pc.struct_field(images, "bytes")))

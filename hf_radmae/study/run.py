@@ -22,13 +22,14 @@ from hf_radmae.pretraining.setup import initial_model, patch_size_of
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.sources.load import PROCESSES
+from hf_radmae.sources.patients import resampled
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen
 from hf_radmae.study.networks import content_print, deciding_options, load_images, pretrain
 from hf_radmae.study.probes import cached_features
 from hf_radmae.study.steps import Steps
 from hf_radmae.study.supervised import SupervisedTraining, labelled_parts
-from hf_radmae.study.tasks import group_columns, patients, read_labels
+from hf_radmae.study.tasks import patients, read_labels
 
 
 class Study:
@@ -61,7 +62,7 @@ class Study:
         images_per_update = training.images_per_update(data_args.max_tokens)
         self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
-        self.patients = patients(self.images.rows)
+        self.patients = patients(self.images.rows, allow_shared=self.data_args.allow_shared_patients)
         self.steps = Steps(self.folder / "steps")
         self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm)
 
@@ -101,7 +102,7 @@ class Study:
             "model": model,
             "pretraining": pretraining,
             "class_weights": args.class_weights,
-            "resampled": "patients" if group_columns(self.images.rows) else "images",
+            "resampled": resampled({"test": self.images.rows["test"]}),
             "tasks": tasks,
             "seconds": self.steps.seconds,
         }

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from hf_radmae.classification.labels import Labels, fit_labels
-from hf_radmae.sources.load import GROUP_COLUMNS, connected_groups
+from hf_radmae.sources.patients import GROUP_COLUMNS, column_values, connected_groups
 from hf_radmae.sources.splits import audit_splits, label_fraction
 
 _GRAMMAR = re.compile(r"(?:(?P<name>[^=\[]+)=)?(?P<columns>[^=\[]+)(?:\[(?P<where>[^=\]]+)=(?P<value>[^\]]*)\])?")
@@ -159,16 +159,17 @@ def group_columns(rows: Mapping[str, datasets.Dataset]) -> list[str]:
     return [name for name in GROUP_COLUMNS if all(name in part.column_names for part in rows.values())]
 
 
-def patients(rows: Mapping[str, datasets.Dataset]) -> dict[str, np.ndarray]:
+def patients(rows: Mapping[str, datasets.Dataset], *, allow_shared: bool = False) -> dict[str, np.ndarray]:
     """Split -> int64 (images,), equal for images that belong together, over all splits.
 
     Raises:
-        ValueError: a patient, or a group of near duplicates, is in more than one split.
+        ValueError: a patient, or a group of near duplicates, is in more than one split, and that is not allowed.
     """
-    columns = [[value for part in rows.values() for value in part[name]] for name in group_columns(rows)]
+    columns = [[value for part in rows.values() for value in column_values(part, name)] for name in group_columns(rows)]
     split = np.repeat([*rows], [len(part) for part in rows.values()])
     groups = connected_groups(columns, len(split))
-    audit_splits(groups, split)
+    if not allow_shared:
+        audit_splits(groups, split)
     return {name: groups[split == name] for name in rows}
 
 

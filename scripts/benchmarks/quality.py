@@ -27,7 +27,8 @@ from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.probing.features import extract_features
 from hf_radmae.probing.linear import linear_probe
 from hf_radmae.probing.table import score_rows
-from hf_radmae.sources.load import image_groups, load_radiographs
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.patients import image_groups
 from hf_radmae.sources.splits import label_fraction
 from hf_radmae.study.tasks import Task, read_labels
 

@@ -5,11 +5,14 @@ from multiprocessing import get_context
 
 import pytest
 
-from hf_radmae.batching.skipped import SkippedImages, TooManySkippedError
+from hf_radmae.batching.skipped import SkippedImages, TooManySkippedError, read_skipped, skipped_image, write_skipped
 
 
 def records(*numbers: int) -> list[dict]:
-    return [{"index": n, "image": f"scans/{n:03}, left.png", "reason": f'is "damaged", way {n}'} for n in numbers]
+    return [
+        {"split": "train", "index": n, "image": f"scans/{n:03}, left.png", "reason": f'is "damaged", way {n}'}
+        for n in numbers
+    ]
 
 
 def images(path) -> list[str]:
@@ -24,7 +27,7 @@ def test_an_image_is_listed_once_and_word_for_word(tmp_path):
     for batch in ([], records(3), records(1, 3), records(3, 3), records(2)):
         skipped.add(batch)
     assert len(skipped) == 3
-    assert skipped.rows() == [{key: str(value) for key, value in record.items()} for record in records(1, 2, 3)]
+    assert skipped.rows() == records(1, 2, 3)
     assert images(skipped.path) == [record["image"] for record in records(3, 1, 2)]
 
 
@@ -36,6 +39,23 @@ def test_a_resumed_run_goes_on_with_the_list(tmp_path):
     resumed.add(records(2, 3))
     assert len(resumed) == 3
     assert images(path) == [record["image"] for record in records(1, 2, 3)]
+
+
+def test_what_the_layout_leaves_out_is_listed_and_does_not_count_as_damage(tmp_path):
+    left_out = [skipped_image(f"{n}.png", "is in no metadata file") for n in range(90)]
+    for _ in range(2):  # a resumed run reads the list
+        skipped = SkippedImages(tmp_path / "skipped.csv", total=100)
+        skipped.add([*left_out, *records(1)])
+        assert len(skipped) == 91
+    with pytest.raises(TooManySkippedError, match="2 of 100"):
+        skipped.add(records(2))
+
+
+def test_a_whole_list_comes_back_as_it_was_written(tmp_path):
+    entries = [*records(1, 2), skipped_image("scan\udcfc.png", 'is "odd",\nreally')]
+    write_skipped(tmp_path / "list.csv", entries)
+    assert read_skipped(tmp_path / "list.csv") == entries
+    assert entries[-1]["image"] == r"scan\xfc.png"
 
 
 def test_a_resumed_run_counts_what_the_list_held(tmp_path):
@@ -69,7 +89,7 @@ def test_two_processes_write_one_list(tmp_path):
 def test_an_entry_that_was_cut_off_does_not_hinder_the_resumed_run(tmp_path):
     path = tmp_path / "skipped.csv"
     SkippedImages(path, total=1000).add(records(1, 2))
-    path.write_bytes(path.read_bytes()[:-2] + b"\r\n7")
+    path.write_bytes(path.read_bytes()[:-1] + b"\n7")
     resumed = SkippedImages(path, total=1000)
     resumed.add(records(2, 3))
     assert {record["image"] for record in records(1, 2, 3)} <= {row["image"] for row in resumed.rows()}

@@ -4,6 +4,7 @@ import csv
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from damaged import encode, radiograph, write_damaged
 from hypothesis import given, settings
@@ -13,7 +14,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from hf_radmae.images.image import image_size
-from hf_radmae.sources.load import connected_groups, image_groups, load_radiographs
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.parquet import FOOTER
+from hf_radmae.sources.patients import connected_groups, image_groups
 
 HEADER_DAMAGE = {"empty.png", "text.png", "header.png", "pixel.png", "long.png", "bomb.png", "larger_bomb.png"}
 """The damaged files that have no readable size; the others show when their pixels are decoded."""
@@ -27,12 +30,12 @@ def _cache(tmp_path, monkeypatch):
     datasets.enable_progress_bars()
 
 
-def write_folder(folder, images: int = 40, **metadata) -> list[str]:
+def write_folder(folder, images: int = 40, first: int = 0, **metadata) -> list[str]:
     """An imagefolder: PNG, JPEG and deep TIFF in turn, with a metadata.csv where there are columns for it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for i in range(images):
-        picture = radiograph(*SIZES[i % len(SIZES)], seed=i)
+        picture = radiograph(*SIZES[i % len(SIZES)], seed=first + i)
         kind, suffix = (("PNG", "png"), ("JPEG", "jpg"), ("TIFF", "tif"))[i % 3]
         names.append(f"{i:03}.{suffix}")
         deep = picture.astype(np.uint16) * 257 if kind == "TIFF" else picture
@@ -43,6 +46,16 @@ def write_folder(folder, images: int = 40, **metadata) -> list[str]:
             writer.writerow(["file_name", *metadata])
             writer.writerows(zip(names, *metadata.values(), strict=True))
     return names
+
+
+def write_shard(path, rows: datasets.Dataset, *, ours: bool) -> None:
+    """A Parquet file, with this package's mark in its footer or without."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = rows.data.table
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        if ours:
+            writer.add_key_value_metadata({FOOTER: b"{}"})
 
 
 def names_of(rows: datasets.Dataset) -> list[str]:
@@ -102,8 +115,8 @@ def test_the_split_repeats_with_its_seed_and_changes_with_another(tmp_path):
 
 
 def test_splits_of_the_source_stay_and_missing_ones_come_from_train(tmp_path):
-    for split, images in (("train", 30), ("test", 5)):
-        write_folder(tmp_path / "scans" / split, images)
+    for split, images, first in (("train", 30, 0), ("test", 5, 30)):
+        write_folder(tmp_path / "scans" / split, images, first)
     splits, _ = load_radiographs("imagefolder", str(tmp_path / "scans"))
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 27, "validation": 3, "test": 5}
     assert all("/test/" in image["path"] for image in splits["test"]["image"])
@@ -120,7 +133,7 @@ def test_sizes_of_prepared_shards_are_believed_and_the_image_column_is_found_by_
     """Rows whose pixels cannot be read at all pass: nothing was opened."""
     rows = make_rows([b"not an image"] * 30, columns={"body_region": ["chest"] * 30}).rename_column("image", "scan")
     (tmp_path / "shards").mkdir()
-    rows.to_parquet(str(tmp_path / "shards" / "train-0.parquet"))
+    write_shard(tmp_path / "shards" / "train-0.parquet", rows, ours=True)
     splits, skipped = load_radiographs("parquet", str(tmp_path / "shards"))
     assert skipped == []
     assert sum(map(len, splits.values())) == 30
@@ -129,11 +142,10 @@ def test_sizes_of_prepared_shards_are_believed_and_the_image_column_is_found_by_
 
 def test_images_that_no_path_tells_apart_are_named_by_split_and_row_of_the_source(tmp_path):
     """Also those that are left out, and those of a split that was taken from another."""
-    good = encode(radiograph(40, 30), "PNG")
-    for split in ("train", "test"):
-        rows = datasets.Dataset.from_dict(
-            {"image": [{"bytes": good, "path": "1.png"}] * 30 + [{"bytes": b"", "path": ""}]}
-        )
+    for first, split in ((0, "train"), (30, "test")):
+        pictures = [encode(radiograph(40, 30, seed=first + i), "PNG") for i in range(30)]
+        images = [{"bytes": picture, "path": "1.png"} for picture in pictures]
+        rows = datasets.Dataset.from_dict({"image": [*images, {"bytes": b"", "path": ""}]})
         rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "scans" / f"{split}.parquet"))
     splits, skipped = load_radiographs("parquet", str(tmp_path / "scans"))
     assert [(record["index"], record["image"]) for record in skipped] == [(30, "train/30"), (30, "test/30")]
@@ -143,8 +155,8 @@ def test_images_that_no_path_tells_apart_are_named_by_split_and_row_of_the_sourc
 
 
 def test_further_splits_of_the_source_stay_behind_the_three(tmp_path):
-    for split, images in (("hospital_b", 4), ("train", 30), ("test", 5)):
-        write_folder(tmp_path / "scans" / split, images)
+    for split, images, first in (("hospital_b", 4, 40), ("train", 30, 0), ("test", 5, 30)):
+        write_folder(tmp_path / "scans" / split, images, first)
     files = {split: str(tmp_path / "scans" / split / "*") for split in ("hospital_b", "train", "test")}
     splits, _ = load_radiographs("imagefolder", str(tmp_path / "scans"), data_files=files)
     assert list(splits) == ["train", "validation", "test", "hospital_b"]
