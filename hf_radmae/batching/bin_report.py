@@ -49,10 +49,32 @@ class BinReport:
 
     rows: tuple[Row, ...]
     total: Row
+    patch_size: int
 
     def table(self) -> str:
         """Plain text: a line per bin that holds images, then all."""
         return format_table([*self.rows, self.total])
+
+    def summary(self) -> str:
+        """Plain text: a line per shape with its images and the patches that take part, then one line of all."""
+        shapes: dict[str, list[Row]] = {}
+        for row in self.rows:
+            shapes.setdefault(row.name, []).append(row)
+        lines = [f"{'height x width':16}{'images':>9}{'patches':>9}{'take part':>11}"]
+        whole = 0.0
+        for name, rows in shapes.items():
+            height, width = map(int, name.split(" x "))
+            images, patches = sum(row.images for row in rows), height * width // self.patch_size**2
+            whole += images * patches
+            taken = sum(row.images * row.tokens for row in rows) / images
+            lines.append(f"{name:16}{images:9,}{patches:9,}{taken:11,.1f}")
+        total = self.total
+        saved = 1 - total.tokens * total.images / max(whole, 1)
+        lines.append(
+            f"\n{len(shapes)} shapes in {len(self.rows)} levels; {saved:.0%} of the patches are background, left out; "
+            f"resizing changes the aspect by {total.aspect_mean:.1%} on average."
+        )
+        return "\n".join(lines)
 
 
 def report(sizes: ArrayLike, bins: Bins, ids: Array, *, batch_size: int = 8) -> BinReport:
@@ -78,7 +100,7 @@ def report(sizes: ArrayLike, bins: Bins, ids: Array, *, batch_size: int = 8) -> 
         for index, part, fill in zip(used, np.split(measures, np.cumsum(counts)[:-1], axis=1), fills, strict=True)
     ]
     fill = counts.sum() / (batches.sum() * batch_size) if len(counts) else 0.0
-    return BinReport(tuple(rows), _row(bins.strategy, len(used), lost, measures, fill))
+    return BinReport(tuple(rows), _row(bins.strategy, len(used), lost, measures, fill), bins.patch_size)
 
 
 def compare(

@@ -17,7 +17,8 @@ class BucketCollator:
 
     The batch holds `pixel_values` (batch, num_channels, height, width) float32, `patch_mask` (batch, patches) bool,
     `noise` (batch, patches) float32, `num_tokens`, how many patches of each image take part, and `index` (batch,)
-    int64, the rows that were used. Where images had to be replaced it also holds `skipped`, which a trainer takes out.
+    int64, the rows that were used. Where images had to be replaced it also holds `skipped`, and where an image must not
+    count `repeated` (batch,) bool; a trainer takes these out.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -51,5 +52,8 @@ class BucketCollator:
             "num_tokens": items[0]["num_tokens"],
             "index": torch.tensor([item["index"] for item in items]),
         }
+        repeated = torch.tensor([item.get("repeated", False) for item in items])
+        if repeated.any():
+            batch["repeated"] = repeated
         skipped = [record for item in items for record in item["skipped"]]
         return batch | ({"skipped": skipped} if skipped else {})

@@ -11,6 +11,7 @@ import torch
 
 from hf_radmae.batching.binning import Bins, assign, content_sizes
 from hf_radmae.batching.content import Content
+from hf_radmae.batching.sampler import Repeat
 from hf_radmae.images.fitting import as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.masking import keyed_noise
@@ -89,7 +90,9 @@ class RadiographDataset(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """What `fit_item` gives, with `index`, the row that was used, and `skipped`.
+        """What `fit_item` gives, with `index`, the row that was used, `skipped`, and `repeated`.
+
+        An item is `repeated`, and must not count, where the index is a `Repeat`, or the row stands in for another.
 
         Raises:
             ImageError: no image can be read.
@@ -105,7 +108,9 @@ class RadiographDataset(torch.utils.data.Dataset):
             except FileNotFoundError:
                 skipped.append({"index": candidate, "image": name, "reason": "is missing: no such file"})
             else:
-                return {**self._fit(image, candidate, self.bin_ids[index]), "index": candidate, "skipped": skipped}
+                repeated = isinstance(index, Repeat) or candidate != index
+                item = self._fit(image, candidate, self.bin_ids[index])
+                return {**item, "index": candidate, "skipped": skipped, "repeated": repeated}
         first = skipped[0]
         raise ImageError(first["image"], f"{first['reason']}; and none of the other {len(self) - 1} images can be read")
 

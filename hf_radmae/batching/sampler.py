@@ -20,11 +20,16 @@ from hf_radmae.batching.binning import Bins
 Array = NDArray[Any]
 
 
+class Repeat(int):
+    """The index of an image that another rank or micro-step holds already: it keeps the ranks in step and weighs 0."""
+
+
 class BucketBatchSampler(Sampler[list[int]]):
     """Yields this rank's batches: lists of indices whose images share a bin. Pass it as a loader's `batch_sampler`.
 
     Every image comes once per epoch. What is left of a bin after its full batches is never dropped: see
-    `batch_lengths`. Only where a batch has fewer images than the pieces it is cut into are images repeated (`repeats`).
+    `batch_lengths`. Where a batch has fewer images than the pieces it is cut into, images are repeated (`repeats`); the
+    index is then a `Repeat`, and losses and scores leave it out.
 
     It shards itself, so it has neither `batch_size` nor `sampler`: Accelerate would cut it a second time. Prepare its
     loader with `num_processes=1`. `__iter__` is pure given the epoch, so that skipping the first n batches resumes.
@@ -100,7 +105,9 @@ class BucketBatchSampler(Sampler[list[int]]):
         )
         for batch in batches:
             for step in range(self.micro_steps):
-                yield piece(batch, step * self.world_size + self.rank, self.pieces).tolist()
+                index = step * self.world_size + self.rank
+                rows = piece(batch, index, self.pieces).tolist()
+                yield rows if index < len(batch) else [Repeat(row) for row in rows]
 
 
 def plan(
@@ -177,9 +184,23 @@ def piece(batch: Array, index: int, pieces: int) -> Array:
     return batch[start : start + base + (index < extra)]
 
 
+PIXELS_PER_TOKEN = 4
+"""Most patches of pixels that a batch within a token budget holds per token: background takes memory too."""
+
+
 def batch_sizes(bins: Bins, tokens_per_batch: int) -> Array:
-    """(K,) images per batch of each bin within a budget of patches per rank and step, at least one."""
-    return np.maximum(tokens_per_batch // bins.tokens, 1)
+    """(K,) images per batch of each bin within a budget of patches per rank and step: see `images_within`."""
+    budget = zip(bins.tokens.tolist(), bins.patches.tolist(), strict=True)
+    return np.array([images_within(tokens_per_batch, tokens, patches) for tokens, patches in budget])
+
+
+def images_within(tokens_per_batch: int, tokens: int, patches: int) -> int:
+    """Images of `tokens` patches that take part, of `patches` in all, within a budget of the first; at least one.
+
+    Whole images are at most `PIXELS_PER_TOKEN` times as many patches as the budget, so that a bin of images that are
+    mostly background does not fill the memory with pixels.
+    """
+    return max(min(tokens_per_batch // tokens, PIXELS_PER_TOKEN * tokens_per_batch // patches), 1)
 
 
 def per_bin(batch_size: int | Sequence[int] | Array, bin_ids: Array) -> Array:

@@ -7,7 +7,7 @@ run = train_classifier(model, parts, "body_region", ClassifierTrainingArguments(
 
 from hf_radmae.classification.data import CachedRadiographs, LabelledRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
-from hf_radmae.classification.networks import RadViTForImageClassification, build_classifier
+from hf_radmae.classification.networks import build_classifier
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.train import TrainedClassifier, train_classifier
 from hf_radmae.classification.trainer import ClassifierTrainer
@@ -20,7 +20,6 @@ __all__ = [
     "LabelledRadiographs",
     "Labels",
     "Predictions",
-    "RadViTForImageClassification",
     "TrainedClassifier",
     "build_classifier",
     "fit_labels",

@@ -11,6 +11,7 @@ import torch
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.sampler import Repeat
 from hf_radmae.classification.augmentation import Augmentation
 from hf_radmae.classification.labels import Labels
 
@@ -95,12 +96,17 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         row, pixels = item["index"], item["pixel_values"]
         if self.augmentation is not None:
             pixels = self.augmentation(pixels, seed=self.seed, epoch=int(self._epoch), index=row)
-        return {**item, "pixel_values": pixels, "label": self.targets[row]}
+        label = self.targets[row]
+        if isinstance(index, Repeat):  # another rank holds it
+            label = torch.full_like(label, float("nan") if label.is_floating_point() else -1)
+        return {**item, "pixel_values": pixels, "label": label}
 
 
 @dataclass
 class LabelCollator:
-    """Stacks items of `LabelledRadiographs`: what `BucketCollator` gives but the noise, and `labels`.
+    """Stacks items of `LabelledRadiographs`: the `pixel_values` and `index` that `BucketCollator` gives, and `labels`.
+
+    Where images had to be replaced there is `skipped` too.
 
     Args:
         images: stacks all but the labels.
@@ -110,5 +116,5 @@ class LabelCollator:
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = self.images(items)
-        kept = {key: value for key, value in batch.items() if key != "noise"}
+        kept = {key: batch[key] for key in ("pixel_values", "index", "skipped") if key in batch}
         return kept | {"labels": torch.stack([item["label"] for item in items])}

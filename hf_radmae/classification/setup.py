@@ -17,8 +17,9 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
-from hf_radmae.classification.networks import POOLINGS, build_classifier
+from hf_radmae.classification.networks import build_classifier
 from hf_radmae.models.mae import PRESETS
+from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
 from hf_radmae.models.starts import config_values, read_config
 from hf_radmae.pretraining.arguments import DataArguments, option
 from hf_radmae.pretraining.setup import make_processor
@@ -59,10 +60,11 @@ class TaskArguments:
     preset: str = option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
     patch_size: int | None = option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
     num_channels: int = option(1, "Input channels of a network from scratch.", choices=[1, 3])
-    pooling: str = option("mean", "What a ViT classifies: the mean of its patches, or CLS.", choices=list(POOLINGS))
+    pooling: str = option("mean", f"What a ViT classifies: {', '.join(POOLINGS)}, or several joined by +.")
     cache: bool = option(False, "Keep all images in memory; then give --dataloader_num_workers 0.")
 
     def __post_init__(self) -> None:
+        pooling_parts(self.pooling)
         if self.model == "mae":
             raise ValueError("--model mae: fine-tuning starts from a checkpoint, so give its folder or Hub id")
         self.kind, config = self.model, None

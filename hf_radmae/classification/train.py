@@ -53,7 +53,6 @@ def train_classifier(
     *,
     draw: np.ndarray | None = None,
     bootstrap: int = 1000,
-    flat_threshold: float = 0.01,
     processor: BaseImageProcessor | None = None,
     skipped: SkippedImages | None = None,
     resume_from_checkpoint: str | None = None,
@@ -67,7 +66,6 @@ def train_classifier(
         args: see `ClassifierTrainingArguments`. With `save_strategy="no"` no checkpoint is written.
         draw: training rows whose labels are used, as `label_fraction` gives them; None takes all that have one.
         bootstrap: resamples of patients for the intervals of the final scores; 0 for none.
-        flat_threshold: a ViT's mean is taken over patches that differ more, see `informative_patches`; 0: over all.
         processor: saved with the checkpoints.
         skipped: list of unusable images, see `RadMAETrainer`.
         resume_from_checkpoint: a folder to go on from.
@@ -82,7 +80,6 @@ def train_classifier(
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
-        flat_threshold=flat_threshold,
         processing_class=processor,
         skipped=skipped,
     )

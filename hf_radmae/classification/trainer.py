@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.classification.data import LabelCollator, LabelledRadiographs
 from hf_radmae.classification.loss import fit_class_weights, label_weights, summed_loss
-from hf_radmae.classification.networks import RadViTForImageClassification, parameter_groups
+from hf_radmae.classification.networks import parameter_groups
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.pretraining.callbacks import EarlyStopping
@@ -36,7 +36,6 @@ class ClassifierTrainer(RadMAETrainer):
     * The loss is the weighted mean over all labels of the optimiser step, over ranks and accumulation.
     * Evaluation scores every row once, whatever the ranks, see `predicted`.
     * The model at the end is the best one. Where `save_strategy` is "no" its weights are kept in memory.
-    * A ViT's mean is taken over patches that differ by more than `flat_threshold`, see `BucketCollator`.
     """
 
     card_template = TEMPLATES["classifier"]
@@ -45,16 +44,14 @@ class ClassifierTrainer(RadMAETrainer):
     train_dataset: LabelledRadiographs  # type: ignore[assignment]
     eval_dataset: LabelledRadiographs  # type: ignore[assignment]
 
-    def __init__(
-        self, model=None, args=None, *, train_dataset: LabelledRadiographs, flat_threshold: float = 0.01, **kwargs
-    ):
+    def __init__(self, model=None, args=None, *, train_dataset: LabelledRadiographs, **kwargs):
         args = copy.copy(args) if args else ClassifierTrainingArguments()
         self.labels = train_dataset.labels
         if args.metric_for_best_model is None:
             args.metric_for_best_model = "loss" if self.labels.task == "regression" else "balanced_accuracy"
         if args.greater_is_better is None:
             args.greater_is_better = not args.metric_for_best_model.endswith(("loss", "error"))
-        collator = LabelCollator(BucketCollator(train_dataset.bins.patch_size, flat_threshold=flat_threshold))
+        collator = LabelCollator(BucketCollator(train_dataset.bins.patch_size, flat_threshold=0.0))
         super().__init__(model, args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.class_weights = fit_class_weights(train_dataset.targets, self.labels, args.class_weights)
         self._evaluated: list[tuple[np.ndarray, np.ndarray]] = []
@@ -96,8 +93,7 @@ class ClassifierTrainer(RadMAETrainer):
             for layer in model.modules():
                 if isinstance(layer, _BatchNorm):
                     layer.eval()  # until Trainer's next model.train()
-        vit = isinstance(self.accelerator.unwrap_model(model), RadViTForImageClassification)
-        outputs = model(pixels, patch_mask=inputs["patch_mask"]) if vit else model(pixels)
+        outputs = model(pixels)
         weights = self._weights(targets)
         loss = summed_loss(outputs.logits.float(), targets, weights, self.args.label_smoothing_factor)
         if num_items_in_batch is None:

@@ -22,6 +22,7 @@ from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
+from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.pretraining.setup import load_processor
 from hf_radmae.sources.pseudonyms import load_key
@@ -35,7 +36,8 @@ class EmbedArguments:
     data_dir: str = field(metadata={"help": "Folder of images or DICOM files, or of prepared shards."})
     output_dir: str = field(metadata={"help": "Folder of the result."})
     pooling: str = field(
-        default="mean", metadata={"help": "Mean of the informative patches, or CLS token.", "choices": ["mean", "cls"]}
+        default="mean",
+        metadata={"help": f"What is taken of the tokens: {', '.join(POOLINGS)}, or several joined by +."},
     )
     pattern: str = field(default="**/*", metadata={"help": "Which files of a folder, as in '**/*.dcm'."})
     keep_names: bool = field(default=False, metadata={"help": "Write relative paths in place of their hashes."})
@@ -48,6 +50,7 @@ class EmbedArguments:
 @command
 def main() -> None:
     (args,) = parse((EmbedArguments,), description=__doc__)
+    width = pooled_width(args.pooling, 1)  # an unknown pooling ends the run here
     if any(Path(args.data_dir).glob("**/*.parquet")):
         parts = shard_parts(args.data_dir)
     else:
@@ -61,6 +64,6 @@ def main() -> None:
         skipped = embedder.write(parts, Path(args.output_dir, "data"), bar.update)
     entries = [skipped_image(entry["image_id"], entry["reason"], "train", -1) for entry in skipped]
     write_skipped(Path(args.output_dir, "skipped.csv"), entries)
-    print(f"{images - len(skipped)} embeddings of width {encoder.config.hidden_size} in {len(parts)} files.")
+    print(f"{images - len(skipped)} embeddings of width {width * encoder.config.hidden_size} in {len(parts)} files.")
     if skipped:
         print(f"{len(skipped)} of {images} images were skipped: see skipped.csv. The first: {skipped[0]['reason']}")

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
+from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
 from hf_radmae.models.starts import is_classifier, load_encoder
 from hf_radmae.pretraining.arguments import DataArguments
 from hf_radmae.pretraining.results import environment
@@ -42,7 +43,7 @@ from hf_radmae.publishing.export import (
 )
 from hf_radmae.publishing.onnx import export_onnx, largest_difference
 from hf_radmae.publishing.probe import probe_classifier
-from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.load import PROCESSES, load_radiographs
 
 
 @dataclass
@@ -52,7 +53,7 @@ class ExportArguments:
     model: str = field(metadata={"help": "Folder or Hub id of a pre-trained checkpoint or a fine-tuned ViT."})
     output_dir: str = field(metadata={"help": "Folder of the repository."})
     pooling: str = field(
-        default="mean", metadata={"help": "What a probe looks at.", "choices": ["cls", "mean", "flat"]}
+        default="mean", metadata={"help": f"What a probe looks at: {', '.join(POOLINGS)}, or several joined by +."}
     )
     encoder: bool = field(default=False, metadata={"help": "Export the encoder alone."})
     num_channels: int = field(default=3, metadata={"help": "Input channels; bare transformers gives 3."})
@@ -62,6 +63,7 @@ class ExportArguments:
 @command
 def main() -> None:
     run, data = parse((ExportArguments, DataArguments), description=__doc__)
+    pooling_parts(run.pooling)  # an unknown one ends the run here
     folder = Path(run.output_dir)
     processor = load_processor(run.model)
     results: dict[str, Any] = {}
@@ -74,7 +76,7 @@ def main() -> None:
         model, results = probe_classifier(
             *(encoder, processor, splits, str(data.probe_column)),
             pooling=run.pooling,
-            flat_threshold=data.flat_threshold,
+            num_workers=PROCESSES,
             num_channels=run.num_channels,
         )
         results |= {"environment": environment(), "data": vars(data)}

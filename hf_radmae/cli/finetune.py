@@ -49,11 +49,6 @@ SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 def main() -> None:
     options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
     data_args, task_args, args = parse(options, description=__doc__)
-    if args.push_to_hub and task_args.kind != "resnet50" and task_args.pooling != "cls":
-        raise SystemExit(
-            f"--push_to_hub --pooling {task_args.pooling}: transformers' ViT classifies the CLS token, so that nobody "
-            "could use what is pushed. Take --pooling cls; or train without pushing, then scripts/export.py and push.py"
-        )
     say = print if args.process_index == 0 else lambda *_: None
     folder = Path(args.output_dir)
     use_all_cores(args)

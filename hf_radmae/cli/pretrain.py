@@ -73,10 +73,14 @@ def main() -> None:
     bins, parts = data.bins, data.parts
     bin_ids = np.concatenate([part.bin_ids for part in parts.values()])
     binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)
-    say(f"\n{sum(images.values())} images {images}, {len(unreadable)} unreadable. Bins, {data_args.binning}:\n")
-    say(binned.table())
-    budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
-    say(f"\nOther ways to batch them:\n\n{format_table(compare(data.sizes, batch_size=batch_size, **budget))}\n")
+    if args.process_index == 0:
+        budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
+        others = format_table(compare(data.sizes, batch_size=batch_size, **budget))
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"{binned.table()}\n\nOther ways to batch them:\n\n{others}\n"
+        (folder / "bins.txt").write_text(text, encoding="utf-8")
+        say(f"\n{sum(images.values()):,} images {images}, {len(unreadable)} unreadable; {data_args.binning} binning:\n")
+        say(f"{binned.summary()} Every level, and other ways to batch: {folder / 'bins.txt'}\n")
     model = initial_model(model_args, data_args.max_tokens, args.seed)
     skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
     skipped.add(unreadable if args.process_index == 0 else [])

@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, ViTMAEConfig, pipeline
+from transformers import ViTMAEConfig, pipeline
 
+import hf_radmae.inference.pipelines  # noqa: F401 - registers them
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.background import informative_patches
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.masking import keyed_noise, patch_grid
+from hf_radmae.models.starts import config_values
 from hf_radmae.pretraining.figures import reconstruct
 from hf_radmae.publishing.export import export_encoder
 
@@ -100,7 +102,7 @@ class Viewer:
             found = self.classify.postprocess({"logits": outputs.logits}, top_k=SHOWN_LABELS)
             scores = {entry["label"]: entry["score"] for entry in found}
         patch_size = self.encoder.config.patch_size
-        informative = informative_patches(pixels, patch_size, getattr(self.encoder.config, "flat_threshold", 0.01))
+        informative = informative_patches(pixels, patch_size, 0.01)
         grid, grey = patch_grid(pixels, patch_size), pixels[0].mean(0)
         attention = outputs.attentions[-1][0, :, 0, 1:].mean(0)
         pictures = {
@@ -126,9 +128,9 @@ class Viewer:
 
 
 def _expect(name: str | Path, model_types: set[str], what: str) -> None:
-    found = AutoConfig.from_pretrained(name)
-    if found.model_type not in model_types or (found.model_type == "vit" and hasattr(found, "pooling")):
-        raise ValueError(f"{name} is a model of type {found.model_type!r}: expected a {what}")
+    found = config_values(name).get("model_type")
+    if found not in model_types:
+        raise ValueError(f"{name} is a model of type {found!r}: expected a {what}")
 
 
 def read_upload(source: Any) -> np.ndarray:

@@ -26,11 +26,11 @@ from torch import Tensor
 from transformers import ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.images.background import informative_patches
 from hf_radmae.images.dicom import DicomError
 from hf_radmae.images.image import ImageError, ImageSource
 from hf_radmae.models.masking import patch_grid
-from hf_radmae.probing.features import model_fingerprint, pool_tokens
+from hf_radmae.models.modeling_radiograph_vit import pool_tokens
+from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.shards.writer import FOOTER
 from hf_radmae.sources.pseudonyms import pseudonyms
 
@@ -127,8 +127,7 @@ class Embedder:
     Attributes:
         encoder: on the device where it runs, in evaluation mode.
         processor: of the images.
-        pooling: "mean" over informative patches, "cls", or "flat", see `extract_features`.
-        flat_threshold: of `informative_patches`; 0 counts all in.
+        pooling: see `pool_tokens`.
         batch_size: images of one shape that the encoder sees at once.
         threads: images that are read at once.
     """
@@ -136,7 +135,6 @@ class Embedder:
     encoder: ViTModel
     processor: RadiographImageProcessor
     pooling: str = "mean"
-    flat_threshold: float = 0.01
     batch_size: int = 32
     threads: int = 4
 
@@ -155,9 +153,7 @@ class Embedder:
             ValueError: the folder holds a part of another model, other options or other images.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
-        made_with = _digest(
-            *map(str, (model_fingerprint(self.encoder), self.processor, self.pooling, self.flat_threshold))
-        )
+        made_with = _digest(*map(str, (model_fingerprint(self.encoder), self.processor, self.pooling)))
         skipped: list[dict[str, str]] = []
         for part in parts:
             path, fingerprint = Path(folder, part.name), _digest(made_with, part.identity)
@@ -235,12 +231,9 @@ class Embedder:
         """The place and the vector of each image (place, pixels) of one shape."""
         pixels = torch.stack([image for _, image in group])
         patch_size: int = self.encoder.config.patch_size  # type: ignore[assignment]
-        mask = None
-        if self.flat_threshold > 0:
-            mask = informative_patches(pixels, patch_size, self.flat_threshold).to(self.encoder.device)
         inputs = pixels.to(self.encoder.device, self.encoder.dtype)
         tokens = self.encoder(inputs, interpolate_pos_encoding=True).last_hidden_state
-        pooled = pool_tokens(tokens, patch_grid(pixels, patch_size), mask, poolings=[self.pooling])[self.pooling]
+        pooled = pool_tokens(tokens, self.pooling, patch_grid(pixels, patch_size))
         return zip((place for place, _ in group), pooled.cpu().numpy(), strict=True)
 
 

@@ -1,8 +1,8 @@
 """`pipeline("image-classification")` and `pipeline("image-feature-extraction")` for radiographs of any size and depth.
 
-Importing this module puts its classes in the place of transformers' own; `import hf_radmae` does so as soon as
-transformers' pipelines are imported. Where a repository's processor is one of ours, files (DICOM too) keep their depth
-and their aspect; everything else goes the way that it goes without this package.
+Importing this module puts its classes in the place of transformers' own; `import hf_radmae` alone changes nothing.
+Where a repository's processor is one of ours, files (DICOM too) keep their depth and their aspect; everything else goes
+the way that it goes without this package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from transformers import ViTForImageClassification, ViTImageProcessor, ViTMAEModel
+from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor, ViTMAEModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.image_classification import ImageClassificationPipeline
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
@@ -23,7 +23,7 @@ from transformers.pipelines.image_feature_extraction import ImageFeatureExtracti
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.fitting import SCALINGS
 from hf_radmae.images.image import MAX_BYTES, ImageError
-from hf_radmae.models.modeling_radiograph_vit import RadiographViTForImageClassification
+from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
 from hf_radmae.publishing.export import export_encoder
 
 
@@ -38,11 +38,6 @@ class _ReadsRadiographs:
         if type(image_processor) is ViTImageProcessor and getattr(image_processor, "scaling", None) in SCALINGS:
             image_processor = RadiographImageProcessor.from_dict(image_processor.to_dict())  # ours, by its other name
         super().__init__(*args, image_processor=image_processor, **kwargs)  # type: ignore[call-arg]
-        if type(self.model) is ViTForImageClassification and getattr(self.model.config, "pooling", "cls") != "cls":
-            raise ValueError(
-                f"{self.model.name_or_path}: its head looks at the {self.model.config.pooling} of the patches, which "
-                "transformers' ViT does not: export it with scripts/export.py first"
-            )
 
     def preprocess(self, image: Any, timeout: float | None = None, **options: Any) -> Any:
         """The `pixel_values` of an image: a path, URL, data URL, bytes, PIL image, array or tensor.
@@ -121,3 +116,6 @@ for _task, _pipeline in (
     ("image-feature-extraction", RadiographFeatureExtractionPipeline),
 ):
     PIPELINE_REGISTRY.supported_tasks[_task]["impl"] = _pipeline
+# So that no one is asked whether its code may run.
+AutoConfig.register(RadiographViTConfig.model_type, RadiographViTConfig, exist_ok=True)
+AutoModelForImageClassification.register(RadiographViTConfig, RadiographViTForImageClassification, exist_ok=True)

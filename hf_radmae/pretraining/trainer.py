@@ -5,13 +5,17 @@ The work-arounds for Trainer and Accelerate live here, each with the reason besi
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
@@ -19,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.loader import bucket_loader
-from hf_radmae.batching.sampler import batch_sizes
+from hf_radmae.batching.sampler import batch_sizes, images_within
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.batching.streaming import StreamBatchSampler
 from hf_radmae.models.mae import RadMAEForPreTraining
@@ -30,6 +34,8 @@ from hf_radmae.pretraining.memory import what_to_lower
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.publishing.trainer_push import PushThroughGate
 
+logger = logging.getLogger(__name__)
+
 
 class RadMAETrainer(PushThroughGate):
     """Pre-trains `RadMAEForPreTraining` on `RadiographDataset`s, batch by batch of one bin.
@@ -37,8 +43,11 @@ class RadMAETrainer(PushThroughGate):
     * Batches come from `BucketBatchSampler`, or `StreamBatchSampler` for rows that are `ShardRows`, which know the
       ranks; Accelerate moves them and does not shard again.
     * The training loss is the mean over all predicted patches of the optimiser step, over ranks and accumulation, so
-      its gradient does not depend on how a batch is split. The evaluation loss is that mean over the whole set.
-    * Logs hold images and tokens per second of training, evaluation and saving left out.
+      its gradient does not depend on how a batch is split. A step on fewer images than a full batch has its gradient
+      scaled down by their share, so that all images of a bin weigh the same. The evaluation loss is the mean over the
+      predicted patches of the whole set, each image counted once on any number of ranks.
+    * Batches wait on the CPU and move to the device one by one. Between two log lines nothing waits for the device.
+    * Logs hold images per second, and tokens that take part per second, of training, evaluation and saving left out.
     * Pushes go through the gate of `hf_radmae.publishing`.
     * Unusable images are listed in `skipped.csv` in the output folder; see `SkippedImages`.
 
@@ -54,6 +63,12 @@ class RadMAETrainer(PushThroughGate):
 
     def __init__(self, model=None, args=None, *, skipped: SkippedImages | None = None, **kwargs):
         args = args or RadMAETrainingArguments()
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {args.n_gpu} GPUs, and DataParallel cannot split batches of radiographs: start one "
+                "process a GPU with `accelerate launch --multi_gpu`, or show it one GPU with CUDA_VISIBLE_DEVICES=0."
+            )
+        warn_of_slow_bf16(args)
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = BucketCollator(model.config.patch_size, model.config.num_channels)
         super().__init__(model=model, args=args, **kwargs)
@@ -66,7 +81,8 @@ class RadMAETrainer(PushThroughGate):
             self.model.get_input_embeddings = lambda: embeddings  # type: ignore[method-assign]
         self._throughput = Throughput()
         self.add_callback(self._throughput)
-        self._eval_totals = torch.zeros(2)
+        self._eval_sums: list[torch.Tensor] = []
+        self._step_weight: torch.Tensor | float = 1.0
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 callback.logging_dir = str(Path(args.output_dir, "runs"))  # the default has the host's name in it
@@ -106,7 +122,8 @@ class RadMAETrainer(PushThroughGate):
             **options,
         )
         # BatchSamplerShard would mix images of different batches and lose short ones; one "process" leaves them alone.
-        return prepare_data_loader(loader, device=args.device, num_processes=1, process_index=0, put_on_device=True)
+        # Not put on the device: Trainer draws all micro-batches of an update before it uses the first.
+        return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
 
     # A checkpoint tells what its batches followed from, so that a resumed run repeats them or is refused.
 
@@ -133,28 +150,38 @@ class RadMAETrainer(PushThroughGate):
         order = sampler.order | (steps if isinstance(sampler, StreamBatchSampler) else {})
         return order, {"ranks": args.world_size, "batch size": size, **steps}
 
-    # The loss of a step is a sum over its predicted patches, divided by their number over all ranks and batches.
+    # The loss of a step is a sum over its predicted patches, divided by their number over all ranks and batches, times
+    # the share of a full batch's images that it has.
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        count = torch.zeros((), device=device)
+        args, counts, full = self.args, torch.zeros(2), 0.0
         for batch in batch_samples:
-            count += self._predicted(batch, self.model.config.prediction_ratio).to(device)
-        return self.accelerator.reduce(count, reduction="sum").clamp(min=1)
+            counts[0] += self._predicted(batch, self.model.config.prediction_ratio)
+            counts[1] += len(batch["index"]) - (batch["repeated"].sum() if "repeated" in batch else 0)
+            size, patches = args.train_batch_size, batch["patch_mask"].shape[1]
+            if args.tokens_per_batch is not None:
+                size = images_within(args.tokens_per_batch, batch["num_tokens"], patches)
+            full += size * args.world_size * args.gradient_accumulation_steps / len(batch_samples)
+        predicted, images = self.accelerator.reduce(counts.to(device, non_blocking=True), reduction="sum")
+        self._step_weight = (images / max(full, 1.0)).clamp(min=1e-6, max=1.0)
+        return predicted.clamp(min=1) / self._step_weight
 
     def _predicted(self, batch: dict[str, Any], prediction_ratio: float) -> torch.Tensor:
-        return count_predicted(batch["patch_mask"], self.model.config.mask_ratio, batch["num_tokens"], prediction_ratio)
+        return count_predicted(counted(batch), self.model.config.mask_ratio, batch["num_tokens"], prediction_ratio)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {key: inputs[key] for key in inputs if key != "repeated"} | {"patch_mask": counted(inputs)}
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         # DistributedDataParallel averages gradients over the ranks, and the loss is already divided by their sum.
         loss = outputs.loss * (self.args.world_size if num_items_in_batch is not None else 1)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        images, patches = inputs["patch_mask"].shape
-        self._throughput.count(images * self.args.world_size, images * patches * self.args.world_size)
+        images, tokens = len(inputs["patch_mask"]), inputs["num_tokens"]
+        self._throughput.count(images * self.args.world_size, images * tokens * self.args.world_size)
         try:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            return loss if num_items_in_batch is None else loss / self._step_weight  # what is logged is a mean again
         except torch.OutOfMemoryError as error:
             height, width = inputs["pixel_values"].shape[-2:]
             held = what_to_lower(
@@ -166,6 +193,10 @@ class RadMAETrainer(PushThroughGate):
         self.skipped.add(inputs.get("skipped", ()))
         return super()._prepare_inputs({key: inputs[key] for key in inputs if key not in ("skipped", "index")})
 
+    def _prepare_input(self, data: Any) -> Any:
+        # Upstream waits for each copy; from pinned memory it need not.
+        return data.to(self.args.device, non_blocking=True) if torch.is_tensor(data) else super()._prepare_input(data)
+
     # Trainer weights the losses of evaluation batches by the configured batch size; buckets have others.
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -173,13 +204,13 @@ class RadMAETrainer(PushThroughGate):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).float()
         count = self._predicted(inputs, 1.0)  # evaluation predicts every masked patch
-        self._eval_totals += torch.stack([loss * count, count]).cpu()
-        return loss.detach(), None, None
+        self._eval_sums.append(torch.stack([loss * count, count]))
+        return None, None, None
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        self._eval_totals = torch.zeros(2, dtype=torch.float64)
+        self._eval_sums = []
         # Accelerate shards (FSDP2) only together with an optimiser: before training each process runs the whole model.
         sharding, prepared = self.is_fsdp_enabled, bool(self.accelerator._models)
         if sharding and not prepared:
@@ -192,14 +223,17 @@ class RadMAETrainer(PushThroughGate):
             # would train without DistributedDataParallel, each for itself.
             self.accelerator._models.clear()
             self.model._is_accelerate_prepared = False  # type: ignore[assignment]
-        loss, count = self.accelerator.reduce(self._eval_totals.to(self.args.device), reduction="sum").tolist()
-        metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": loss / max(count, 1)})
+        sums = torch.stack(self._eval_sums).cpu().double().sum(0) if self._eval_sums else torch.zeros(2)
+        loss, count = np.sum(gather_object([sums.tolist()]), axis=0)
+        metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": float(loss / max(count, 1))})
         metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
         return output._replace(metrics=metrics)
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss, *args, **kwargs) -> None:
+        if self.control.should_log:
+            tr_loss.cpu()  # the clock stops when the device has done its work, not when the work was handed to it
         self._throughput.stop()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
         self._throughput.start()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -211,6 +245,23 @@ class RadMAETrainer(PushThroughGate):
         if "loss" in logs:
             logs |= self._throughput.rates()
         super().log(logs, start_time)
+
+
+def counted(batch: dict[str, Any]) -> torch.Tensor:
+    """The patches of a batch that count: `patch_mask` (batch, patches), none of an image that is `repeated`."""
+    mask = batch["patch_mask"]
+    return mask & ~batch["repeated"][:, None] if "repeated" in batch else mask
+
+
+def warn_of_slow_bf16(args: TrainingArguments) -> None:
+    """Warns where `--bf16` runs on a processor that has to emulate it."""
+    if args.bf16 and args.device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
+            logger.warning(
+                "--bf16 on a CPU without bfloat16 instructions was measured to be 15 times slower than float32: leave "
+                "it out here."
+            )
 
 
 def use_all_cores(args: RadMAETrainingArguments) -> None:

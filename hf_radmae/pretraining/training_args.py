@@ -54,6 +54,8 @@ class RadMAETrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run goes on counting its patience for early stopping."}
     )
+    # The filter reads the loss from the device after every micro-step, and logs NaN as 0.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Log NaN as 0; waits at every step."})
     # A model whose every parameter takes part in every step needs no search for unused ones.
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search for unused parameters."})
     # The loader's columns are our own, and without label_names Trainer reports no evaluation loss.

@@ -1,7 +1,7 @@
 """Probes on frozen features: what a pre-trained encoder knows, without training it again."""
 
 from hf_radmae.probing.attentive import predict_by_attention
-from hf_radmae.probing.features import Features, extract_features, pool_tokens
+from hf_radmae.probing.features import Features, extract_features
 from hf_radmae.probing.heads import LinearProbe, fold_into_linear
 from hf_radmae.probing.linear import linear_probe
 from hf_radmae.probing.multilabel import multilabel_probe
@@ -16,7 +16,6 @@ __all__ = [
     "fold_into_linear",
     "linear_probe",
     "multilabel_probe",
-    "pool_tokens",
     "predict_by_attention",
     "predict_by_neighbours",
     "probe_table",

@@ -1,8 +1,8 @@
 """Frozen features, computed once per image and kept on disk: the encoder is never run again for another probe.
 
-A batch is a dict of `pixel_values` (B, C, H, W) of one shape, `index` (B,) int64, the image's row in the data set,
-and if it is known `patch_mask` (B, N) bool, True where a patch carries information. Shapes differ between batches,
-and the order is the loader's (by bins, some images repeated at the end): the result is in row order, each row once.
+A batch is a dict of `pixel_values` (B, C, H, W) of one shape and `index` (B,) int64, the image's row in the data set.
+Shapes differ between batches, and the order is the loader's (by bins, some images repeated at the end): the result is
+in row order, each row once.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
-from torch.nn.functional import adaptive_avg_pool2d
 
 from hf_radmae.models.masking import patch_grid
+from hf_radmae.models.modeling_radiograph_vit import pool_tokens, pooling_parts
 
-POOLINGS = ("cls", "mean", "flat")
+POOLINGS = ("cls", "mean", "flat")  # the paper's three
 # What the weights' shapes do not tell of a vision transformer's configuration.
 FORWARD_OPTIONS = ("patch_size", "image_size", "num_attention_heads", "hidden_act", "layer_norm_eps")
 
@@ -57,8 +57,7 @@ def extract_features(
         model: an encoder with `encode(pixel_values) -> (B, 1 + N, D)`, CLS first and patches in order, or a `ViTModel`.
         loader: batches as in this module's first lines.
         device: where the model runs; it is moved there.
-        poolings: of "cls" (the first token), "mean" (over informative patches) and "flat" (means of informative patches
-            over the cells of a grid, row by row; a cell without any is zero).
+        poolings: see `pool_tokens`.
         grid: cells along each side for "flat", whose width is grid * grid * D.
         cache_dir: folder of the features on disk. None computes them always.
         data_fingerprint: what tells this loader's images, their order of rows and their processing from any other.
@@ -66,22 +65,23 @@ def extract_features(
     Raises:
         ValueError: an unknown pooling, a cache without a data fingerprint, a batch without `index`, an empty loader.
     """
-    unknown = set(poolings) - set(POOLINGS)
-    if unknown or not poolings:
-        raise ValueError(f"unknown poolings {sorted(unknown)}: choose from {', '.join(POOLINGS)}")
+    if not poolings:
+        raise ValueError("say with poolings which features to compute")
+    kinds = {pooling: f"grid{grid}" if pooling == "flat" else pooling for pooling in poolings}
+    for kind in kinds.values():
+        pooling_parts(kind)
     if cache_dir is not None and not data_fingerprint:
         raise ValueError("cache_dir needs data_fingerprint: without it features of other images would be taken")
     files = {}
     if cache_dir is not None:
         weights = model_fingerprint(model)
-        for pooling in poolings:
-            kind = f"flat{grid}" if pooling == "flat" else pooling
+        for pooling, kind in kinds.items():
             key = hashlib.sha256(f"{weights}|{data_fingerprint}|{kind}".encode()).hexdigest()[:32]
             files[pooling] = Path(cache_dir) / f"{key}-{kind}.safetensors"
         if all(file.is_file() for file in files.values()):
             stored = {pooling: load_file(file) for pooling, file in files.items()}
             return Features(stored[poolings[0]]["rows"], {p: stored[p]["features"] for p in poolings})
-    features = _run(model, loader, torch.device(device), poolings, grid)
+    features = _run(model, loader, torch.device(device), kinds)
     for pooling, file in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")
@@ -101,60 +101,28 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, loader: Iterable, device: torch.device, poolings: Sequence[str], grid: int) -> Features:
+def _run(model: nn.Module, loader: Iterable, device: torch.device, kinds: Mapping[str, str]) -> Features:
+    """The features under each name of `kinds`, which says how its tokens are pooled."""
     patch_size: Any = model.config.patch_size  # type: ignore[union-attr]  # transformers' models have a config
     training = model.training
     model.to(device).eval()
     rows: list[torch.Tensor] = []
-    pooled: dict[str, list[torch.Tensor]] = {pooling: [] for pooling in poolings}
+    pooled: dict[str, list[torch.Tensor]] = {name: [] for name in kinds}
     try:
         for batch in loader:
             if "index" not in batch:
                 raise ValueError(f"a batch has no 'index' (its image's rows in the data set), only {sorted(batch)}")
             pixels = batch["pixel_values"].to(device)
-            mask = batch.get("patch_mask")
-            outputs = pool_tokens(
-                _encode(model, pixels),
-                patch_grid(pixels, patch_size),
-                None if mask is None else mask.to(device),
-                poolings=poolings,
-                grid=grid,
-            )
+            tokens, shape = _encode(model, pixels), patch_grid(pixels, patch_size)
             rows.append(batch["index"].cpu())
-            for pooling, values in outputs.items():
-                pooled[pooling].append(values.cpu())
+            for name, kind in kinds.items():
+                pooled[name].append(pool_tokens(tokens, kind, shape).cpu())
     finally:
         model.train(training)
     if not rows:
         raise ValueError("the loader gave no batch: there are no images to compute features of")
     unique, first = np.unique(torch.cat(rows).numpy(), return_index=True)
-    return Features(unique, {p: torch.cat(pooled.pop(p)).numpy()[first] for p in poolings})
-
-
-def pool_tokens(
-    tokens: torch.Tensor,
-    shape: tuple[int, int],
-    patch_mask: torch.Tensor | None = None,
-    *,
-    poolings: Sequence[str] = POOLINGS,
-    grid: int = 7,
-) -> dict[str, torch.Tensor]:
-    """One vector per image and pooling; float32 (B, D), and (B, grid * grid * D) for "flat".
-
-    Args:
-        tokens: (B, 1 + N, D), CLS first.
-        shape: patches along height and width, their product N.
-        patch_mask: bool (B, N), True where a patch carries information. None, or an image without any: all count.
-    """
-    cls, patches = tokens[:, 0].float(), tokens[:, 1:].float()
-    mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=tokens.device) if patch_mask is None else patch_mask
-    weight = (mask | ~mask.any(1, keepdim=True)).unsqueeze(-1).float()
-    pooled = {"cls": cls, "mean": (patches * weight).sum(1) / weight.sum(1)}
-    if "flat" in poolings:
-        parts = torch.cat([patches * weight, weight], -1).unflatten(1, shape).permute(0, 3, 1, 2)
-        cells = adaptive_avg_pool2d(parts, grid).permute(0, 2, 3, 1)  # smaller grids repeat their patches
-        pooled["flat"] = (cells[..., :-1] / cells[..., -1:].clamp_min(1e-6)).flatten(1)
-    return {pooling: pooled[pooling] for pooling in poolings}
+    return Features(unique, {name: torch.cat(pooled.pop(name)).numpy()[first] for name in kinds})
 
 
 def _encode(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -73,9 +73,7 @@ def write_card(
 
 
 def use_of(config: Mapping[str, Any]) -> str:
-    """Where a model of this configuration works as it is: "anywhere", with this "package", or after an "export"."""
-    if config.get("model_type") == "vit" and config.get("pooling", "cls") != "cls":
-        return "export"  # transformers' class would give its head the CLS token
+    """Where a model of this configuration works as it is: "anywhere", or with this "package"."""
     return "anywhere" if config.get("num_channels", 3) == 3 else "package"
 
 

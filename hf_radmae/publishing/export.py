@@ -1,7 +1,7 @@
-"""From an encoder and a linear head to repositories that bare transformers loads: plain ViT, plain processor.
+"""Encoders and classifiers as repositories that bare transformers loads.
 
-`ViTForImageClassification` classifies the CLS token. A head on the mean or on a grid of the patches is no such model:
-it becomes a `RadiographViTForImageClassification`, whose code is saved beside it and runs with `trust_remote_code`.
+`ViTForImageClassification` classifies the CLS token. A head on anything else is saved as a
+`RadiographViTForImageClassification`, whose code is beside it and runs with `trust_remote_code`.
 
 Bare transformers reads eight bits, divides by 255 and resizes to the square of the base grid. So a scan of 16 bit is
 cut off at 255 there, a dark one stays dark, and the aspect is lost. With this package imported the same repository is
@@ -10,6 +10,7 @@ read at full depth, scaled by the range of each image, and resized to the closes
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,23 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
     ViTConfig,
-    ViTForImageClassification,
     ViTModel,
 )
 
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.classification.networks import RadViTForImageClassification
-from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
-from hf_radmae.models.starts import ENCODER_OPTIONS
-from hf_radmae.models.starts import load_encoder as load_encoder  # the start of every export
-from hf_radmae.probing.features import POOLINGS
+from hf_radmae.models.modeling_radiograph_vit import (
+    RadiographViTConfig,
+    RadiographViTForImageClassification,
+    pooled_width,
+)
+from hf_radmae.models.starts import ENCODER_OPTIONS, config_values
 
 _SHARED = tuple(name for name in ENCODER_OPTIONS if name != "num_channels")
-
-AutoConfig.register(RadiographViTConfig.model_type, RadiographViTConfig, exist_ok=True)  # no one asks to run its code
-AutoModelForImageClassification.register(RadiographViTConfig, RadiographViTForImageClassification, exist_ok=True)
 
 
 def export_encoder(model: PreTrainedModel, num_channels: int | None = 3) -> ViTModel:
@@ -75,34 +73,28 @@ def export_classifier(
     labels: Sequence[str],
     *,
     pooling: str = "cls",
-    grid: int = 7,
-    flat_threshold: float = 0.01,
     num_channels: int = 3,
     problem_type: str = "single_label_classification",
-) -> PreTrainedModel:
-    """A classifier of the library for an encoder and a linear head on its pooled tokens.
+) -> RadiographViTForImageClassification:
+    """A classifier made of an encoder and a linear head on its pooled tokens.
 
     Args:
         model: as for `export_encoder`.
         weight, bias: of the head, (classes, width) and (classes,), on features as they are: a batch norm before it is
             folded in (`fold_into_linear`), as in a `LinearProbe`.
         labels: names of the classes in order.
-        pooling: what the head was trained on, see `extract_features`.
-        grid: cells along each side for "flat".
-        flat_threshold: of the `BucketCollator` that the head was trained with, for "mean" and "flat".
+        pooling: what the head was trained on, see `pool_tokens`.
         num_channels: of the images, 3 for those that bare transformers reads.
         problem_type: one of transformers', which says what pipelines make of the logits.
 
     Returns:
-        `ViTForImageClassification` for "cls", else `RadiographViTForImageClassification`; in evaluation mode.
+        The model in evaluation mode. With pooling "cls" it is saved as a `ViTForImageClassification`.
 
     Raises:
         ValueError: an unknown pooling, a label that repeats, or a head of another shape than classes and features have.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"unknown pooling {pooling!r}: choose from {', '.join(POOLINGS)}")
     encoder = export_encoder(model, num_channels)
-    width = encoder.config.hidden_size * (grid**2 if pooling == "flat" else 1)
+    width = pooled_width(pooling, encoder.config.hidden_size)
     if tuple(weight.shape) != (len(labels), width) or tuple(bias.shape) != (len(labels),):
         raise ValueError(
             f"a head of {tuple(weight.shape)} with a bias of {tuple(bias.shape)} does not fit {len(labels)} labels and "
@@ -113,54 +105,50 @@ def export_classifier(
         raise ValueError(f"the labels repeat {', '.join(repeated)}: each class needs a name of its own")
     options: dict[str, Any] = {name: getattr(encoder.config, name) for name in (*_SHARED, "num_channels")}
     options |= {"id2label": names, "label2id": {label: number for number, label in names.items()}}
-    options["problem_type"] = problem_type
-    classifier: PreTrainedModel
-    if pooling == "cls":
-        classifier = ViTForImageClassification(ViTConfig(**options))
-    else:
-        options |= {"pooling": pooling, "grid": grid, "flat_threshold": flat_threshold}
-        classifier = RadiographViTForImageClassification(RadiographViTConfig(**options))
-    head = {"weight": torch.as_tensor(weight), "bias": torch.as_tensor(bias)}
+    options |= {"problem_type": problem_type, "pooling": pooling}
+    classifier = RadiographViTForImageClassification(RadiographViTConfig(**options))
     classifier.vit.load_state_dict(encoder.state_dict())
-    classifier.classifier.load_state_dict(head)
+    classifier.classifier.load_state_dict({"weight": torch.as_tensor(weight), "bias": torch.as_tensor(bias)})
     classifier.to(dtype=encoder.dtype)  # type: ignore[call-arg]  # as above
     return classifier.eval()
 
 
 def load_fine_tuned(name_or_path: str | Path) -> PreTrainedModel:
-    """A fine-tuned ViT, as the class that computes what it was trained for.
+    """A fine-tuned ViT or ResNet.
 
     Raises:
         ValueError: it is another network.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
-    if config.model_type != ViTConfig.model_type:
-        raise ValueError(f"{name_or_path} is a {config.model_type}, and only ViTs are exported: push it as it is")
-    pooled = hasattr(config, "pooling")
-    return (RadViTForImageClassification if pooled else ViTForImageClassification).from_pretrained(name_or_path)
+    kind = config_values(name_or_path).get("model_type")
+    if kind in (ViTConfig.model_type, RadiographViTConfig.model_type):
+        return RadiographViTForImageClassification.from_pretrained(name_or_path)
+    if kind == ResNetConfig.model_type:
+        return ResNetForImageClassification.from_pretrained(name_or_path)
+    raise ValueError(f"{name_or_path} is a {kind}: only ViTs and ResNets that were fine-tuned are exported")
 
 
+@torch.no_grad()
 def export_fine_tuned(model: PreTrainedModel, num_channels: int = 3) -> PreTrainedModel:
-    """A classifier of the library from a fine-tuned one (`RadViTForImageClassification`, `ViTForImageClassification`).
+    """A copy of a fine-tuned ViT or ResNet for images of so many channels: what it gives for a grey image stays.
 
     Args:
-        model: its configuration holds the labels, the pooling ("cls" where it has none) and, for a regression, the
-            mean and the scale of the numbers, which go into the head.
-        num_channels: as for `export_classifier`.
+        model: of `load_fine_tuned`.
+        num_channels: of the images, 3 for those that bare transformers reads.
 
     Raises:
-        ValueError: the model is no ViT with a linear head.
+        ValueError: the model is neither.
     """
-    config, head = model.config, getattr(model, "classifier", None)
-    if config.model_type != ViTConfig.model_type or not isinstance(head, nn.Linear):
-        raise ValueError(f"{type(model).__name__} is no fine-tuned ViT: only ViTs with a linear head are exported")
-    weight, bias, names = head.weight.detach(), head.bias.detach(), list((config.id2label or {}).values())
-    if config.problem_type == "regression":
-        mean, scale = getattr(config, "label_scale", (0.0, 1.0))
-        weight, bias = weight * scale, bias * scale + mean
-    pooling = getattr(config, "pooling", "cls")
-    options: dict[str, Any] = {"problem_type": config.problem_type or "single_label_classification"}
-    return export_classifier(model, weight, bias, names, pooling=pooling, num_channels=num_channels, **options)
+    if not isinstance(model, RadiographViTForImageClassification | ResNetForImageClassification):
+        raise ValueError(f"{type(model).__name__} is no ViT or ResNet that was fine-tuned")
+    model = copy.deepcopy(model).eval()
+    first: Any = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(grey_kernel(first.weight, num_channels))
+    first.in_channels = num_channels
+    for module in model.modules():
+        if hasattr(module, "num_channels"):
+            module.num_channels = num_channels  # type: ignore[assignment]  # what upstream compares images with
+    model.config.num_channels = num_channels
+    return model
 
 
 def export_processor(processor: RadiographImageProcessor, config: PreTrainedConfig) -> RadiographImageProcessor:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from hf_radmae.publishing.card import FIGURE, use_of
+from hf_radmae.publishing.card import FIGURE
 from hf_radmae.publishing.contents import scrubbed
 from hf_radmae.publishing.private import Private
 
@@ -170,22 +170,10 @@ def _entry(folder: Path, name: str, kind: Kind, private: Private, statement: Sta
             name, "stays", "shows images of the training data: it goes with --licence and --deidentified", size
         )
     try:
-        if kind == "model" and name == "config.json":
-            _refuse_mean_head(path)
         content, note = scrubbed(path, folder, private)
     except ValueError as error:
         return Entry(name, "refused", str(error), size)
     return Entry(name, "scrubbed" if content is not None else "goes", note, size, content)
-
-
-def _refuse_mean_head(path: Path) -> None:
-    """A head on the mean of the patches under the name of transformers' ViT, which would show it the CLS token."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if use_of(config) == "export":
-        raise ValueError(
-            f"its head looks at the {config['pooling']} of the patches, and transformers' ViT would give it the CLS "
-            "token: export the model with scripts/export.py and push that, or train with --pooling cls"
-        )
 
 
 def _is_generated(folder: Path) -> bool:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, ViTModel
 
-from hf_radmae.models.modeling_radiograph_vit import RadiographViTForImageClassification
-
 MOST = 1024  # images of a batch, and rows and columns of patches
 GRIDS = ((8, 8), (4, 11), (13, 5), (1, 3), (16, 14))
 """Rows and columns of patches that `largest_difference` tries by default."""
@@ -30,13 +28,12 @@ class _Outputs(nn.Module):
         embeddings = getattr(self.model, "vit", self.model).embeddings
         embeddings.interpolate_pos_encoding = MethodType(_positions, embeddings)
 
-    def forward(self, pixel_values: Tensor, patch_mask: Tensor | None = None) -> Tensor:
-        return _output(self.model, pixel_values, patch_mask)
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return _output(self.model, pixel_values)
 
 
-def _output(model: PreTrainedModel, pixel_values: Tensor, patch_mask: Tensor | None) -> Tensor:
-    masked = {} if patch_mask is None else {"patch_mask": patch_mask.flatten(1)}
-    output = model(pixel_values, interpolate_pos_encoding=True, **masked)
+def _output(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    output = model(pixel_values, interpolate_pos_encoding=True)
     return output.last_hidden_state if isinstance(model, ViTModel) else output.logits
 
 
@@ -49,17 +46,11 @@ def _positions(embeddings: Any, tokens: Tensor, height: int, width: int) -> Tens
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-def _takes_mask(model: PreTrainedModel) -> bool:
-    return isinstance(model, RadiographViTForImageClassification)
-
-
 def export_onnx(model: PreTrainedModel, path: str | Path) -> Path:
     """Write a model as an ONNX file.
 
     Its input is `pixel_values`, float32 (batch, channels, height, width) in 0..1, all but the channels free, the sides
     multiples of the patch; its output `logits` (batch, classes), or `last_hidden_state` (batch, 1 + patches, width).
-    A classifier that pools patches also takes `patch_mask`, bool (batch, rows, columns) of patches: what
-    `informative_patches` gives, whose search from patch to patch is no graph.
 
     Args:
         model: of `export_classifier` or `export_encoder`, in float32.
@@ -70,17 +61,12 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> Path:
     """
     patch, channels = model.config.patch_size, model.config.num_channels
     batch, rows, columns = (torch.export.Dim(name, min=1, max=MOST) for name in ("batch", "rows", "columns"))
-    inputs = {"pixel_values": torch.rand(2, channels, 5 * patch, 3 * patch)}
-    shapes = {"pixel_values": {0: batch, 2: patch * rows, 3: patch * columns}}
-    if _takes_mask(model):
-        inputs["patch_mask"] = torch.ones(2, 5, 3, dtype=torch.bool)
-        shapes["patch_mask"] = {0: batch, 1: rows, 2: columns}
     program = torch.onnx.export(
         _Outputs(model).eval(),
-        tuple(inputs.values()),
+        (torch.rand(2, channels, 5 * patch, 3 * patch),),
         dynamo=True,
-        dynamic_shapes=shapes,
-        input_names=list(inputs),
+        dynamic_shapes={"pixel_values": {0: batch, 2: patch * rows, 3: patch * columns}},
+        input_names=["pixel_values"],
         output_names=["last_hidden_state" if isinstance(model, ViTModel) else "logits"],
         verbose=False,
     )
@@ -105,7 +91,7 @@ def largest_difference(
     Args:
         model, path: as for `export_onnx`.
         grids: rows and columns of patches of the images.
-        seed: of the images, grey noise, one to three in a batch, and of their masks.
+        seed: of the images, grey noise, one to three in a batch.
 
     Raises:
         ModuleNotFoundError: onnxruntime is not installed.
@@ -118,10 +104,8 @@ def largest_difference(
     for number, (rows, columns) in enumerate(grids):
         images = 1 + number % 3
         grey = torch.rand(images, 1, rows * patch, columns * patch, generator=generator)
-        inputs = {"pixel_values": grey.expand(-1, model.config.num_channels, -1, -1).contiguous()}
-        if _takes_mask(model):
-            inputs["patch_mask"] = torch.rand(images, rows, columns, generator=generator) < 0.7
-        (output,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        expected = _output(model, inputs["pixel_values"], inputs.get("patch_mask"))
+        pixels = grey.expand(-1, model.config.num_channels, -1, -1).contiguous()
+        (output,) = session.run(None, {"pixel_values": pixels.numpy()})
+        expected = _output(model, pixels)
         differences.append(float(np.abs(output - expected.numpy()).max()))
     return max(differences)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import datasets
-import numpy as np
+import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.labels import fit_labels
-from hf_radmae.inference.embeddings import Embedder
+from hf_radmae.images.image import ImageError
 from hf_radmae.metrics.bootstrap import bootstrap_interval
 from hf_radmae.metrics.classification import accuracy, balanced_accuracy
+from hf_radmae.probing.features import extract_features
 from hf_radmae.probing.linear import linear_probe
 from hf_radmae.publishing.export import export_classifier
 from hf_radmae.sources.patients import image_groups, resampled
 
 METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
+BATCH_SIZE = 32
 
 
 def probe_classifier(
@@ -29,8 +32,8 @@ def probe_classifier(
     column: str,
     *,
     pooling: str = "mean",
-    flat_threshold: float = 0.01,
     num_channels: int = 3,
+    num_workers: int = 0,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Solve a probe on all labels, its penalty chosen by balanced accuracy on the validation split, and export it.
 
@@ -39,7 +42,8 @@ def probe_classifier(
         processor: that the encoder was trained with.
         splits: "train", "validation" and "test", as `load_radiographs` gives them.
         column: of the labels; images without one are left out.
-        pooling, flat_threshold, num_channels: of `export_classifier`.
+        pooling, num_channels: of `export_classifier`.
+        num_workers: processes that read images.
 
     Returns:
         The classifier, and "label", "classes", "pooling", "images" and "left_out" (no label, or unusable) by split, and
@@ -51,15 +55,13 @@ def probe_classifier(
     """
     labels = fit_labels(splits["train"], column, task="single_label_classification")
     processor = RadiographImageProcessor.from_dict(processor.to_dict() | {"num_channels": encoder.config.num_channels})
-    embedder = Embedder(encoder, processor, pooling, flat_threshold)
     features, truth, places, images, left_out = {}, {}, {}, {}, {}
     for split, rows in splits.items():
-        skipped: list[dict[str, str]] = []
-        sources = (({"image_id": str(place)}, row["image"]) for place, row in enumerate(rows.select_columns(["image"])))
-        with tqdm(total=len(rows), unit="image", desc=f"features, {split}", leave=False) as bar:
-            found = embedder.vectors(sources, skipped, bar.update)
-        places[split] = np.array([int(row["image_id"]) for row, _ in found])
-        features[split] = np.stack([vector for _, vector in found])
+        # As a pipeline sees them: through the processor, and not from the batches of a training.
+        seen = torch.utils.data.DataLoader(_Processed(rows, processor), batch_size=None, num_workers=num_workers)
+        with tqdm(seen, unit="image", desc=f"features, {split}", leave=False) as bar:
+            found = extract_features(encoder, _batches(bar), encoder.device, poolings=[pooling])
+        places[split], features[split] = found.rows, found[pooling]
         truth[split] = labels.read(rows)[places[split]]
         images[split] = int(labels.known(truth[split]).sum())
         left_out[split] = len(rows) - images[split]
@@ -71,8 +73,42 @@ def probe_classifier(
         value, low, high = bootstrap_interval(metric, truth["test"], predicted, groups=groups)
         test |= {name: value, f"{name}_low": low, f"{name}_high": high}
     classes = [str(name) for name in head.classes]
-    options: dict[str, Any] = {"pooling": pooling, "flat_threshold": flat_threshold, "num_channels": num_channels}
+    options: dict[str, Any] = {"pooling": pooling, "num_channels": num_channels}
     classifier = export_classifier(encoder.cpu(), head.weight[0], head.bias[0], classes, **options)
     results = {"label": column, "classes": classes, "pooling": pooling, "test": test}
     results["resampled"] = resampled(splits["test"], places["test"])
     return classifier, results | {"images": images, "left_out": left_out}
+
+
+class _Processed(torch.utils.data.Dataset):
+    """The row and the pixels of each image, None where it cannot be used."""
+
+    def __init__(self, rows: datasets.Dataset, processor: RadiographImageProcessor):
+        self.images, self.processor = rows.select_columns(["image"]), processor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[int, torch.Tensor | None]:
+        try:
+            return row, self.processor(self.images[row]["image"])["pixel_values"][0]
+        except (ImageError, FileNotFoundError):
+            return row, None
+
+
+def _batches(images: Iterable[tuple[int, torch.Tensor | None]]) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of one shape."""
+    groups: dict[torch.Size, list[tuple[int, torch.Tensor]]] = defaultdict(list)
+    for row, pixels in images:
+        if pixels is None:
+            continue
+        group = groups[pixels.shape]
+        group.append((row, pixels))
+        if len(group) == BATCH_SIZE:
+            yield _stack(groups.pop(pixels.shape))
+    yield from map(_stack, groups.values())
+
+
+def _stack(group: list[tuple[int, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    rows, pixels = zip(*group, strict=True)
+    return {"pixel_values": torch.stack(pixels), "index": torch.tensor(rows)}

@@ -25,7 +25,6 @@ from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.networks import StudyImages, content_print
 from hf_radmae.study.tasks import TaskLabels
 
-FLAT_THRESHOLD = 0.0  # a mean is over all patches, as that of the probes
 CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to the next
 
 
@@ -82,7 +81,7 @@ class SupervisedTraining:
             inputs["layer_decay"] = args.layer_decay
         else:
             inputs[f"{kind}_checkpoint"] = content_print(getattr(args, f"{kind}_checkpoint"))
-        return inputs if kind == "resnet50" else inputs | {"flat_threshold": FLAT_THRESHOLD}
+        return inputs
 
     def __call__(
         self,
@@ -137,9 +136,7 @@ class SupervisedTraining:
             dataloader_num_workers=0 if cached else training.dataloader_num_workers,
         )
         with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
-            run = train_classifier(
-                *(network, self.parts, column, options), draw=draw, bootstrap=0, flat_threshold=FLAT_THRESHOLD
-            )
+            run = train_classifier(network, self.parts, column, options, draw=draw, bootstrap=0)
         found = run.predictions["test"]
         predicted = np.full(labels.values["test"].shape, -1, dtype=np.int64)
         numbers = {name: number for number, name in enumerate(labels.classes)}

@@ -19,6 +19,7 @@ from hf_radmae.batching.bin_report import compare, report
 from hf_radmae.batching.binning import STRATEGIES, Bins, NoBinsError, assign, content_sizes, fit_bins
 from hf_radmae.batching.grids import log_aspect_scale, naflex_grids, target_sizes
 from hf_radmae.batching.kmedoids import k_medoids
+from hf_radmae.batching.levels import with_levels
 from hf_radmae.batching.sampler import simulate
 from hf_radmae.cli import bins as bins_command
 
@@ -284,3 +285,20 @@ def test_bins_script_reads_the_same_sizes_from_every_kind_of_table(tmp_path, mon
     script["main"]()
     printed = capsys.readouterr().out
     assert "200 images" in printed and "naflex" in printed and (tmp_path / "bins.png").stat().st_size > 10_000
+
+
+@quick
+@given(st.lists(st.tuples(side, side), min_size=30, max_size=80), st.integers(1, 4), st.data())
+def test_the_summary_has_a_line_per_shape_and_says_what_is_left_out(sizes, num_levels, data):
+    bins = fit_bins(np.array(sizes), num_bins=4, patch_size=16, max_tokens=64, batch_size=2)
+    ids = assign(np.array(sizes), bins)
+    shares = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(sizes), max_size=len(sizes))))
+    levels = with_levels(bins, ids, shares, num_levels=num_levels)
+    ids = assign(np.array(sizes), levels, shares)
+    found = report(np.array(sizes), levels, ids, batch_size=2)
+    lines = found.summary().splitlines()
+    shapes = {tuple(shape) for shape in levels.shapes[np.unique(ids)].tolist()}
+    assert len(lines) == 1 + len(shapes) + 2
+    assert sum(int(line.split()[3].replace(",", "")) for line in lines[1:-2]) == len(sizes)
+    whole = bins.patches[assign(np.array(sizes), bins)].sum()
+    assert f"{1 - found.total.tokens * len(sizes) / whole:.0%} of the patches" in lines[-1]

@@ -141,7 +141,8 @@ def test_a_damaged_image_is_replaced_by_the_next_good_one_of_its_bin(name, tmp_p
     bin_of = dataset.bin_ids
     assert bin_of[4] == bin_of[0] == bin_of[2]
     item = dataset[4]
-    assert same({**item, "skipped": []}, dataset[0])  # the next one, around the end
+    assert item["repeated"]
+    assert same({**item, "skipped": [], "repeated": False}, dataset[0])  # the next one, around the end
     (skipped,) = item["skipped"]
     assert (skipped["index"], skipped["image"]) == (4, "gone.png" if name == "missing" else "row 4")
     assert re.search(reason, skipped["reason"])

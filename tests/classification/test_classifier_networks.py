@@ -3,11 +3,12 @@
 import pytest
 import safetensors.torch
 import torch
-from transformers import ResNetForImageClassification, ViTForImageClassification, ViTMAEForPreTraining, ViTModel
+from transformers import ResNetForImageClassification, ViTMAEForPreTraining, ViTModel
 
-from hf_radmae.classification import Labels, RadViTForImageClassification, build_classifier
+from hf_radmae.classification import Labels, build_classifier
 from hf_radmae.classification.networks import fold_scale, parameter_groups
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.modeling_radiograph_vit import RadiographViTForImageClassification
 from hf_radmae.models.positions import sincos_table
 
 LABELS = Labels(("c",), "single_label_classification", ("a", "b", "c"))
@@ -71,29 +72,13 @@ def test_training_a_copy_of_a_mae_in_memory_leaves_the_mae_alone(mae):
     assert torch.equal(mae.vit.layernorm.weight, before)
 
 
-def test_cls_pooling_is_bare_transformers_classifier(images, tmp_path):
-    model = with_head(build_classifier("vit", LABELS, pooling="cls", **SIZE))
-    model.save_pretrained(tmp_path)
-    bare = ViTForImageClassification.from_pretrained(tmp_path).eval()
-    assert torch.allclose(bare(images, interpolate_pos_encoding=True).logits, model(images).logits, atol=1e-5)
-    assert bare.config.architectures == ["ViTForImageClassification"] and bare.config.id2label[1] == "b"
-
-
-def test_mean_pooling_is_the_head_on_the_mean_of_informative_patches(images):
-    model = with_head(build_classifier("vit", LABELS, **SIZE))
-    mask = torch.rand(2, 32) > 0.5
-    tokens = model.vit(images, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
-    expected = torch.stack([model.classifier(t[m].mean(0)) for t, m in zip(tokens, mask, strict=True)])
-    assert torch.allclose(model(images, patch_mask=mask).logits, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean+std", "cls"])
 def test_a_saved_file_holds_every_tensor_under_the_models_own_name(tmp_path, pooling):
     model = with_head(build_classifier("vit", LABELS, pooling=pooling, **SIZE))
     model.save_pretrained(tmp_path)
     saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
     build_classifier("vit", LABELS, pooling=pooling, **SIZE, seed=1).load_state_dict(saved, strict=True)
-    loaded = RadViTForImageClassification.from_pretrained(tmp_path).state_dict()
+    loaded = RadiographViTForImageClassification.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
 
 
@@ -151,7 +136,7 @@ def test_a_folded_regression_gives_the_numbers_themselves(kind, images):
     ("kind", "options", "message"),
     [
         ("densenet", {}, "expected one of vit, resnet50, mae"),
-        ("vit", {"pooling": "max"}, "mean, cls"),
+        ("vit", {"pooling": "median"}, "cls, mean, max, std, grid, flat"),
         ("mae", {}, "say which"),
         ("vit", {"preset": "huge"}, "unknown preset"),
     ],

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.classification import RadViTForImageClassification
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.modeling_radiograph_vit import RadiographViTForImageClassification
 
 pytestmark = pytest.mark.slow  # starts of the script, each of which imports for seconds
 
@@ -39,7 +39,7 @@ def test_a_mae_becomes_a_classifier_with_scores_and_predictions_and_goes_on_when
     assert results["label"] == "body_region" and 0 <= results["test"]["balanced_accuracy"] <= 1
     assert str(tmp_path) not in text
 
-    model = RadViTForImageClassification.from_pretrained(out)
+    model = RadiographViTForImageClassification.from_pretrained(out)
     processor = RadiographImageProcessor.from_pretrained(out)
     pixels = processor(torch.rand(1, 40, 60), return_tensors="pt")["pixel_values"]
     assert model(pixels).logits.shape == (1, len(results["classes"]))

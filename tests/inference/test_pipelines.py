@@ -12,15 +12,12 @@ import torch
 from damaged import encode
 from exported import LABELS, PATCH, SIDE, head, limb, small_mae
 from PIL import Image
-from rows import make_rows
 from tiny_dicom import tiny_dicom
 from transformers import ViTImageProcessor, pipeline
 from transformers.pipelines.image_classification import ImageClassificationPipeline
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.classification.labels import fit_labels
-from hf_radmae.classification.networks import build_classifier
 from hf_radmae.images.image import ImageError
 from hf_radmae.inference.pipelines import RadiographClassificationPipeline, RadiographFeatureExtractionPipeline
 from hf_radmae.publishing.export import export_classifier, export_encoder, export_processor
@@ -112,15 +109,6 @@ def test_a_pooled_classifier_needs_no_trust_in_remote_code_and_no_error_is_logge
     classify = pipeline("image-classification", str(tmp_path), device="cpu")
     assert set(by_label(classify(limb()))) == set(LABELS)
     assert "not supported" not in caplog.text
-
-
-def test_a_head_on_the_mean_under_the_stock_name_is_refused(tmp_path):
-    """What scripts/finetune.py writes by default: the stock class would give its head the CLS token."""
-    labels = fit_labels(make_rows(images=4, columns={"label": ["a", "b"] * 2}), "label")
-    build_classifier("vit", labels, image_size=32, patch_size=PATCH).save_pretrained(tmp_path)
-    RadiographImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"mean of the patches[^$]*scripts/export\.py"):
-        pipeline("image-classification", str(tmp_path), device="cpu")
 
 
 def test_other_models_go_the_way_of_transformers(repository, tmp_path):

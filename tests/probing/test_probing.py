@@ -14,7 +14,6 @@ from hf_radmae.probing import (
     linear,
     linear_probe,
     multilabel_probe,
-    pool_tokens,
     predict_by_attention,
     predict_by_neighbours,
     probe_table,
@@ -100,28 +99,6 @@ def test_an_encoder_that_shuffles_is_refused(model):
         extract_features(ViTMAEModel(model.config), batches())
 
 
-def test_pooling_is_over_informative_patches_only():
-    tokens, mask = torch.randn(2, 1 + 12, 5), torch.rand(2, 12) > 0.4
-    mask[1] = False  # an image without information: all patches count
-    pooled = pool_tokens(tokens, (4, 3), mask, grid=2)
-    np.testing.assert_allclose(pooled["mean"][0], tokens[0, 1:][mask[0]].mean(0), atol=1e-6)
-    np.testing.assert_allclose(pooled["mean"][1], tokens[1, 1:].mean(0), atol=1e-6)
-    changed = tokens.clone()
-    changed[0, 1:][~mask[0]] = 1e3
-    for pooling, values in pool_tokens(changed, (4, 3), mask, grid=2).items():
-        torch.testing.assert_close(values, pooled[pooling])
-
-
-def test_flat_keeps_the_place_of_tokens_on_the_grid():
-    tokens = torch.randn(2, 1 + 12, 5)
-    fitting = pool_tokens(tokens[:, : 1 + 9], (3, 3), grid=3)["flat"]
-    torch.testing.assert_close(fitting, tokens[:, 1 : 1 + 9].flatten(1))
-    halves = pool_tokens(tokens, (4, 3), grid=1)["flat"]
-    torch.testing.assert_close(halves, tokens[:, 1:].mean(1))
-    empty = pool_tokens(tokens, (4, 3), torch.arange(12).expand(2, -1) >= 6, grid=2)["flat"].unflatten(1, (2, 2, 5))
-    assert (empty[:, 0] == 0).all() and (empty[:, 1] != 0).all()
-
-
 def test_cached_features_are_taken_only_for_the_same_weights_and_data(model, tmp_path):
     options = {"cache_dir": tmp_path, "poolings": ("cls", "mean"), "grid": 2}
     first = extract_features(model, batches(), data_fingerprint="a", **options)
@@ -140,8 +117,8 @@ def test_cached_features_are_taken_only_for_the_same_weights_and_data(model, tmp
 
 
 def test_feature_mistakes_are_named(model, tmp_path):
-    with pytest.raises(ValueError, match=r"unknown poolings \['max'\]: choose from cls, mean, flat"):
-        extract_features(model, batches(), poolings=("max",))
+    with pytest.raises(ValueError, match="unknown pooling 'median': choose from cls, mean, max"):
+        extract_features(model, batches(), poolings=("median",))
     with pytest.raises(ValueError, match="cache_dir needs data_fingerprint"):
         extract_features(model, batches(), cache_dir=tmp_path)
     with pytest.raises(ValueError, match="no 'index'"):

@@ -16,17 +16,15 @@ from exported import LABELS, PATCH, SIDE, head, limb, pixels, small_mae
 from rows import make_rows
 from transformers import (
     AutoModelForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
     ViTConfig,
-    ViTForImageClassification,
     ViTMAEForPreTraining,
 )
 
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.classification.networks import RadViTForImageClassification
-from hf_radmae.images.background import informative_patches
+from hf_radmae.classification import Labels, build_classifier
 from hf_radmae.inference.pipelines import RadiographClassificationPipeline
+from hf_radmae.models.modeling_radiograph_vit import pooled_width
+from hf_radmae.models.starts import load_encoder
 from hf_radmae.probing.features import extract_features
 from hf_radmae.publishing.export import (
     export_classifier,
@@ -34,13 +32,13 @@ from hf_radmae.publishing.export import (
     export_fine_tuned,
     export_processor,
     grey_kernel,
-    load_encoder,
     load_fine_tuned,
 )
 from hf_radmae.publishing.probe import probe_classifier
 
 GRIDS = [(SIDE, SIDE), (48, 80), (96, 40)]
-WIDTHS = {"cls": 32, "mean": 32, "flat": 49 * 32}
+POOLINGS = ["cls", "mean", "max+std", "flat"]
+WIDTHS = {pooling: pooled_width(pooling, 32) for pooling in POOLINGS}
 
 # Runs a text with what follows, in a process that cannot import this package.
 WITHOUT_PACKAGE = """
@@ -91,14 +89,11 @@ def test_a_kernel_for_other_channels_sees_the_same_in_a_grey_image(old, new):
 
 @pytest.mark.parametrize("pooling", WIDTHS)
 def test_a_classifier_gives_the_logits_of_its_probe_on_extracted_features(pooling):
-    """Features are those that probes are trained on, informative patches apart from background."""
     mae, (weight, bias) = small_mae(), head(WIDTHS[pooling])
     classifier = export_classifier(mae, weight, bias, LABELS, pooling=pooling)
     for size in GRIDS:
         grey = pixels(limb(*size), limb(*size, seed=1))
-        mask = informative_patches(grey, PATCH)
-        assert not mask.all()
-        batch = {"pixel_values": grey, "patch_mask": mask, "index": torch.arange(2)}
+        batch = {"pixel_values": grey, "index": torch.arange(2)}
         features = extract_features(mae, [batch], poolings=[pooling])[pooling]
         with torch.no_grad():
             logits = classifier(grey.expand(-1, 3, -1, -1), interpolate_pos_encoding=True).logits
@@ -133,38 +128,35 @@ def test_a_class_that_the_probe_never_saw_is_never_predicted():
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
     mae = small_mae()
-    with pytest.raises(ValueError, match="unknown pooling 'max': choose from cls, mean, flat"):
-        export_classifier(mae, *head(32), LABELS, pooling="max")
+    with pytest.raises(ValueError, match="unknown pooling 'median': choose from cls, mean, max"):
+        export_classifier(mae, *head(32), LABELS, pooling="median")
     with pytest.raises(ValueError, match=r"a head of \(3, 32\) .* width 1568 \(flat\): expected \(3, 1568\)"):
         export_classifier(mae, *head(32), LABELS, pooling="flat")
     with pytest.raises(ValueError, match="the labels repeat hand"):
         export_classifier(mae, *head(32), ["hand", "knee", "hand"])
-    resnet = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
-    with pytest.raises(ValueError, match="ResNetForImageClassification is no fine-tuned ViT"):
-        export_fine_tuned(resnet)
-    resnet.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a resnet, and only ViTs are exported"):
+    with pytest.raises(ValueError, match="RadMAEForPreTraining is no ViT or ResNet that was fine-tuned"):
+        export_fine_tuned(mae)
+    mae.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a vit_mae: only ViTs and ResNets"):
         load_fine_tuned(tmp_path)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("task", ["single_label_classification", "multi_label_classification", "regression"])
-def test_a_fine_tuned_model_gives_its_own_logits_and_a_regression_its_numbers(pooling, task, tmp_path):
-    config = export_encoder(small_mae(), num_channels=1).config.to_dict()
-    names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-    options = {"pooling": pooling, "problem_type": task, "label_scale": [70.0, 12.0], **names}
-    trained = RadViTForImageClassification(ViTConfig(**{**config, **options})).eval()
-    torch.nn.init.normal_(trained.classifier.weight)
-    trained.save_pretrained(tmp_path)
-    exported = export_fine_tuned(load_fine_tuned(tmp_path))
-    grey = pixels(limb(48, 80))
+@pytest.mark.parametrize("kind", ["vit", "resnet50"])
+def test_a_fine_tuned_network_of_one_channel_gives_its_own_logits_in_three(kind, tmp_path):
+    labels = Labels(("part",), "single_label_classification", tuple(LABELS))
+    trained = build_classifier(kind, labels, image_size=SIDE, patch_size=PATCH, num_channels=1).eval()
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    trained.save_pretrained(tmp_path / "trained")
+    exported = export_fine_tuned(load_fine_tuned(tmp_path / "trained"))
+    exported.save_pretrained(tmp_path / "exported")
+    loaded = load_fine_tuned(tmp_path / "exported").eval()
+    grey = pixels(limb(48, 80), limb(48, 80, seed=1))
     with torch.no_grad():
-        expected = trained(grey, informative_patches(grey, PATCH)).logits
-        logits = exported(grey.expand(-1, 3, -1, -1), interpolate_pos_encoding=True).logits
-    if task == "regression":
-        expected = expected * 12 + 70
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    assert exported.config.problem_type == task
+        for model in (exported, loaded):
+            logits = model(grey.expand(-1, 3, -1, -1)).logits
+            torch.testing.assert_close(logits, trained(grey).logits, rtol=1e-4, atol=1e-4)
+    assert loaded.config.num_channels == 3 and Labels.of(loaded.config) == labels
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -201,9 +193,9 @@ import json
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-folder, url = sys.argv[1:]
+folder, url = sys.argv[1:3]
 found = {}
-for pooling in ("cls", "mean", "flat"):
+for pooling in sys.argv[3:]:
     trust = pooling != "cls"
     if trust:
         try:
@@ -224,7 +216,7 @@ print(json.dumps(found))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/scan.png"
         run = subprocess.run(
-            [sys.executable, "-c", WITHOUT_PACKAGE + code, str(repositories), url],
+            [sys.executable, "-c", WITHOUT_PACKAGE + code, str(repositories), url, *WIDTHS],
             capture_output=True,
             cwd=tmp_path,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
@@ -234,7 +226,7 @@ print(json.dumps(found))
     found = json.loads(run.stdout.splitlines()[-1])
     assert found["refused"]
     mae, grey = small_mae(), pixels(picture)
-    batch = {"pixel_values": grey, "patch_mask": informative_patches(grey, PATCH), "index": torch.arange(1)}
+    batch = {"pixel_values": grey, "index": torch.arange(1)}
     for pooling, width in WIDTHS.items():
         weight, bias = head(width)
         expected = extract_features(mae, [batch], poolings=[pooling])[pooling][0] @ weight.T + bias
@@ -250,9 +242,3 @@ def test_the_stock_class_reads_a_checkpoint_of_pre_training_and_the_auto_class_r
     assert ViTMAEForPreTraining.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Unrecognized configuration class"):
         AutoModelForImageClassification.from_pretrained(tmp_path)
-
-
-def test_a_cls_classifier_is_the_stock_class():
-    classifier = export_classifier(small_mae(), *head(32), LABELS)
-    assert type(classifier) is ViTForImageClassification
-    assert classifier.config.num_channels == 3

@@ -220,13 +220,6 @@ def test_a_stack_trace_in_an_onnx_file_stops_the_push_and_its_weights_do_not(tmp
     assert verdicts(folder)["model.onnx"].reason == "is no whole ONNX file"
 
 
-@pytest.mark.parametrize(("config", "goes"), [({"pooling": "mean"}, False), ({"pooling": "cls"}, True), ({}, True)])
-def test_a_head_that_transformers_would_give_the_wrong_token_does_not_go(config, goes, tmp_path):
-    found = verdicts(write_model(tmp_path / "m", **config))["config.json"]
-    assert found.is_pushed is goes
-    assert goes or "scripts/export.py" in found.reason
-
-
 def test_a_prepared_data_set_goes_with_a_statement_and_not_without(shards):
     entries = review(shards, "dataset", PRIVATE, STATEMENT)
     assert {entry.path for entry in entries if entry.verdict == "goes"} == {
