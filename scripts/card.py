@@ -1,6 +1,6 @@
 """Makes the card of a finished run again, or a page of it for the folder of cards.
 
-    python scripts/card.py out/phantom --licence apache-2.0
+    python scripts/card.py out/phantom --license apache-2.0
 
 `--help` says the rest.
 """

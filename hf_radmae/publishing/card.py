@@ -33,7 +33,7 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
     Args:
         results: of a run, as in its `results.json`; only "name" must be there.
         template: a file in `templates/`.
-        **facts: what is not measured: "licence" of the weights or data, "figure" (the file beside the card with the
+        **facts: what is not measured: "license" of the weights or data, "figure" (the file beside the card with the
             picture of reconstructions), "use" (see `use_of`), "remote_code" (whether the repository holds code),
             "statement" of a data set.
 
@@ -44,7 +44,7 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
     environment = Environment(loader=loader, undefined=_Unmeasured, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes}
     make = dataset_metadata if template == TEMPLATES["dataset"] else model_metadata
-    metadata = make(results, facts.get("licence")).to_yaml()
+    metadata = make(results, facts.get("license")).to_yaml()
     text = environment.get_template(template).render(
         results, **facts, metadata=metadata, scores=list(scores(results.get("test", {})))
     )
@@ -77,13 +77,23 @@ def use_of(config: Mapping[str, Any]) -> str:
     return "anywhere" if config.get("num_channels", 3) == 3 else "package"
 
 
-def model_metadata(results: Mapping[str, Any], licence: str | None = None) -> ModelCardData:
+def with_license(card: str, license: str) -> str:
+    """A model's card that says under which licence its weights are, in its metadata and its text."""
+    front = f"license: {license}\n"
+    card = re.sub(r"\A---\n((?:(?!---).*\n)*?)license: [^\n]*\n", r"---\n\1", card, count=1)
+    card = card.replace("---\n", f"---\n{front}", 1) if card.startswith("---\n") else f"---\n{front}---\n\n{card}"
+    return re.sub(
+        r"^(?:Weights: \S+\.|No license of the weights was stated[^\n]*)$", f"Weights: {license}.", card, flags=re.M
+    )
+
+
+def model_metadata(results: Mapping[str, Any], license: str | None = None) -> ModelCardData:
     """The metadata of a model's card, with a result for each score that has an interval."""
     classifier = "classes" in results
     tags = ["radiograph", "x-ray", *(["vit"] if classifier else ["vit_mae", "masked-autoencoder", "self-supervised"])]
     evaluated = list(_classifier_results(results) if classifier else _probe_results(results))
     return ModelCardData(
-        license=licence,
+        license=license,
         library_name="transformers",
         pipeline_tag="image-classification" if classifier else "image-feature-extraction",
         tags=tags,
@@ -93,14 +103,14 @@ def model_metadata(results: Mapping[str, Any], licence: str | None = None) -> Mo
     )
 
 
-def dataset_metadata(manifest: Mapping[str, Any], licence: str | None = None) -> DatasetCardData:
+def dataset_metadata(manifest: Mapping[str, Any], license: str | None = None) -> DatasetCardData:
     """The metadata of a prepared data set's card: its splits by file, so that `load_dataset` finds them."""
     images = sum(count["images"] for count in manifest.get("counts", {}).values())
     sizes = ["n<1K", *(f"{low}<n<{high}" for low, high in zip(_SIZES.values(), [*_SIZES.values()][1:], strict=False))]
     category = sizes[min(sum(images >= limit for limit in _SIZES), len(sizes) - 1)]
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in manifest["rows"]]
     return DatasetCardData(
-        license=licence,
+        license=license,
         task_categories=["image-feature-extraction", "image-classification"],
         tags=["radiograph", "x-ray"],
         size_categories=category,

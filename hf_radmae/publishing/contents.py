@@ -1,134 +1,209 @@
-"""A look into one file that may go: what it tells beside what it is for, and its content without that."""
+"""One file that may go, written anew: what is looked at is what goes, and what was not written anew does not go."""
 
-import json
-from collections.abc import Iterator
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hf_radmae.publishing.private import Private, strip_png
-from hf_radmae.publishing.tables import allowed_columns, shard_finding
-from hf_radmae.shards.anonymous import IDENTIFYING
+import yaml
 
-_LOCAL_KEYS = {"_name_or_path", "data_dir", "output_dir", "cache_dir"}
-_FREE_TEXT = 300  # characters: no option, label or figure is that long, a report is
+from hf_radmae.publishing.json_files import OpenText, parse_json, rewritten_json
+from hf_radmae.publishing.pictures import pixels_alone
+from hf_radmae.publishing.private import Private
+from hf_radmae.publishing.tables import Burnt, rewrite_shard
+from hf_radmae.publishing.weights import rewrite_onnx, rewrite_safetensors
+from hf_radmae.publishing.words import words
+
+_LONGEST_WORD = 300
+_LICENSE_TEXTS = (  # of the GNU licences
+    *("51 Franklin Street", "51 Franklin St", "59 Temple Place", "675 Mass Ave"),
+    *("29 June 2007", "19 November 2007", "2 June 1991", "June 1991", "February 1999", "3 November 2008"),
+)
 
 
-def scrubbed(path: Path, folder: Path, private: Private) -> tuple[bytes | None, str]:
-    """The content to push in place of a file's own, None for as it is, and what was taken out.
+@dataclass(frozen=True)
+class Guard:
+    """What the gate looks for, and what a person has allowed.
 
-    JSON loses the keys that hold places on this machine, PNG its texts.
+    Attributes:
+        private: names and paths of this machine.
+        allow: first digits, 12 at least, of SHA-256 of contents that a person of the lab has looked at.
+        burnt: looks for texts in the pixels of shards, see `deid`; None does not.
+        texts: further finders of people in texts, see `deid`.
+    """
+
+    private: Private
+    allow: frozenset[str] = frozenset()
+    burnt: Burnt | None = None
+    texts: tuple[Any, ...] = ()
+
+    def allows(self, content: bytes) -> bool:
+        """Whether someone has looked at this very content and allowed it."""
+        return any(digest(content).startswith(allowed.lower()) for allowed in self.allow if len(allowed) >= 12)
+
+    def findings(self, text: str) -> list[str]:
+        """What a text tells, in words."""
+        pairs = [*self.private.findings(text), *(pair for finder in self.texts for pair in finder(text))]
+        return list(dict.fromkeys(f"{kind}, {told}{_line(text, told)}" for kind, told in pairs))
+
+    def check(self, text: str, what: str, content: bytes | None = None) -> str:
+        """Refuse a text that tells something, unless it is allowed; returns a note then.
+
+        Raises:
+            ValueError: names what it tells, and how to allow it.
+        """
+        found = self.findings(text)
+        if not found:
+            return ""
+        content = text.encode() if content is None else content
+        if self.allows(content):
+            return f"allowed by hash after a look: {'; '.join(found)}"
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise ValueError(f"{what} holds {'; '.join(found[:5])}{more}{how_to_allow(content)}")
+
+
+def _line(text: str, told: str) -> str:
+    """Where in a text of several lines some words stand, in words."""
+    lines = text.splitlines()
+    number = next((number for number, line in enumerate(lines, start=1) if told in line), None)
+    return f" (line {number})" if number and len(lines) > 1 else ""
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def how_to_allow(content: bytes) -> str:
+    """The words by which a refusal says how a person allows what was looked at."""
+    return f" (if it tells of nobody: --allow {digest(content)[:16]})"
+
+
+def rewrite(source: Path, target: Path, name: str, guard: Guard, manifest: dict[str, Any] | None = None) -> str:
+    """Write a file of a repository anew.
 
     Args:
-        path: the file.
-        folder: of the repository; a shard's columns are those of its manifest.
-        private: what must not be in a text.
+        source: the file.
+        target: where to.
+        name: below the repository, with slashes.
+        guard: what is looked for.
+        manifest: of a prepared data set.
+
+    Returns:
+        What was taken out or allowed, in words; empty for nothing.
 
     Raises:
         ValueError: it must not go; says why.
     """
-    match path.suffix:
-        case ".parquet":
-            _refuse(shard_finding(path, allowed_columns(_manifest(folder)), private))
+    match source.suffix:
         case ".safetensors":
-            _refuse(_safetensors_finding(path, private))
+            rewrite_safetensors(source, target)
         case ".onnx":
-            finding = private.find_in_graph(_without_tensors(path))
-            _refuse(finding and f"holds {finding}: export without the exporter's stack traces")
+            rewrite_onnx(source, target)
+        case ".parquet":
+            return rewrite_shard(source, target, manifest, guard.private, guard.burnt, guard.allows)
         case ".png":
-            content = path.read_bytes()
-            if (pixels := strip_png(content)) != content:
-                return pixels, "without the texts in the picture"
+            target.write_bytes(pixels_alone(source.read_bytes()))
+            return "pixels alone" if target.read_bytes() != source.read_bytes() else ""
         case ".json":
-            content = path.read_bytes()
-            value = json.loads(content)
-            dropped = sorted(set(_drop_local(value)))
-            for key, found in _leaves(value):
-                _refuse(_finding(key, found, private))
-            if dropped:
-                return f"{json.dumps(value, indent=2)}\n".encode(), f"without {', '.join(dropped)}"
+            return _json(source.read_bytes(), target, name, guard)
+        case ".py":
+            _own_code(source, name)
+            shutil.copyfile(source, target)
         case _:
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-                if finding := private.find(line):
-                    raise ValueError(f"line {number} holds {finding}")
-    return None, ""
+            return rewrite_text(source.read_bytes(), target, name, guard)
+    return ""
 
 
-def _refuse(finding: str | None) -> None:
-    if finding is not None:
-        raise ValueError(finding)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError("there is no manifest.json that says which columns it may have: prepare the data set again")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _finding(key: str, value: Any, private: Private) -> str | None:
-    if key in IDENTIFYING and value not in (None, ""):
-        return f"holds {key!r}, by which people are known"
-    text = str(value)
-    if len(text) > _FREE_TEXT:
-        return f"holds a text of {len(text)} characters under {key!r}: reports and remarks do not go"
-    finding = private.find(text)
-    return finding and f"holds {finding} (under {key!r})"
-
-
-def _without_tensors(path: Path) -> bytes:
-    """An ONNX model without the numbers of its tensors, in which any short text is found by chance."""
+def _json(content: bytes, target: Path, name: str, guard: Guard) -> str:
     try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise ValueError("cannot be looked into: pip install hf_radmae[onnx]") from error
+        written, dropped, allowed = rewritten_json(
+            name, content, guard.private, lambda text: guard.allows(text.encode())
+        )
+    except OpenText as error:
+        raise ValueError(f"{error}{how_to_allow(error.text.encode())}") from error
+    target.write_bytes(written)
+    notes = [f"without {', '.join(dropped)}"] if dropped else []
+    return "; ".join([*notes, *(f"allowed by hash after a look: {reason}" for reason in dict.fromkeys(allowed))])
+
+
+def _own_code(source: Path, name: str) -> None:
+    installed = files("hf_radmae.models").joinpath(name)
+    if not installed.is_file() or installed.read_bytes() != source.read_bytes():
+        raise ValueError(
+            "is not the code of this package, byte for byte: export the model anew; code of your own does not go"
+        )
+
+
+def rewrite_text(content: bytes, target: Path, name: str, guard: Guard) -> str:
+    """Write a card or a licence, if it tells nothing.
+
+    Raises:
+        ValueError: names what it tells.
+    """
     try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise ValueError("is no whole ONNX file") from error
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError("keeps its weights in another file: export it as one")
-        tensor.ClearField("raw_data")
-    return model.SerializeToString()
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("is no text in UTF-8") from error
+    looked_at = text
+    if name == "LICENSE":
+        for known in _LICENSE_TEXTS:
+            looked_at = looked_at.replace(known, "")
+    else:
+        looked_at = f"{text}\n{' '.join(_front_matter(text, guard))}"
+    if any(len(word) > _LONGEST_WORD for word in text.split()) or "data:image" in text or ";base64," in text:
+        raise ValueError("holds a file within the text, or a word of several hundred letters")
+    if odd := {char for char in text if not char.isprintable() and char not in "\n\r\t\ufeff"}:
+        raise ValueError(f"holds invisible characters ({', '.join(f'U+{ord(char):04X}' for char in sorted(odd))})")
+    note = guard.check(looked_at, "the text", content)
+    target.write_bytes(content)
+    return note
 
 
-def _safetensors_finding(path: Path, private: Private) -> str | None:
-    """What is beside the tensors: metadata other than their format, names that tell something, bytes after the end."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= path.stat().st_size else b"null"
-    tensors = json.loads(header)
-    if not isinstance(tensors, dict):
-        return "is no whole safetensors file"
-    metadata = tensors.pop("__metadata__", {})
-    if extra := sorted(metadata.keys() - {"format"}):
-        return f"has metadata {', '.join(extra)}: save it with metadata={{'format': 'pt'}} alone"
-    end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    if path.stat().st_size != 8 + length + end:
-        return "has another length than its header says"
-    finding = private.find("\n".join([*metadata.values(), *tensors]))
-    return finding and f"holds {finding}"
+class _Once(yaml.SafeLoader):
+    """YAML whose keys stand once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        if len(keys) != len(set(map(str, keys))):
+            raise ValueError("has a key twice in its metadata")
+        return super().construct_mapping(node, deep)
 
 
-def _drop_local(value: Any) -> Iterator[str]:
-    """Take out of a JSON value, in place, the keys that hold places on this machine; yields their names."""
-    if isinstance(value, dict):
-        for key in [key for key in value if key in _LOCAL_KEYS and isinstance(value[key], str)]:
-            del value[key]
-            yield key
-    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _drop_local(child)
+def _front_matter(text: str, guard: Guard) -> Iterable[str]:
+    """Texts and keys of a card's metadata, escapes of YAML resolved, one field a line."""
+    if not text.startswith("---\n"):
+        return []
+    front = text[4:].split("\n---", 1)[0]
+    try:
+        value = yaml.load(front, _Once)
+    except yaml.YAMLError as error:
+        raise ValueError("has metadata that is no YAML") from error
+    if not isinstance(value, dict):
+        raise ValueError("has metadata that is no table")
+    if unknown := sorted(set(map(str, value)) - words("front_matter")):
+        raise ValueError(f"has {', '.join(unknown)} in its metadata, which cards of the Hub do not have")
+    lines = list(_lines(value))
+    for key, _ in lines:
+        if guard.private.find(key):
+            raise ValueError(f"has the key {key!r} in its metadata")
+    return [f"\n{key}: {child}\n" for key, child in lines]
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of every text, number and truth value in a JSON value, keys included."""
+def _lines(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
     if isinstance(value, dict):
         for name, child in value.items():
-            yield key, name
-            yield from _leaves(child, name)
+            yield from _lines(child, str(name))
     elif isinstance(value, list):
         for child in value:
-            yield from _leaves(child, key)
+            yield from _lines(child, key)
     else:
-        yield key, value
+        yield key, str(value)
+
+
+__all__ = ["Guard", "digest", "how_to_allow", "parse_json", "rewrite", "rewrite_text"]

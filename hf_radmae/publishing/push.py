@@ -1,7 +1,8 @@
 """Pushes of a folder to the Hub: through the gate, private, in one commit that is there whole or not at all.
 
-Large files go first and belong to nothing until the commit names them. So a push that is cut off leaves the repository
-as it was, and the same push again sends only what is missing.
+Each file is written anew just before it is sent, one after the other, so that what goes is what the gate has looked at
+and one large file at most stands twice on the disk. Large files go first and belong to nothing until the commit names
+them. So a push that is cut off leaves the repository as it was, and the same push again sends only what is missing.
 """
 
 from __future__ import annotations
@@ -11,16 +12,27 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 
-from hf_radmae.publishing.card import TEMPLATES, read_results, render_card
-from hf_radmae.publishing.gate import Entry, Kind, Statement, listing, matches, refusals, review
+from hf_radmae.publishing.gate import (
+    Entry,
+    Finders,
+    Kind,
+    Statement,
+    check_license,
+    listing,
+    matches,
+    refusals,
+    review,
+    text_refusals,
+)
 from hf_radmae.publishing.private import Private
 
 logger = logging.getLogger(__name__)
@@ -43,7 +55,10 @@ class Pusher:
         kind: "model" or "dataset".
         private: whether the repository is to be seen by its owner only. One that is public already is refused then.
         statement: see `gate.review`; a data set needs it.
+        license: of a model's weights, for its card; of a data set it is in the statement.
         revision: the branch, main by default.
+        allow: see `contents.Guard`: hashes of what a person has looked at and allowed.
+        finders: see `deid`.
         api: of the Hub; by default with the token of the environment or of `hf auth login`.
         attempts: of each step before the push is given up for a failure that may pass.
         pause: seconds before the second attempt, doubled before each further one.
@@ -56,13 +71,17 @@ class Pusher:
         kind: Kind = "model",
         private: bool = True,
         statement: Statement | None = None,
+        license: str | None = None,
         revision: str | None = None,
+        allow: Collection[str] = (),
+        finders: Finders | None = None,
         api: HfApi | None = None,
         attempts: int = 5,
         pause: float = 2.0,
     ):
         self.repo_id, self.kind, self.private, self.statement = repo_id, kind, private, statement
         self.revision, self.api, self.attempts, self.pause = revision, api or HfApi(), attempts, pause
+        self.allow, self.finders, self.license = allow, finders or Finders(), license and check_license(license)
         self._job: Future[None] | None = None
 
     def open(self) -> str:
@@ -84,7 +103,26 @@ class Pusher:
 
     def review(self, folder: str | Path) -> list[Entry]:
         """What would become of each file, see `gate.review`; the network is not asked."""
-        return review(folder, self.kind, Private.of_this_machine(public=self.repo_id), self.statement)
+        options: dict[str, Any] = {"allow": self.allow, "repo_id": self.repo_id, "finders": self.finders}
+        options["license"] = self.license
+        return review(folder, self.kind, self._names, self.statement, **options)
+
+    def refusals(self, entries: Sequence[Entry], message: str = "") -> list[str]:
+        """Why nothing may be pushed: of the files, and of the texts beside them."""
+        is_seen = self.finders.pixels is not None
+        texts = {
+            "the message of the commit": message,
+            "the name of the repository": self.repo_id.rpartition("/")[2],
+            "the name of the branch": self.revision or "",
+            "the sentence on de-identification": self.statement.deidentification if self.statement else "",
+        }
+        found = refusals(entries, self.kind, self.statement, is_seen)
+        return found + text_refusals(texts, self._names, self.allow)
+
+    @property
+    def _names(self) -> Private:
+        """Names of this machine; who owns the repository is no secret."""
+        return Private.of_this_machine(public=self.repo_id.rpartition("/")[0])
 
     def push(self, folder: str | Path, message: str) -> CommitInfo:
         """Push a folder in one commit; call `open` first.
@@ -92,24 +130,23 @@ class Pusher:
         Raises:
             PushError: the gate refuses a file, or the Hub refuses the push. The repository is as it was.
         """
-        return self._send(Path(folder), self._passed(folder), message)
+        return self._send(self._passed(folder, message), message)
 
     def push_in_background(self, folder: str | Path, message: str) -> None:
-        """Push a folder while the program goes on, which may delete the folder meanwhile.
+        """Push a folder while the program runs on, which may delete the folder meanwhile.
 
-        A failure is logged and ends nothing: what is pushed while training goes on is pushed again later.
+        A failure is logged and ends nothing: what is pushed during training is pushed again later.
         """
         folder = Path(folder)
-        staged = folder.parent / f".push-{folder.name}"
-        shutil.rmtree(staged, ignore_errors=True)
+        staged = folder.parent / f".push-{folder.name}" / folder.name
+        shutil.rmtree(staged.parent, ignore_errors=True)
         try:
-            entries = self._passed(folder)
-            for entry in entries:
+            for entry in self._passed(folder, message):
                 _link(folder / entry.path, staged / entry.path)
         except Exception as error:  # of whatever kind, as in the push itself
             logger.error("No push in the background: %s", error)
             return
-        self._job = self.api.run_as_future(self._send_staged, staged, entries, message)
+        self._job = self.api.run_as_future(self._send_staged, staged, message)
 
     @property
     def is_busy(self) -> bool:
@@ -121,50 +158,44 @@ class Pusher:
         if self._job is not None:
             wait([self._job])
 
-    def _passed(self, folder: str | Path) -> list[Entry]:
+    def _passed(self, folder: str | Path, message: str) -> list[Entry]:
         entries = self.review(folder)
-        if found := refusals(entries, self.kind, self.statement):
+        if found := self.refusals(entries, message):
             raise PushError("nothing was pushed:\n  " + "\n  ".join(found) + f"\nAll files:\n{listing(entries)}")
         return [entry for entry in entries if entry.is_pushed]
 
-    def _send(self, folder: Path, entries: Sequence[Entry], message: str) -> CommitInfo:
-        contents: dict[str, bytes | Path] = {
-            entry.path: folder / entry.path if entry.content is None else entry.content for entry in entries
-        }
-        contents["README.md"] = self._card(folder, contents.get("README.md"))
+    def _send(self, entries: Sequence[Entry], message: str) -> CommitInfo:
         api = self.api
         where: dict[str, Any] = {"repo_type": self.kind, "revision": self.revision}
         there = self._try(lambda: api.list_repo_files(self.repo_id, **where))
-        old = [name for name in there if name not in contents and any(matches(name, p) for p in _NUMBERED[self.kind])]
+        names = {entry.path for entry in entries}
+        old = [name for name in there if name not in names and any(matches(name, p) for p in _NUMBERED[self.kind])]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationDelete(name) for name in old]
+        with TemporaryDirectory(prefix="push-") as work:
+            for entry in entries:
+                operations.append(self._sent_ahead(entry, Path(work, entry.path), where))
+            return self._try(lambda: api.create_commit(self.repo_id, operations, commit_message=message, **where))
 
-        def commit() -> CommitInfo:
-            operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                CommitOperationAdd(name, content) for name, content in contents.items()
-            ]
-            operations += [CommitOperationDelete(name) for name in old]
-            return api.create_commit(self.repo_id, operations, commit_message=message, **where)
+    def _sent_ahead(self, entry: Entry, file: Path, where: dict[str, Any]) -> CommitOperationAdd:
+        """A file written anew, and sent if it is a large one; small ones go with the commit."""
 
-        return self._try(commit)
+        def write() -> CommitOperationAdd:
+            entry.write(file)
+            return CommitOperationAdd(entry.path, str(file))
 
-    def _send_staged(self, staged: Path, entries: Sequence[Entry], message: str) -> None:
+        addition = self._try(write)
+        self._try(lambda: self.api.preupload_lfs_files(self.repo_id, [addition], **where))
+        if not addition.path_or_fileobj:  # it was sent, and huggingface_hub lets go of it
+            file.unlink()
+        return addition
+
+    def _send_staged(self, staged: Path, message: str) -> None:
         try:
-            self._send(staged, entries, message)
-        except Exception as error:  # of whatever kind: training goes on, and this thread has no one else to tell
+            self._send(self._passed(staged, message), message)
+        except Exception as error:  # of whatever kind: training continues, and this thread has no one else to tell
             logger.error("The push in the background failed: %s", error)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
-
-    def _card(self, folder: Path, card: bytes | Path | None) -> bytes:
-        """The card under the repository's name: code that loads the local folder loads the repository."""
-        if self.kind == "dataset":
-            assert self.statement is not None  # else the gate has refused
-            results = read_results(folder) | {"name": self.repo_id}
-            text = render_card(results, TEMPLATES["dataset"], licence=self.statement.licence, statement=self.statement)
-            return text.encode()
-        assert card is not None  # else the gate has refused
-        text = (card if isinstance(card, bytes) else card.read_bytes()).decode()
-        name = read_results(folder)["name"] if (folder / "results.json").is_file() else folder.name
-        return text.replace(f'"{name}"', f'"{self.repo_id}"').encode()
+            shutil.rmtree(staged.parent, ignore_errors=True)
 
     def _try(self, step: Callable[[], T]) -> T:
         """Run a step, again after a pause where the failure may pass, and say what a failure means."""

@@ -139,7 +139,7 @@ def test_a_template_cannot_print_what_is_not_there(tmp_path, monkeypatch):
 
 
 def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same():
-    data = ModelCard(render_card(RESULTS, licence="cc-by-4.0")).data
+    data = ModelCard(render_card(RESULTS, license="cc-by-4.0")).data
     assert (data.license, data.pipeline_tag) == ("cc-by-4.0", "image-feature-extraction")
     expected = [
         EvalResult(
@@ -165,7 +165,7 @@ def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same
 @pytest.mark.parametrize("results", [RESULTS, {"name": "x"}], ids=["measured", "bare"])
 def test_a_licence_is_in_the_metadata_only_if_it_was_stated(results):
     assert ModelCard(render_card(results)).data.license is None
-    assert "No licence of the weights was stated" in render_card(results)
+    assert "No license of the weights was stated" in render_card(results)
     assert metadata_errors(render_card(results)) == []
 
 
@@ -213,7 +213,7 @@ def test_the_card_of_a_data_set_says_its_statement_and_its_code_runs(workplace, 
     parts = {"train": make_rows(images=8), "test": make_rows(images=3)}
     prepare(parts, "shards", PrepareOptions(), key=b"k")
     statement = Statement("cc-by-4.0", "All images were looked at by two people.")
-    text = render_card(read_results("shards"), TEMPLATES["dataset"], licence="cc-by-4.0", statement=statement)
+    text = render_card(read_results("shards"), TEMPLATES["dataset"], license="cc-by-4.0", statement=statement)
     for said in (statement.deidentification, "| train | 8 |", "| test | 3 |", "Longest side at most 512 pixels"):
         assert said in text
     data = DatasetCard(text).data

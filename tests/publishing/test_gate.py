@@ -18,11 +18,14 @@ from rows import make_rows
 from safetensors.numpy import save_file
 
 from hf_radmae.publishing.gate import Entry, Statement, listing, refusals, review
-from hf_radmae.publishing.private import Private, image_finding, strip_png
+from hf_radmae.publishing.pictures import pixels_alone
+from hf_radmae.publishing.private import Private
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
 
-STATEMENT = Statement("cc-by-4.0", "Ids are hashed, headers dropped, every image was looked at.")
+STATEMENT = Statement(
+    "cc-by-4.0", "Ids are hashed, headers dropped, every image was looked at.", burned_in_checked=True
+)
 PRIVATE = Private(frozenset({"mueller", "node-17"}))
 SECRETS = {
     "a path": "/home/someone/scans/MUELLER_HANS/1.dcm",
@@ -50,7 +53,9 @@ HARMLESS = [
 
 def write_model(folder: Path, metadata: dict | None = None, **config) -> Path:
     folder.mkdir(exist_ok=True)
-    save_file({"weight": np.zeros((2, 3), np.float32)}, folder / "model.safetensors", metadata or {"format": "pt"})
+    save_file(
+        {"classifier.weight": np.zeros((2, 3), np.float32)}, folder / "model.safetensors", metadata or {"format": "pt"}
+    )
     (folder / "config.json").write_text(json.dumps({"model_type": "vit"} | config))
     (folder / "README.md").write_text("# model\n\n![Reconstructions](reconstructions.png)\n\nNot for diagnosis.\n")
     return folder
@@ -175,15 +180,14 @@ def test_a_png_loses_its_texts_and_keeps_its_pixels(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (9, 7), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=texts, exif=b"Exif\0\0mueller")
     content = (tmp_path / "a.png").read_bytes() + b"mueller behind the end"
-    clean = strip_png(content)
+    clean = pixels_alone(content)
     assert b"mueller" not in clean
-    assert image_finding(content)
-    assert image_finding(clean) is None
+    assert pixels_alone(clean) == clean
     (tmp_path / "b.png").write_bytes(clean)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), pixels)
     for cut in range(0, len(clean), 7):
-        with pytest.raises(ValueError, match=r"no PNG|cut off"):
-            strip_png(clean[:cut])
+        with pytest.raises(ValueError, match=r"neither|cut off"):
+            pixels_alone(clean[:cut])
 
 
 def test_safetensors_may_hold_tensors_and_their_format_alone(tmp_path):
@@ -202,40 +206,92 @@ def test_safetensors_may_hold_tensors_and_their_format_alone(tmp_path):
     assert len(refusals(list(verdicts(folder).values()), "model")) == 2  # and there is no card
 
 
-def test_a_stack_trace_in_an_onnx_file_stops_the_push_and_its_weights_do_not(tmp_path):
-    """Of twenty million random weights some read like a path or an address."""
+def onnx_model(path: Path, change=lambda model: None, weights: int = 1000) -> Path:
+    """A graph of one operation on weights, changed."""
+    onnx = pytest.importorskip("onnx")
+    numbers = np.random.default_rng(0).normal(0, 0.02, weights).astype(np.float32)
+    tensor = onnx.numpy_helper.from_array(numbers, "w")
+    node = onnx.helper.make_node("Add", ["w", "pixel_values"], ["logits"], name="/vit/layer.0/attention/MatMul")
+    ends = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch"]) for n in ("pixel_values", "logits")
+    ]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [tensor]))
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_onnx_file_is_written_anew_without_what_the_exporter_noted(tmp_path):
+    """Of two million random weights some read like a path or an address: they are no text."""
     onnx = pytest.importorskip("onnx")
     folder = write_model(tmp_path / "m")
-    weights = onnx.TensorProto(name="w", dims=[20_000_000], data_type=onnx.TensorProto.FLOAT)
-    weights.raw_data = np.random.default_rng(0).normal(0, 0.02, 20_000_000).astype(np.float32).tobytes()
-    node = onnx.helper.make_node("Identity", ["w"], ["y"], name="/vit/layer.0/attention/MatMul")
-    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [weights]))
-    onnx.save(model, folder / "model.onnx")
-    assert verdicts(folder)["model.onnx"].verdict == "goes"
-    model.graph.node[0].doc_string = 'File "/home/someone/env/model.py", line 3'
-    onnx.save(model, folder / "model.onnx")
-    assert "/home/someone/env/model.py" in verdicts(folder)["model.onnx"].reason
+
+    def notes(model):
+        model.doc_string = model.producer_name = model.domain = model.graph.name = "Hans Mueller"
+        model.graph.node[0].doc_string = 'File "/home/someone/env/model.py", line 3'
+        model.graph.doc_string = model.graph.input[0].doc_string = "Hans Mueller"
+        model.graph.initializer[0].doc_string = model.graph.initializer[0].name = "Mueller_Hans"
+        model.graph.node[0].name = model.graph.node[0].input[0] = "Mueller_Hans"
+        model.graph.value_info.add().name = "Mueller_Hans"
+        model.metadata_props.add().value = "Hans Mueller"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "Mueller_unused"))
+
+    onnx_model(folder / "model.onnx", notes, weights=2_000_000)
+    content = verdicts(folder)["model.onnx"].content
+    assert not [text for text in (b"Mueller", b"someone", b"pytorch") if text in content]
+    written = onnx.load_from_string(content)
+    assert len(written.graph.initializer) == 1
+    onnx.checker.check_model(written)
     (folder / "model.onnx").write_bytes(b"no graph")
     assert verdicts(folder)["model.onnx"].reason == "is no whole ONNX file"
 
 
+@pytest.mark.parametrize("what", ["input", "dimension", "attribute", "operation", "text tensor", "domain"])
+def test_an_onnx_file_with_names_or_texts_of_its_own_is_refused(what, tmp_path):
+    onnx = pytest.importorskip("onnx")
+
+    def change(model):
+        node = model.graph.node[0]
+        if what == "input":
+            model.graph.input[0].name = node.input[1] = "mueller"
+        elif what == "dimension":
+            model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "mueller"
+        elif what == "attribute":
+            node.attribute.append(onnx.helper.make_attribute("patient", "Hans"))
+        elif what == "operation":
+            node.op_type = "Mueller"
+        elif what == "domain":
+            node.domain = "hans.mueller"
+        else:
+            model.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("w", onnx.TensorProto.STRING, [1], [b"Hans"]))
+
+    folder = write_model(tmp_path / "m")
+    onnx_model(folder / "model.onnx", change)
+    assert verdicts(folder)["model.onnx"].verdict == "refused"
+
+
+@pytest.mark.parametrize(("config", "goes"), [({"pooling": "mean"}, False), ({"pooling": "cls"}, True), ({}, True)])
+def test_a_head_that_transformers_would_give_the_wrong_token_does_not_go(config, goes, tmp_path):
+    found = verdicts(write_model(tmp_path / "m", **config))["config.json"]
+    assert found.is_pushed is goes
+    assert goes or "scripts/export.py" in found.reason
+
+
 def test_a_prepared_data_set_goes_with_a_statement_and_not_without(shards):
     entries = review(shards, "dataset", PRIVATE, STATEMENT)
-    assert {entry.path for entry in entries if entry.verdict == "goes"} == {
-        "manifest.json",
-        *(f"data/train-{i:05}-of-00002.parquet" for i in range(2)),
-    }
+    shard_names = {f"data/train-{i:05}-of-00002.parquet" for i in range(2)}
+    assert {entry.path for entry in entries if entry.is_pushed} == {"README.md", "manifest.json", *shard_names}
+    assert {entry.verdict for entry in entries if entry.path in shard_names} == {"goes"}  # the same, byte for byte
     assert refusals(entries, "dataset", STATEMENT) == []
-    assert "licence" in refusals(entries, "dataset")[0]
+    assert "license" in refusals(entries, "dataset")[0]
 
 
 @pytest.mark.parametrize(
-    "licence, how", [("", STATEMENT.deidentification), ("CC BY", "x"), ("mit", ""), ("mit", "yes")]
+    "license, how", [("", STATEMENT.deidentification), ("CC BY", "x"), ("mit", ""), ("mit", "yes")]
 )
-def test_a_statement_that_says_nothing_is_none(licence, how):
-    with pytest.raises(ValueError, match=r"licence|de-identification"):
-        Statement(licence, how)
+def test_a_statement_that_says_nothing_is_none(license, how):
+    with pytest.raises(ValueError, match=r"license|de-identification"):
+        Statement(license, how)
 
 
 def replaced(table: pa.Table, name: str, values) -> pa.Table:
@@ -257,6 +313,9 @@ CHANGES = {
         t,
         "image",
         pa.array([{"bytes": b"\0" * 128 + b"DICM" + i["bytes"], "path": None} for i in t["image"].to_pylist()]),
+    ),
+    "metadata of a column": lambda t: t.cast(
+        pa.schema([f.with_metadata({"patient": "M1"}) if f.name == "side" else f for f in t.schema], t.schema.metadata)
     ),
     "texts in a PGM": lambda t: replaced(
         t,
@@ -312,24 +371,52 @@ def test_a_damaged_data_set_is_refused_with_a_reason(damage, shards, tmp_path):
     assert refusals(review(folder, "dataset", PRIVATE, STATEMENT), "dataset", STATEMENT)
 
 
-def test_jpeg_with_a_comment_is_found(tmp_path):
-    pixels = Image.new("L", (8, 8))
-    pixels.save(tmp_path / "a.jpg")
-    pixels.save(tmp_path / "b.jpg", comment="mueller")
-    assert image_finding((tmp_path / "a.jpg").read_bytes()) is None
-    assert image_finding((tmp_path / "b.jpg").read_bytes()) == "texts in a JPEG"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / "c.jpg", quality=95)
-    noise = (tmp_path / "c.jpg").read_bytes()
-    assert image_finding(noise) is None
-    for hidden in (noise + b"mueller", noise[:-2] + b"\xff\xfe\x00\x09mueller\xff\xd9", noise[:-2]):
-        assert image_finding(hidden) == "something beside the pixels of a JPEG"
+def test_a_jpeg_is_written_anew_and_nothing_but_its_pixels_is_kept(tmp_path):
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))
+    pixels.save(tmp_path / "a.jpg", quality=95, comment="mueller")
+    content = (tmp_path / "a.jpg").read_bytes()
+    second = content[:20] + b"\xff\xe0\x00\x10JFIF\0mueller\0\0" + content[20:]
+    for hidden in (content, second, content + b"mueller", content[:-2] + b"\xff\xfe\x00\x09mueller\xff\xd9"):
+        clean = pixels_alone(hidden)
+        assert b"mueller" not in clean
+        (tmp_path / "b.jpg").write_bytes(clean)
+        difference = np.asarray(Image.open(tmp_path / "b.jpg"), int) - np.asarray(Image.open(tmp_path / "a.jpg"), int)
+        assert np.abs(difference).max() <= 2  # grey values, by rounding
+    with pytest.raises(ValueError, match="damaged"):
+        pixels_alone(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "P", "RGBA", "1"])
+def test_a_png_of_any_kind_keeps_its_pixels_and_loses_the_rest(mode, tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (9, 7), np.uint8)
+    image = Image.fromarray(array.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(array).convert(mode)
+    image.save(tmp_path / "a.png", dpi=(77, 77))
+    content = (tmp_path / "a.png").read_bytes()
+    data = b"mueller12"
+    extra = b"".join(
+        struct.pack(">I", 9) + k + data + struct.pack(">I", zlib.crc32(k + data)) for k in (b"tEXt", b"vpAg")
+    )
+    clean = pixels_alone(content[:33] + extra + content[33:])
+    assert b"mueller" not in clean and b"pHYs" not in clean
+    (tmp_path / "b.png").write_bytes(clean)
+    again = Image.open(tmp_path / "b.png")
+    expected = image if mode in ("L", "I;16", "RGB") else image.convert("L" if mode == "1" else "RGB")
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(expected))
+
+
+def test_a_text_behind_the_rows_of_a_png_is_refused():
+    rows = zlib.compress(bytes(3 * 4) + b"mueller")
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 3, 3, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    png = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    with pytest.raises(ValueError, match="behind its pixels"):
+        pixels_alone(b"\x89PNG\r\n\x1a\n" + png)
 
 
 def test_a_damaged_chunk_is_no_png():
     chunk = b"IHDR" + bytes(13)
     whole = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk) ^ 1)
     with pytest.raises(ValueError, match="damaged"):
-        strip_png(whole)
+        pixels_alone(whole)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

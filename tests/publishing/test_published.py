@@ -38,7 +38,7 @@ from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.sources.phantom import write_archive
 
-STATEMENT = Statement("cc-by-4.0", "Generated images of nobody, ids hashed all the same.")
+STATEMENT = Statement("cc-by-4.0", "Generated images of nobody, ids hashed all the same.", burned_in_checked=True)
 
 
 def classifier(folder: Path) -> Path:

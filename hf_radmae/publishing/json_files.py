@@ -1,0 +1,246 @@
+"""JSON written anew: numbers under short names, and texts under a closed set of names for each file.
+
+Class names are the one text that a user chooses: they are looked at as labels, see `Private.label_findings`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from hf_radmae.publishing.private import Private
+from hf_radmae.publishing.words import words
+
+FREE_TEXT = 300
+"""Characters: no option, class or figure is that long, a report is."""
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+%/*-]{0,63}")
+_VERSION = re.compile(r"\d+(?:\.\w+)*(?:[+-][\w.]+)?")
+_CLASS = re.compile(r"[a-z_]{1,40}\.[A-Za-z]{1,60}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,60}/[A-Za-z0-9][\w.-]{0,90}")
+_LOCAL = {
+    *(
+        "_name_or_path",
+        "model_name_or_path",
+        "data_dir",
+        "output_dir",
+        "cache_dir",
+        "key_file",
+        "resume_from_checkpoint",
+    ),
+    *("name_or_path", "logging_dir", "run_name", "hub_model_id", "hub_token", "_commit_hash", "left_out_columns"),
+}
+"""Keys whose texts are places on this machine or name someone's account: they are taken out."""
+_VERSIONS = {"python", "torch", "torchvision", "transformers", "datasets", "accelerate", "numpy", "pillow", "pyarrow"}
+_VERSIONS |= {"pydicom", "hf_radmae", "transformers_version", "version"}
+_OF_THE_ARCHIVE = frozenset({"input", "key", "left_out"})
+"""What a manifest holds to continue a preparation: digests of the archive and of the key, columns that were dropped."""
+_OWN = {"name", "images", "patients"}
+"""Keys of this package that a field of a person may have as well."""
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()@./_-]{0,63}")
+_PHRASES = {"pre-trained - untrained", "majority class"}
+
+
+class OpenText(ValueError):
+    """A text that tells something; `text` is what a person of the lab may look at and allow."""
+
+    def __init__(self, reason: str, text: str):
+        super().__init__(reason)
+        self.text = text
+
+
+def parse_json(content: bytes) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is none, or an object has a key twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"has the key {', '.join(map(repr, repeated))} twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=once)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError("is no JSON") from error
+
+
+def rewritten_json(
+    name: str, content: bytes, private: Private, allows: Callable[[str], bool] = lambda text: False
+) -> tuple[bytes, list[str], list[str]]:
+    """A JSON file of a repository written anew, the keys that were taken out, and what was allowed.
+
+    Args:
+        name: of the file; says which keys may hold texts.
+        content: of the file.
+        private: what is looked for.
+        allows: whether a person has looked at a text and allowed it.
+
+    Raises:
+        ValueError: it is no JSON object, or holds what does not go.
+    """
+    value = parse_json(content)
+    if not isinstance(value, dict):
+        raise ValueError("is no JSON object")
+    if name == "model.safetensors.index.json":
+        return _text(_index(value), value, content), [], []
+    only = _Filter(name, private, _class_names(value), allows)
+    kept = only.value(value, name)
+    return _text(kept, value, content), sorted(set(only.dropped)), only.allowed
+
+
+def _text(kept: Any, value: Any, content: bytes) -> bytes:
+    """A value as JSON, in the layout of the file if it had one that this package and transformers write."""
+    layouts: list[dict[str, Any]] = [{"indent": 2}, {"indent": 2, "sort_keys": True}, {"indent": 1}, {}]
+    ways = [(layout, end) for layout in layouts for end in ("\n", "")]
+    same = (way for way in ways if (json.dumps(value, **way[0]) + way[1]).encode() == content)
+    layout, end = next(same, ways[0])
+    return (json.dumps(kept, **layout) + end).encode()
+
+
+def _index(value: dict[str, Any]) -> dict[str, Any]:
+    from hf_radmae.publishing.weights import is_tensor_name
+
+    weights, metadata = value.get("weight_map"), value.get("metadata", {})
+    if set(value) - {"metadata", "weight_map"} or not isinstance(weights, dict) or not isinstance(metadata, dict):
+        raise ValueError("holds more than metadata and weight_map")
+    for tensor, file in weights.items():
+        if not is_tensor_name(tensor) or not re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", str(file)):
+            raise ValueError(f"maps {tensor!r} to {file!r}: expected a tensor of a network and a file of weights")
+    if set(metadata) - {"total_size", "total_parameters"} or not all(
+        type(size) in (int, float) for size in metadata.values()
+    ):
+        raise ValueError("holds other metadata than the size of the weights")
+    return value
+
+
+@cache
+def _known() -> dict[str, frozenset[str]]:
+    """File -> names that may hold texts."""
+    from transformers import ViTConfig, ViTMAEConfig
+    from transformers.models.resnet import ResNetConfig
+
+    from hf_radmae.classification.setup import TaskArguments  # rooms that push, and so import this one
+    from hf_radmae.models.mae import preset_config
+    from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig
+    from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+
+    configs = (ViTConfig(), ViTMAEConfig(), ResNetConfig(), RadiographViTConfig(), preset_config("tiny"))
+    texts = {key for config in configs for key, value in config.to_dict().items() if isinstance(value, str | list)}
+    options = {
+        field.name
+        for kind in (DataArguments, ModelArguments, TaskArguments)
+        for field in fields(kind)
+        if "str" in str(field.type)
+    }
+    return {
+        "config.json": frozenset(words("config") | texts - _LOCAL),
+        "preprocessor_config.json": words("processor"),
+        "results.json": frozenset(words("results") | options - _LOCAL),
+        "manifest.json": words("manifest"),
+    }
+
+
+def _class_names(value: dict[str, Any]) -> frozenset[str]:
+    """The class names of a configuration or of results."""
+    found: list[Any] = []
+    for key in ("classes", "id2label", "label2id"):
+        part = value.get(key)
+        found += part if isinstance(part, list) else []
+        found += part.values() if isinstance(part, dict) and key == "id2label" else []
+        found += part if isinstance(part, dict) and key == "label2id" else []
+    return frozenset(name for name in found if isinstance(name, str))
+
+
+_GONE: Any = object()
+
+
+class _Filter:
+    """Takes out what does not belong to a file, and refuses what tells something."""
+
+    def __init__(self, name: str, private: Private, classes: frozenset[str], allows: Callable[[str], bool]):
+        self.private, self.classes, self.texts, self.allows = private, classes, _known()[name], allows
+        self.gone = _OF_THE_ARCHIVE if name == "manifest.json" else frozenset()
+        self.dropped: list[str] = []
+        self.allowed: list[str] = []
+
+    def value(self, value: Any, key: str) -> Any:
+        """A value under a key as it goes, `_GONE` if it does not."""
+        if isinstance(value, dict):
+            self.dropped += value.keys() & self.gone
+            value = {name: child for name, child in value.items() if name not in self.gone}
+            for name in value:
+                self._key(name, key)
+            pairs = [(name, self.value(child, key if name.isdigit() else name)) for name, child in value.items()]
+            return {name: child for name, child in pairs if child is not _GONE}
+        if isinstance(value, list):
+            children = [self.value(child, key) for child in value]
+            return [child for child in children if child is not _GONE]
+        if isinstance(value, str):
+            return self._text(value, key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self._number(value, key)
+        return value
+
+    def _key(self, key: str, parent: str) -> None:
+        known = key in self.texts or key in _VERSIONS or key in _OWN or key in _LOCAL
+        number = parent == "id2label" and re.fullmatch(r"\d{1,4}", key)
+        if key in self.classes or not (known or number):
+            self._label(key, parent, "the key")
+
+    def _number(self, value: float, key: str) -> None:
+        if not math.isfinite(value) or abs(value) < 1e5 or value != int(value):
+            return
+        text = f"{key.replace('_', ' ')}: {int(value)}"
+        for kind, told in self.private.findings(text):
+            self._refuse(f"holds {kind}, {told} (under {key!r})", text)
+
+    def _refuse(self, reason: str, text: str) -> None:
+        if not self.allows(text):
+            raise OpenText(reason, text)
+        self.allowed.append(reason)
+
+    def _text(self, text: str, key: str) -> Any:
+        if len(text) > FREE_TEXT:
+            reason = f"holds a text of {len(text)} characters under {key!r}: reports and remarks do not go"
+            self._refuse(reason, text)
+            return text
+        if key in _LOCAL:
+            if key == "model_name_or_path" and self._is_on_the_hub(text):
+                return text
+            self.dropped.append(key)
+            return _GONE
+        if text in ("", *_PHRASES) or (key in _VERSIONS and _VERSION.fullmatch(text)):
+            return text
+        if key.startswith("Auto") and _CLASS.fullmatch(text):
+            return text
+        before = len(self.allowed)
+        self._label(text, key)
+        if len(self.allowed) > before:
+            return text
+        if text in self.classes or (key == "device" and _DEVICE.fullmatch(text)):
+            return text
+        if not _IDENTIFIER.fullmatch(text):
+            self._refuse(f"holds the text {text[:80]!r} under {key!r}: expected a number or one word", text)
+            return text
+        if key in self.texts:
+            return text
+        self.dropped.append(key)
+        return _GONE
+
+    def _label(self, text: str, key: str, what: str = "the text") -> None:
+        for kind, told in self.private.label_findings(text):
+            self._refuse(f"holds {kind}, {told}, in {what} {text[:80]!r} (under {key!r})", text)
+        if len(text) > 64 or len(text.split()) > 6 or not text.isprintable():
+            self._refuse(f"holds {what} {text[:80]!r} under {key!r}: expected a short name", text)
+
+    def _is_on_the_hub(self, text: str) -> bool:
+        """Whether a checkpoint is one on the Hub, owner/name, rather than a folder."""
+        return bool(_HUB_ID.fullmatch(text)) and next(self.private.label_findings(text), None) is None
