@@ -9,11 +9,11 @@ the same command sends what is missing. Log in first with `hf auth login`, or se
 
 A file is refused, and then nothing goes, in which the gate finds a path, a name of this machine or its user, an e-mail
 address, a phone number, a DICOM UID, a date, a number that looks like an id, a name beside "Patient", "Dr." or "geb.",
-or a field of DICOM's de-identification profile (PatientName in any spelling): in texts, keys, values, class names, names
-of files, tensors, columns, repository and branch, in the message and the card. It cannot see a name that stands in no
-list without such a word beside it, or one that hides in the numbers of a tensor. It is no proof: look at what goes. What
-you have looked at and is harmless, an address of contact for example, goes with --allow and the hash that the refusal
-names; with other content it is refused again.
+or a field of DICOM's de-identification profile (PatientName in any spelling): in texts, keys, values, class names,
+names of files, tensors, columns, repository and branch, in the message and the card. It cannot see a name that stands
+in no list without such a word beside it, or one that hides in the numbers of a tensor. It is no proof: look at what
+goes. What you have looked at and is harmless, an address of contact for example, goes with --allow and the hash that
+the refusal names; with other content it is refused again.
 
 A prepared data set (scripts/prepare.py) goes only with its license and a sentence on its de-identification:
 
