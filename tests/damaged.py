@@ -46,10 +46,10 @@ def damaged_files() -> dict[str, tuple[bytes, str]]:
     with_nan[3, 4] = np.nan
     return {
         "empty.png": (b"", "is empty"),
-        "text.png": (b"patient did not show up\n" * 20, "no image that Pillow knows"),
+        "text.png": (b"patient did not show up\n" * 20, "no image of a known format"),
         "half.jpg": (jpeg[: len(jpeg) // 2], "damaged: .*truncated"),
         "half.png": (png[: len(png) // 2], "damaged: .*truncated"),
-        "header.png": (png[:18] + bytes(8) + png[26:], "no image that Pillow knows"),
+        "header.png": (png[:18] + bytes(8) + png[26:], "no image of a known format"),
         "constant.png": (encode(np.full((48, 40), 7, np.uint8), "PNG"), "constant: every pixel is 7"),
         "pixel.png": (encode(np.ones((1, 1), np.uint8), "PNG"), "1x1 pixels: the shortest side"),
         "long.png": (encode(radiograph(8, 400), "PNG"), "8x400 pixels: longer than 20 times"),

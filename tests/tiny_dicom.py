@@ -35,7 +35,7 @@ def tiny_dicom(
         "ViewPosition": "PA",
         "ImageLaterality": "L",
         "Manufacturer": "Phantom GmbH",
-        "ImagerPixelSpacing": [0.15, 0.2],
+        "ImagerPixelSpacing": [0.15, 0.15],
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
         "Rows": pixels.shape[0],

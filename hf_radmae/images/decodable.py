@@ -1,24 +1,25 @@
 """Says why a DICOM picture cannot be decoded, or not within bounds, before anything is allocated for it."""
 
 from collections.abc import Iterator
-from struct import unpack
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import RLELossless
 
+from hf_radmae.images.greyscale import integer
+from hf_radmae.images.streams import stream_facts
+
 GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-# JPEG's SOF0 to SOF15 without DHT, JPG and DAC (ISO/IEC 10918-1 B.1.1.3), and JPEG-LS's SOF55.
-_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def refusals(dataset: Dataset, max_pixels: int) -> Iterator[str]:
     """Yield why the picture cannot be decoded here, or would take unbounded memory, before anything is allocated."""
-    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 0)
-    photometric = str(dataset.PhotometricInterpretation).strip().upper()
-    allocated, stored, high = int(dataset.BitsAllocated), int(dataset.BitsStored), dataset.get("HighBit")
+    rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
+    samples = integer(dataset, "SamplesPerPixel") if dataset.get("SamplesPerPixel") not in (None, "") else 0
+    photometric = str(dataset.PhotometricInterpretation).strip(" \0").upper()
+    allocated, stored, high = integer(dataset, "BitsAllocated"), integer(dataset, "BitsStored"), dataset.get("HighBit")
     if rows * columns > max_pixels:
         yield f"declares {rows} x {columns} pixels, more than max_pixels={max_pixels}; raise the limit to read it"
     if allocated not in (1, 8, 16, 32) or not 1 <= stored <= allocated or high not in (None, stored - 1):
@@ -44,22 +45,9 @@ def refusals(dataset: Dataset, max_pixels: int) -> Iterator[str]:
         expected = rows * columns * samples * allocated // 8
         if len(frame) > 2 * expected + 65536:
             yield f"{len(frame)} compressed bytes for {expected} bytes of pixels; correct Rows and Columns"
-        if syntax != RLELossless and (coded := coded_shape(frame)) != (rows, columns, samples):
+        facts = stream_facts(frame) if syntax != RLELossless else None
+        if syntax != RLELossless and (coded := facts and facts[:3]) != (rows, columns, samples):
             yield (
                 f"its code stream holds {coded}, its header says {(rows, columns, samples)} (rows, columns, samples); "
                 "correct the header or export the file again"
             )
-
-
-def coded_shape(frame: bytes) -> tuple[int, int, int] | None:
-    """Return (rows, columns, samples) of a JPEG 2000 (ISO/IEC 15444-1 A.5.1) or JPEG (10918-1 B.2.2) stream."""
-    if (start := frame.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:
-        width, height, left, top, samples = unpack(">4I16xH", frame[start + 8 : start + 42])
-        return height - top, width - left, samples
-    offset = 2
-    while frame[:2] == b"\xff\xd8" and offset + 10 <= len(frame):
-        marker, length, rows, columns, samples = unpack(">xBHxHHB", frame[offset : offset + 10])
-        if marker in _START_OF_FRAME:
-            return rows, columns, samples
-        offset += 1 if marker == 0xFF else 2 + length
-    return None

@@ -1,25 +1,24 @@
 """Any radiograph as a grey array at its full bit depth, or one named error: PNG, JPEG, TIFF, DICOM, PIL, arrays.
 
 Pillow's `convert("L")` and `convert("RGB")` clip 16-bit images to white, and a viewer's readers hide damage. Here a
-16-bit file stays 16 bit, and whatever cannot be a radiograph (damaged, constant, a strip of pixels) raises
-`ImageError`, so that a caller can set it aside by name.
+file keeps its depth, and whatever cannot be a radiograph (damaged, constant, a strip of pixels) raises `ImageError`, so
+that a caller can skip it by name. A storage that does not answer raises `StorageError`: no image is to blame.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import struct
-import warnings
-import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
+from hf_radmae.images import raster
 from hf_radmae.images.dicom import read_header, read_radiograph
+from hf_radmae.images.storage import StorageError, steady
+from hf_radmae.images.streams import IncompleteError
 
 MIN_SIDE = 8
 """Shortest side in pixels that still shows anatomy."""
@@ -30,17 +29,6 @@ MAX_PIXELS = 2**27
 
 MAX_BYTES = 2 * MAX_PIXELS
 """Bytes of a file that are read at most: the largest image that is decoded, uncompressed in 16 bit."""
-_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
-"""What Pillow may take a file for: radiographs come as these, and others (EPS) start programs."""
-
-_PGM = re.compile(rb"P5\n(\d{1,6}) (\d{1,6})\n(255|65535)\n")
-"""The header of a portable grey map without comments, 8 or 16 bit."""
-
-_DAMAGE = (
-    *(OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
-    *(TypeError, IndexError),  # a TIFF without dimensions and a GIF cut within a block, both met while counting frames
-)
-"""What Pillow's decoders raise for damaged files (UnidentifiedImageError is an OSError)."""
 
 ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image | np.ndarray
 
@@ -56,17 +44,22 @@ class ImageError(ValueError):
 def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     """Reads one radiograph as a grey array at its full bit depth, air dark and bone bright for DICOM.
 
+    Colour becomes its luma, alpha is left out, WhiteIsZero is inverted, and the picture is upright. Of a phone's JPEG
+    with several pictures the first is read, of a TIFF the largest page where the others are smaller versions of it.
+
     Args:
         source: a path, the encoded bytes, a `datasets` image row `{"bytes", "path"}`, a PIL image, or an array of
-            shape (height, width), (height, width, channels) or (channels, height, width).
+            shape (height, width), (height, width, channels) or (channels, height, width). Of a PIL image whose pixels
+            Pillow has decoded already, what Pillow kept is read: 16-bit colour has 8 bits then.
         name: what to call the image in an error; the path by default.
 
     Returns:
-        Array (height, width) of dtype uint8, uint16, int32 or float32.
+        Array (height, width) of numbers as in the file: uint8, uint16, wider or signed integers, float32, float64.
 
     Raises:
         ImageError: the file is damaged, empty, has several frames, is constant, too small, too long or not finite.
         FileNotFoundError: there is no such file.
+        StorageError: the storage of the file does not answer.
     """
     payload, name = _payload(source, name)
     if isinstance(payload, str):  # in one piece: decoders seek, and network storage pays for every seek
@@ -87,7 +80,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     check_size(array.shape[0], array.shape[1], name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(name, "has NaN or infinite pixels")
-    if np.float32(array.min()) == np.float32(array.max()):  # what every reader computes in
+    if array.min() == array.max():
         raise ImageError(name, f"is constant: every pixel is {array.flat[0]}")
     return array
 
@@ -98,21 +91,28 @@ def image_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
     Raises:
         ImageError: no image header is found, or its size cannot be a radiograph's.
         FileNotFoundError: there is no such file.
+        StorageError: the storage of the file does not answer.
     """
     payload, name = _payload(source, name)
     if isinstance(payload, np.ndarray):
         height, width = _grey(payload, name).shape
     elif isinstance(payload, Image.Image):
-        height, width = _shown_size(payload)
+        height, width = raster.shown_size(payload)
     elif _is_dicom(payload, name):
         try:
             header = read_header(payload)
         except ValueError as error:
             raise ImageError(name, str(error)) from error
-        height, width = header.rows, header.columns
+        height, width = header.shape
     else:
-        with _open(payload, name) as image:
-            height, width = _shown_size(image)
+        try:
+            height, width = steady(partial(raster.size, payload), name)
+        except raster.RasterError as error:
+            raise ImageError(name, str(error)) from error
+        except (FileNotFoundError, StorageError):
+            raise
+        except Exception as error:  # decoders raise nearly any error for damaged files
+            raise ImageError(name, f"cannot be opened: {error}") from error
     check_size(height, width, name)
     return height, width
 
@@ -144,10 +144,13 @@ def _payload(source: ImageSource, name: str | None) -> tuple[str | bytes | Image
 
 
 def _read_bytes(path: str, name: str, size: int) -> bytes:
-    try:
+    def read() -> bytes:
         with open(path, "rb") as file:
             return file.read(size)
-    except FileNotFoundError:
+
+    try:
+        return steady(read, name)
+    except (FileNotFoundError, StorageError):
         raise
     except OSError as error:
         raise ImageError(name, f"cannot be read: {error.strerror}") from error
@@ -158,62 +161,39 @@ def _is_dicom(payload: str | bytes, name: str) -> bool:
     return head[128:] == b"DICM"
 
 
-def _open(payload: str | bytes, name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():  # Pillow warns of large images; MAX_PIXELS refuses them
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload, formats=_FORMATS)
-    except UnidentifiedImageError as error:
-        empty = not (payload if isinstance(payload, bytes) else _read_bytes(payload, name, 1))
-        unknown = "is no image that Pillow knows, and no DICOM file (no DICM at byte 128)"
-        raise ImageError(name, "is empty: 0 bytes" if empty else unknown) from error
-    except _DAMAGE as error:
-        raise ImageError(name, f"cannot be opened: {error}") from error
-
-
 def _decode(payload: bytes, name: str) -> np.ndarray:
-    if plain := _PGM.match(payload):  # what prepared shards hold: read as it is, four times faster than by Pillow
-        width, height, most = (int(value) for value in plain.groups())
-        check_size(height, width, name)
-        dtype = np.dtype(np.uint8 if most == 255 else ">u2")
-        missing = height * width * dtype.itemsize - (len(payload) - plain.end())
-        if missing > 0:
-            raise ImageError(name, f"is damaged: {missing} bytes of its pixels are missing")
-        pixels = np.frombuffer(payload, dtype, height * width, plain.end()).reshape(height, width)
-        return pixels.astype(dtype.newbyteorder("="), copy=False)
-    with _open(payload, name) as image:
-        return _from_pil(image, name)
+    try:
+        return raster.decode(payload, partial(check_size, name=name))
+    except ImageError:
+        raise
+    except (raster.RasterError, IncompleteError) as error:
+        raise ImageError(name, str(error)) from error
+    except Exception as error:  # decoders raise nearly any error for damaged files
+        raise ImageError(name, f"is damaged: {error}") from error
 
 
 def _from_pil(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a PIL image: decoded here if Pillow has only opened it, else what Pillow made of them."""
     check_size(image.height, image.width, name)
-    turned = _orientation(image) != 1
     try:
-        frames = getattr(image, "n_frames", 1)
-        grey = image if image.mode in ("L", "I", "F") or image.mode.startswith("I;16") else image.convert("L")
-        grey = ImageOps.exif_transpose(grey) if turned else grey
-        array = np.asarray(grey)  # decodes; 1, LA, P, RGB, RGBA, CMYK and YCbCr have eight bits a channel
-    except _DAMAGE as error:
+        if isinstance(image, ImageFile.ImageFile) and image.tile and image.fp is not None:
+            place = image.fp.tell()
+            image.fp.seek(0)
+            content = image.fp.read(MAX_BYTES)
+            image.fp.seek(place)
+            return _decode(content, name)
+        if image.format == "TIFF" and (wide := max(image.tag_v2.get(258, (1,)))) > 8:  # type: ignore[attr-defined]
+            if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+                raise ImageError(name, f"had {wide} bits, of which Pillow kept 8: give its path or its bytes")
+            if image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+                raise ImageError(name, "is WhiteIsZero, which Pillow leaves negative: give its path or its bytes")
+        return raster.from_pil(image)
+    except ImageError:
+        raise
+    except raster.RasterError as error:
+        raise ImageError(name, str(error)) from error
+    except Exception as error:  # Pillow raises nearly any error for damaged files
         raise ImageError(name, f"is damaged: {error}") from error
-    if frames > 1:
-        raise ImageError(name, f"has {frames} frames: a radiograph has one")
-    return array.astype(np.uint16, copy=False) if grey.mode.startswith("I;16") else array
-
-
-def _shown_size(image: Image.Image) -> tuple[int, int]:
-    turned = _orientation(image) >= 5
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The Exif orientation, 1 (upright) to 8; 5 to 8 exchange height and width. A TIFF's is Pillow's own concern."""
-    if "exif" not in image.info or image.format == "TIFF":
-        return 1
-    try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:
-        return 1
-    return found if found in range(1, 9) else 1
 
 
 def _grey(array: np.ndarray, name: str) -> np.ndarray:
@@ -225,11 +205,12 @@ def _grey(array: np.ndarray, name: str) -> np.ndarray:
                 name, f"has shape {array.shape}: expected (H, W), (H, W, C) or (C, H, W) with C of 1, 3, 4"
             )
         colour = array.take(range(min(3, array.shape[axis])), axis=axis)
-        array = colour.mean(axis=axis, dtype=np.float32) if colour.shape[axis] > 1 else colour.squeeze(axis)
+        exact = np.float32 if array.dtype.itemsize <= 2 else np.float64
+        array = colour.mean(axis=axis, dtype=exact) if colour.shape[axis] > 1 else colour.squeeze(axis)
     if array.ndim != 2 or not array.size:
         raise ImageError(name, f"has shape {array.shape}: expected (H, W), (H, W, C) or (C, H, W)")
     if array.dtype.kind not in "buif":
         raise ImageError(name, f"has dtype {array.dtype}: expected numbers")
     if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+        return raster.widened(array.astype(np.uint8), 1)
+    return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind == "f" else array

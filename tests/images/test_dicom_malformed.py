@@ -73,7 +73,7 @@ MALFORMED = [
     (
         "frames are no number",
         tiny_dicom(NumberOfFrames=7).replace(b"\2\x007 ", b"\2\x007A"),
-        r"of the wrong kind; correct it .*\(ValueError\)",
+        r"of the wrong kind; correct it .*\(NumberOfFrames is no integer, ElementError\)",
     ),
     ("rescale to nothing", tiny_dicom(RescaleSlope="0", RescaleIntercept="0"), "rescale with slope 0.0 and intercept"),
     ("short look-up table", tiny_dicom(ModalityLUTSequence=lut(256)), "LUT with 3 entries, its descriptor says 256"),
