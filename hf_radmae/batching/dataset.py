@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, TypedDict
 
 import datasets
@@ -15,6 +16,9 @@ from hf_radmae.batching.sampler import Repeat
 from hf_radmae.images.fitting import as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.masking import keyed_noise
+
+MAX_REPLACEMENTS = 20
+"""Images that are tried in place of one that cannot be read: where none of them can, the data is at fault."""
 
 
 class Skipped(TypedDict):
@@ -95,10 +99,11 @@ class RadiographDataset(torch.utils.data.Dataset):
         An item is `repeated`, and must not count, where the index is a `Repeat`, or the row stands in for another.
 
         Raises:
-            ImageError: no image can be read.
+            ImageError: neither this image nor `MAX_REPLACEMENTS` others can be read.
+            StorageError: the storage does not answer; no image is listed for it.
         """
         skipped: list[Skipped] = []
-        for candidate in self._from(int(index)):
+        for candidate in islice(self._from(int(index)), 1 + MAX_REPLACEMENTS):
             row = self._columns[candidate]
             name = row[self._names] if self._names else row["image"].get("path") or f"row {candidate}"
             try:
@@ -112,7 +117,8 @@ class RadiographDataset(torch.utils.data.Dataset):
                 item = self._fit(image, candidate, self.bin_ids[index])
                 return {**item, "index": candidate, "skipped": skipped, "repeated": repeated}
         first = skipped[0]
-        raise ImageError(first["image"], f"{first['reason']}; and none of the other {len(self) - 1} images can be read")
+        others = f"none of the other {len(skipped) - 1} images that were tried can be read"
+        raise ImageError(first["image"], f"{first['reason']}; and {others}")
 
     def _from(self, index: int) -> Iterator[int]:
         """The row itself, then the other rows of its bin in order, around the end, then the rows of other bins."""

@@ -119,6 +119,11 @@ class Radiograph(RadiographHeader):
     pixels: np.ndarray
 
 
+def yes_or_no(text: str) -> str | None:
+    """A header's YES or NO, None for every other text: nothing else may be copied out of a file."""
+    return text if text in ("YES", "NO") else None
+
+
 def read_header(path_or_bytes: str | Path | bytes) -> RadiographHeader:
     """Return the facts of a DICOM file without reading its pixels.
 

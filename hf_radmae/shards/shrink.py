@@ -13,6 +13,7 @@ from PIL import Image
 
 from hf_radmae.batching.binning import Bins, assign
 from hf_radmae.batching.grids import target_sizes
+from hf_radmae.images.fitting import as_float32
 from hf_radmae.images.image import ImageError, check_size
 
 ENCODINGS = ("pgm", "png", "jpeg")
@@ -41,6 +42,7 @@ class PrepareOptions:
         maximum: Drop an image with no grey value above this; None drops none.
         mean: Drop an image whose mean grey value is at most this; None drops none.
         drawing: Drop a DICOM file whose ImageType says DRAWING.
+        keep_burned_in: Keep a DICOM file whose BurnedInAnnotation says YES: text in the picture may name the patient.
         labels: Columns to keep beside sizes and ids; by default those of classes and of truth values.
         images_per_shard: Images of a shard before any is dropped: what a worker loses at most when it is killed.
         seed: Of the order of the images, mixed so that a stream of a few shards is varied.
@@ -61,6 +63,7 @@ class PrepareOptions:
     maximum: float | None = field(default=None, metadata={"help": "Drop images with no grey value above this."})
     mean: float | None = field(default=None, metadata={"help": "Drop images whose mean is at most this."})
     drawing: bool = field(default=False, metadata={"help": "Drop DICOM files that are drawings by their ImageType."})
+    keep_burned_in: bool = field(default=False, metadata={"help": "Keep DICOM files with text burnt into the picture."})
     labels: list[str] | None = field(default=None, metadata={"help": "Columns to keep; default: all class labels."})
     images_per_shard: int = field(default=1000, metadata={"help": "Images of a shard, lost at most by a kill."})
     seed: int = field(default=42, metadata={"help": "Of the order of the images."})
@@ -127,7 +130,7 @@ def shrink(pixels: np.ndarray, size: tuple[int, int], bits: int, name: str) -> n
     """
     height, width = size
     if pixels.shape != size:
-        picture = Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+        picture = Image.fromarray(pixels if pixels.dtype == np.uint8 else as_float32(pixels))
         resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
     else:
         resized = pixels

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.content import measure_image
-from hf_radmae.images.dicom import DicomError, read_radiograph
+from hf_radmae.images.dicom import DicomError, RadiographHeader, read_radiograph, yes_or_no
 from hf_radmae.images.fitting import as_tensor
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.images.storage import StorageError, steady, storage_fault
@@ -36,6 +36,8 @@ SIZES: dict[str, Any] = {
     "spacing": datasets.List(datasets.Value("float32")),  # (row, column) of the prepared image in mm, null if unknown
     "informative": datasets.Value("float32"),  # share of its patches that are not background, and the box around them
     "content_box": datasets.List(datasets.Value("int32")),
+    # What a DICOM header says, YES or NO, null where it says nothing.
+    **{name: datasets.Value("string") for name in ("burned_in_annotation", "patient_identity_removed")},
 }
 
 
@@ -164,14 +166,16 @@ class ShardWriter:
 
     def _prepare(self, content: bytes, row: dict, report: Report, name: str) -> dict[str, Any] | None:
         """The image and its sizes; None where a cleaning rule drops it."""
-        pixels, spacing, drawing = _read(content, name)
+        pixels, header = _read(content, name)
         rule = pixel_rule(pixels, CleaningRules(maximum=self.options.maximum, mean=self.options.mean))
-        if drawing and self.options.drawing:
+        if header and self.options.drawing and "DRAWING" in header.image_type:
             rule = "drawing"
+        if header and not self.options.keep_burned_in and header.burned_in_annotation == "YES":
+            rule = "burned_in_annotation"
         if rule is not None:
             report.dropped[rule] += 1
             return None
-        spacing = spacing or _spacing(row.get("spacing"))
+        spacing = (header and header.spacing) or _spacing(row.get("spacing"))
         original_height, original_width = pixels.shape
         if self.options.crop_to_field:
             top, left, height, width = field_box(pixels)
@@ -189,6 +193,8 @@ class ShardWriter:
             "spacing": spacing and [step * scale for step, scale in zip(spacing, scales, strict=True)],
             "informative": informative,
             "content_box": list(box),
+            "burned_in_annotation": header and yes_or_no(header.burned_in_annotation),
+            "patient_identity_removed": header and yes_or_no(header.patient_identity_removed),
         }
 
 
@@ -198,15 +204,15 @@ def read_report(path: Path) -> Report:
     return Report(values["images"], Counter(values["dropped"]), [tuple(entry) for entry in values["quarantine"]])
 
 
-def _read(content: bytes, name: str) -> tuple[np.ndarray, tuple[float, float] | None, bool]:
-    """Grey pixels (rows, columns), and of a DICOM file the spacing (row, column) in mm, and if it is a drawing."""
+def _read(content: bytes, name: str) -> tuple[np.ndarray, RadiographHeader | None]:
+    """Grey pixels (rows, columns), and of a DICOM file what its header says."""
     if content[128:132] != b"DICM":
-        return read_image(content, name), None, False
+        return read_image(content, name), None
     try:
         radiograph = read_radiograph(content)
     except DicomError as error:
         raise ImageError(name, error.reason) from error
-    return read_image(radiograph.pixels, name), radiograph.spacing, "DRAWING" in radiograph.image_type
+    return read_image(radiograph.pixels, name), radiograph
 
 
 def _spacing(value: Any) -> tuple[float, float] | None:
