@@ -180,7 +180,9 @@ def test_a_bin_without_one_good_image_takes_the_next_of_another_at_its_own_shape
 
 def test_images_of_which_none_is_good_are_an_error():
     dataset = RadiographDataset(make_rows([b"", b""]), BINS)
-    with pytest.raises(ImageError, match="row 1: is empty: 0 bytes; and none of the other 1 images that were tried can be read"):
+    with pytest.raises(
+        ImageError, match="row 1: is empty: 0 bytes; and none of the other 1 images that were tried can be read"
+    ):
         dataset[1]
 
 

@@ -18,7 +18,9 @@ from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.parquet import FOOTER
 from hf_radmae.sources.patients import connected_groups, image_groups
 
-HEADER_DAMAGE = {"empty.png", "text.png", "header.png", "pixel.png", "long.png", "bomb.png", "larger_bomb.png"}
+HEADER_DAMAGE = {"empty.png", "text.png", "header.png", "pixel.png", "long.png", "bomb.png", "larger_bomb.png"} | {
+    "frames.tif"
+}
 """The damaged files that have no readable size; the others show when their pixels are decoded."""
 
 
