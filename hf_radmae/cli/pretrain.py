@@ -23,7 +23,6 @@ import numpy as np
 
 from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
-from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.content import COLUMNS as CONTENT
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.batching.streaming import open_shards
@@ -36,9 +35,11 @@ from hf_radmae.pretraining.memory import tokens_that_fit
 from hf_radmae.pretraining.results import environment, train_figures
 from hf_radmae.pretraining.setup import initial_model, make_trainer, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
-from hf_radmae.probing.networks import probe_networks
+from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.study.pretrained import probe_against_rivals
+from hf_radmae.study.seen import save_seen
 
 REPEATED: tuple[str, ...] = (
     "seed",
@@ -89,6 +90,8 @@ def main() -> None:
     if args.find_tokens_per_batch:
         say(f"--tokens_per_batch {tokens_that_fit(trainer.model, bins, trainer.accelerator.autocast)}")
         return
+    if not args.streaming:
+        trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer, data_args.probe_column))
     losses = {"before": trainer.evaluate()["eval_loss"]}
     checkpoint = args.resume_from_checkpoint
     if checkpoint in (None, "true", "True", "last"):
@@ -102,23 +105,24 @@ def main() -> None:
     if args.process_index != 0:
         return
 
+    shown = {"rivals": [Path(name).name for name in data_args.rivals]}
     results = {
         "name": folder.name,
         "environment": environment(),
-        "data": vars(data_args) | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
+        "data": vars(data_args) | shown | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
         "arguments": {name: getattr(args, name) for name in REPEATED},
         "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
         "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
         "losses": losses,
+        "features": watched(trainer.state.log_history),
     }
+    if not args.streaming:
+        save_seen([rows["train"], rows["validation"]], folder)
     if data_args.probe_column:
-        trained = RadMAEForPreTraining.from_pretrained(folder)  # whole, where training sharded it
-        networks = {"untrained": initial_model(model_args, data_args.max_tokens, args.seed), "pre-trained": trained}
-        networks = {name: network.to(args.device) for name, network in networks.items()}
-        # Over all patches, as bare transformers sees an image: how much of it is background tells of the body part.
-        collate = BucketCollator(patch_size, model.config.num_channels, flat_threshold=0)
-        workers = args.dataloader_num_workers
-        results["probe"] = probe_networks(networks, parts, data_args.probe_column, collate, num_workers=workers)
+        trained = RadMAEForPreTraining.from_pretrained(folder).to(args.device)  # whole, where training sharded it
+        untrained = initial_model(model_args, data_args.max_tokens, args.seed).to(args.device)
+        options = {"rivals": data_args.rivals, "num_workers": args.dataloader_num_workers}
+        results["probe"] = probe_against_rivals(trained, untrained, parts, data_args.probe_column, **options)
         say(probe_text(results["probe"]))
     save_results(results, folder)
     write_card(results, folder)

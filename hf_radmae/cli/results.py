@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_radmae.publishing.card import public
+from hf_radmae.study.report import table_lines
 
 
 def save_results(results: Mapping[str, Any], folder: str | Path) -> Path:
@@ -18,13 +19,8 @@ def save_results(results: Mapping[str, Any], folder: str | Path) -> Path:
 
 
 def probe_text(probe: Mapping[str, Any]) -> str:
-    """The rows of a probe as a plain table, accuracies in per cent with their 95 % intervals."""
-    lines = [f"Linear probe of {probe['column']} on mean-pooled features, test split, per cent (95 % interval):", ""]
-    lines.append(f"{'labels':8}{'features':26}{'balanced accuracy':>26}{'accuracy':>26}")
-    for row in probe["rows"]:
-        cells = (
-            f"{100 * row[m]:.1f} ({100 * row[m + '_low']:.1f} to {100 * row[m + '_high']:.1f})"
-            for m in ("balanced_accuracy", "accuracy")
-        )
-        lines.append(f"{row['labels']:8}{row['model']:26}" + "".join(f"{cell:>26}" for cell in cells))
-    return "\n".join(lines)
+    """The tables of a probe as text, scores in per cent with their 95 % intervals."""
+    lines = [line for table in probe["tables"] for line in table_lines(probe["column"], table)]
+    if probe["dropped"]:
+        lines.append(f"\nDropped, fewer than ten test images: {', '.join(probe['dropped'])}.")
+    return "\n".join([*lines, f"\nPer cent with 95 % intervals over {probe['resampled']} and draws; test split."])

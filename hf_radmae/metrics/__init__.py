@@ -1,39 +1,35 @@
-"""Scores with intervals over patients, as plain functions and as `evaluate` modules that need no network."""
+"""Scores with intervals over patients, as plain functions of arrays."""
 
 from hf_radmae.metrics.bootstrap import Interval, bootstrap_interval, paired_interval
 from hf_radmae.metrics.classification import (
-    AUROC,
-    Accuracy,
-    BalancedAccuracy,
-    ConfusionMatrix,
-    MacroF1,
-    PerClass,
     accuracy,
     auroc,
+    average_precision,
     balanced_accuracy,
+    brier,
     confusion_matrix,
     macro_f1,
     per_class,
+    reliability,
+    sensitivity_at_specificity,
 )
 from hf_radmae.metrics.irma_error import CodeTree, IRMAError, irma_error
 
 __all__ = [
-    "AUROC",
-    "Accuracy",
-    "BalancedAccuracy",
     "CodeTree",
-    "ConfusionMatrix",
     "IRMAError",
     "Interval",
-    "MacroF1",
-    "PerClass",
     "accuracy",
     "auroc",
+    "average_precision",
     "balanced_accuracy",
     "bootstrap_interval",
+    "brier",
     "confusion_matrix",
     "irma_error",
     "macro_f1",
     "paired_interval",
     "per_class",
+    "reliability",
+    "sensitivity_at_specificity",
 ]

@@ -2,7 +2,8 @@
 
 A metric here is a function `metric(references, predictions, weights)`: weights (resamples, images) say how often each
 image was drawn, None means once, and the result has one entry per resample. Images of a patient are drawn together,
-since they are not independent (Field and Welsh 2007, cluster bootstrap).
+since they are not independent (Field and Welsh 2007, cluster bootstrap), and within their class, so that every resample
+holds every class.
 """
 
 import logging
@@ -41,11 +42,30 @@ def is_missing(labels: Sequence | np.ndarray) -> np.ndarray:
     return np.isnan(labels) | (labels < 0)
 
 
-def patient_weights(groups: Sequence | np.ndarray, n: int, seed: int) -> np.ndarray:
-    """How often each image is drawn when whole groups are drawn with replacement; float32 (n, images)."""
+def patient_weights(
+    groups: Sequence | np.ndarray, n: int, seed: int, strata: Sequence | np.ndarray | None = None
+) -> np.ndarray:
+    """How often each image is drawn when whole groups are drawn with replacement; float32 (n, images).
+
+    Args:
+        groups: (images,) keys of patients.
+        n: number of resamples.
+        seed: of the resampling.
+        strata: (images,) classes. Groups are drawn within the class that most of their images have, as many as it has;
+            None draws from all groups at once.
+    """
     keys, group = np.unique(np.asarray(groups), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=n)
-    return drawn.astype(np.float32)[:, group]
+    stratum = np.zeros(len(keys), np.int64)
+    if strata is not None:
+        names, codes = np.unique(np.asarray(strata), return_inverse=True)
+        counts = np.zeros((len(keys), len(names)), np.int64)
+        np.add.at(counts, (group, codes), 1)
+        stratum = counts.argmax(1)
+    rng, drawn = np.random.default_rng(seed), np.zeros((n, len(keys)), np.float32)
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        drawn[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
+    return drawn[:, group]
 
 
 def bootstrap_interval(
@@ -54,7 +74,8 @@ def bootstrap_interval(
     predictions: Sequence | np.ndarray,
     *,
     groups: Sequence | np.ndarray | None = None,
-    over_draws: bool = False,
+    strata: Sequence | np.ndarray | None = None,
+    runs: int = 0,
     n: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -64,10 +85,12 @@ def bootstrap_interval(
     Args:
         metric: a function as in this module's first lines, `balanced_accuracy` for one.
         references: (images,) true labels; images without a label are left out, and their number is logged.
-        predictions: (images, ...) what the metric compares with them; with `over_draws` (draws, images, ...).
+        predictions: (images, ...) what the metric compares with them, after `runs` axes of models.
         groups: (images,) patient keys. None takes each image as a patient of its own.
-        over_draws: predictions come from models trained on several draws of the labels. The value is then the mean
-            over draws, and the draws are resampled with the patients, so that the interval holds both uncertainties.
+        strata: (images,) classes whose numbers stay fixed, see `patient_weights`.
+        runs: leading axes of `predictions`: 1 for models trained on several draws of the labels, 2 for several seeds
+            of a pre-training and then draws. The value is the mean over them, and each axis is resampled with the
+            patients, so that the interval holds all these uncertainties.
         n: number of resamples.
         level: share of the resamples inside the interval.
         seed: of the resampling. Equal seeds on equal images give equal resamples.
@@ -75,10 +98,8 @@ def bootstrap_interval(
     Raises:
         ValueError: lengths differ, or no image has a label.
     """
-    predictions = np.asarray(predictions)
-    references, draws, groups = _prepare(references, predictions if over_draws else predictions[None], groups)
-    values, resampled = _resample(metric, references, draws, patient_weights(groups, n, seed), seed)
-    return _interval(values, resampled, level)
+    options: dict[str, Any] = {"groups": groups, "strata": strata, "runs": runs, "n": n, "seed": seed}
+    return _interval(*_resample(metric, references, np.asarray(predictions), **options), level)
 
 
 def paired_interval(
@@ -87,26 +108,21 @@ def paired_interval(
     predictions: Sequence | np.ndarray,
     baseline: Sequence | np.ndarray,
     *,
-    groups: Sequence | np.ndarray | None = None,
-    over_draws: bool = False,
-    n: int = 1000,
+    runs: int = 0,
     level: float = 0.95,
-    seed: int = 0,
+    **options: Any,
 ) -> Interval:
     """The metric's difference `predictions - baseline` and its interval, both scored on the same resamples.
 
-    Two models on the same images, and trained on the same draws with `over_draws`, err together: the interval of
-    their difference is narrower than their own intervals tell. Arguments as in `bootstrap_interval`.
+    Two models on the same images, and trained on the same draws, err together: the interval of their difference is
+    narrower than their own intervals suggest. Arguments as in `bootstrap_interval`; the two may differ in the first of
+    two axes of runs, the seeds, which are resampled for each by itself.
     """
-    predictions, baseline = np.asarray(predictions), np.asarray(baseline)
-    if predictions.shape != baseline.shape:
-        raise ValueError(f"a pair needs equal shapes, got predictions {predictions.shape}, baseline {baseline.shape}")
-    if not over_draws:
-        predictions, baseline = predictions[None], baseline[None]
-    known, both, groups = _prepare(references, np.concatenate([predictions, baseline]), groups)
-    weights = patient_weights(groups, n, seed)
-    value, resampled = _resample(metric, known, both[: len(predictions)], weights, seed)
-    base_value, base_resampled = _resample(metric, known, both[len(predictions) :], weights, seed)
+    first, second = np.asarray(predictions), np.asarray(baseline)
+    if first.shape[max(runs - 1, 0) :] != second.shape[max(runs - 1, 0) :]:
+        raise ValueError(f"a pair needs equal shapes, got predictions {first.shape}, baseline {second.shape}")
+    value, resampled = _resample(metric, references, first, runs=runs, **options)
+    base_value, base_resampled = _resample(metric, references, second, runs=runs, **options)
     return _interval(value - base_value, resampled - base_resampled, level)
 
 
@@ -133,24 +149,34 @@ def _plain(labels: np.ndarray) -> np.ndarray:
     return np.array(labels.tolist()) if labels.dtype.kind == "O" else labels
 
 
-def _prepare(
-    references: Sequence | np.ndarray, draws: np.ndarray, groups: Sequence | np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    groups = np.arange(len(references)) if groups is None else np.asarray(groups)
-    by_image = np.moveaxis(draws, 1, 0) if draws.ndim > 1 else draws
-    references, by_image, groups = drop_missing(references, by_image, groups)
-    return references, np.moveaxis(by_image, 0, 1), groups
-
-
 def _resample(
-    metric: Metric, references: np.ndarray, draws: np.ndarray, weights: np.ndarray, seed: int
+    metric: Metric,
+    references: Sequence | np.ndarray,
+    predictions: np.ndarray,
+    *,
+    groups: Sequence | np.ndarray | None = None,
+    strata: Sequence | np.ndarray | None = None,
+    runs: int = 0,
+    n: int = 1000,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over draws of the metric (...), and of each resample of patients and draws (n, ...)."""
-    value = np.mean([metric(references, draw)[0] for draw in draws], axis=0)
+    """The mean over runs of the metric (...), and of each resample of patients and runs (n, ...)."""
+    shape, count = predictions.shape[:runs], len(references)
+    by_image = np.moveaxis(predictions.reshape(-1, *predictions.shape[runs:]), 1, 0)
+    groups = np.arange(count) if groups is None else np.asarray(groups)
+    kept = [by_image, groups, *([] if strata is None else [np.asarray(strata)])]
+    references, by_image, groups, *fixed = drop_missing(references, *kept)
+    flat = np.moveaxis(by_image, 0, 1)
+    value = np.mean([metric(references, run)[0] for run in flat], axis=0)
+    weights = patient_weights(groups, n, seed, *fixed)
     chunks = np.array_split(weights, max(1, weights.size // 2**24))
-    by_draw = np.stack([np.concatenate([metric(references, draw, chunk) for chunk in chunks]) for draw in draws], 1)
-    shares = patient_weights(np.arange(len(draws)), len(weights), seed + 1).astype(np.float64) / len(draws)
-    return value, np.einsum("rd,rd...->r...", shares, by_draw)
+    found = np.stack([np.concatenate([metric(references, run, chunk) for chunk in chunks]) for run in flat], 1)
+    found = found.reshape(n, *shape, *found.shape[2:])
+    for axis in reversed(range(runs)):  # the draws first: their seed is the same for every model
+        size = shape[axis]
+        share = patient_weights(np.arange(size), n, seed + 1 + runs - axis).astype(np.float64) / size
+        found = (np.moveaxis(found, 1 + axis, -1) * share.reshape(n, *[1] * (found.ndim - 2), size)).sum(-1)
+    return value, found
 
 
 def _interval(value: np.ndarray, resampled: np.ndarray, level: float) -> Interval:

@@ -10,11 +10,8 @@ know") on, and 1 from the first wrong label on. Each axis is scaled so that all 
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-
-from hf_radmae.metrics.classification import RadiographMetric
 
 AXES = ("technical", "directional", "anatomical", "biological")
 LENGTHS = (4, 3, 3, 3)
@@ -84,33 +81,22 @@ def irma_error(true: str, predicted: str, tree: CodeTree) -> float:
     )
 
 
-class IRMAError(RadiographMetric):
-    """The IRMA error of a run: `irma_error`, the sum over images, as ImageCLEF ranked, and `mean_irma_error`.
+class IRMAError:
+    """The mean IRMA error of images as a metric of `bootstrap_interval`; ImageCLEF ranked by its sum over images.
 
     Args:
-        codes: all codes of the data set, whose tree tells the branching.
+        codes: all codes of the data set, whose tree gives the branching.
         branching: or the branching itself, see `CodeTree`.
     """
 
-    key, description = "mean_irma_error", "IRMA error of predicted codes: 0 exact, 0.5 all *, 1 all wrong."
-    label_types = ("string",)
-
-    def __init__(
-        self,
-        codes: Iterable[str] | None = None,
-        branching: Sequence[Sequence[int]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, codes: Iterable[str] | None = None, branching: Sequence[Sequence[int]] | None = None) -> None:
         tree = CodeTree(codes, branching)
         self._error = lru_cache(maxsize=None)(lambda true, predicted: irma_error(true, predicted, tree))
 
-    def score(self, references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Mean error of the images, (resamples,)."""
-        errors = np.array([self._error(t, p) for t, p in zip(references.tolist(), predictions.tolist(), strict=True)])
+    def __call__(
+        self, references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Mean error of predicted codes, (resamples,): 0 exact, 0.5 all `*`, 1 all wrong."""
+        pairs = zip(np.asarray(references).tolist(), np.asarray(predictions).tolist(), strict=True)
+        errors = np.array([self._error(true, predicted) for true, predicted in pairs])
         return errors.mean(keepdims=True) if weights is None else weights @ errors / weights.sum(1)
-
-    def _compute(self, predictions: Sequence, references: Sequence, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        result = super()._compute(predictions, references, *args, **kwargs)
-        sums = {key.removeprefix("mean_"): result[key] * result["images"] for key in result if key.startswith(self.key)}
-        return sums | result

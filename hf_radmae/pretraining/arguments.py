@@ -38,6 +38,10 @@ class DataArguments:
     scaling: str = option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
     probe_column: str | None = option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
 
+    rivals: list[str] = field(
+        default_factory=list, metadata={"help": "Encoders of the Hub, or folders, to compare the probe with, by id."}
+    )
+
     def __post_init__(self) -> None:
         if self.probe_column is None and self.dataset in ("phantom", "irma"):
             self.probe_column = "body_region"

@@ -7,7 +7,7 @@ in row order, each row once.
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch import nn
 from hf_radmae.models.masking import patch_grid
 from hf_radmae.models.modeling_radiograph_vit import pool_tokens, pooling_parts
 
-POOLINGS = ("cls", "mean", "flat")  # the paper's three
+PARTS = ("cls", "mean", "max", "std", "grid")
+"""Poolings that may be joined by "+", such as "mean+max+std"."""
 # What the weights' shapes do not tell of a vision transformer's configuration.
 FORWARD_OPTIONS = ("patch_size", "image_size", "num_attention_heads", "hidden_act", "layer_norm_eps")
 
@@ -46,8 +47,7 @@ def extract_features(
     loader: Iterable[Mapping[str, torch.Tensor]],
     device: torch.device | str = "cpu",
     *,
-    poolings: Sequence[str] = POOLINGS,
-    grid: int = 7,
+    poolings: Sequence[str] = PARTS,
     cache_dir: str | Path | None = None,
     data_fingerprint: str | None = None,
 ) -> Features:
@@ -58,7 +58,6 @@ def extract_features(
         loader: batches as in this module's first lines.
         device: where the model runs; it is moved there.
         poolings: see `pool_tokens`.
-        grid: cells along each side for "flat", whose width is grid * grid * D.
         cache_dir: folder of the features on disk. None computes them always.
         data_fingerprint: what tells this loader's images, their order of rows and their processing from any other.
 
@@ -67,21 +66,20 @@ def extract_features(
     """
     if not poolings:
         raise ValueError("say with poolings which features to compute")
-    kinds = {pooling: f"grid{grid}" if pooling == "flat" else pooling for pooling in poolings}
-    for kind in kinds.values():
-        pooling_parts(kind)
+    for pooling in poolings:
+        pooling_parts(pooling)
     if cache_dir is not None and not data_fingerprint:
         raise ValueError("cache_dir needs data_fingerprint: without it features of other images would be taken")
     files = {}
     if cache_dir is not None:
         weights = model_fingerprint(model)
-        for pooling, kind in kinds.items():
-            key = hashlib.sha256(f"{weights}|{data_fingerprint}|{kind}".encode()).hexdigest()[:32]
-            files[pooling] = Path(cache_dir) / f"{key}-{kind}.safetensors"
+        for pooling in poolings:
+            key = hashlib.sha256(f"{weights}|{data_fingerprint}|{pooling}".encode()).hexdigest()[:32]
+            files[pooling] = Path(cache_dir) / f"{key}-{pooling}.safetensors"
         if all(file.is_file() for file in files.values()):
             stored = {pooling: load_file(file) for pooling, file in files.items()}
             return Features(stored[poolings[0]]["rows"], {p: stored[p]["features"] for p in poolings})
-    features = _run(model, loader, torch.device(device), kinds)
+    features = _run(model, loader, torch.device(device), poolings)
     for pooling, file in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")
@@ -101,28 +99,44 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, loader: Iterable, device: torch.device, kinds: Mapping[str, str]) -> Features:
-    """The features under each name of `kinds`, which says how its tokens are pooled."""
+def _run(model: nn.Module, loader: Iterable, device: torch.device, poolings: Sequence[str]) -> Features:
     patch_size: Any = model.config.patch_size  # type: ignore[union-attr]  # transformers' models have a config
     training = model.training
     model.to(device).eval()
-    rows: list[torch.Tensor] = []
-    pooled: dict[str, list[torch.Tensor]] = {name: [] for name in kinds}
+
+    def pooled(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        pixels = batch["pixel_values"].to(device)
+        tokens, shape = _encode(model, pixels), patch_grid(pixels, patch_size)
+        return {pooling: pool_tokens(tokens, pooling, shape) for pooling in poolings}
+
     try:
-        for batch in loader:
-            if "index" not in batch:
-                raise ValueError(f"a batch has no 'index' (its image's rows in the data set), only {sorted(batch)}")
-            pixels = batch["pixel_values"].to(device)
-            tokens, shape = _encode(model, pixels), patch_grid(pixels, patch_size)
-            rows.append(batch["index"].cpu())
-            for name, kind in kinds.items():
-                pooled[name].append(pool_tokens(tokens, kind, shape).cpu())
+        return collect_features(loader, pooled)
     finally:
         model.train(training)
+
+
+def collect_features(loader: Iterable[Mapping[str, Any]], compute: Callable[[Any], dict[str, Any]]) -> Features:
+    """Features of every image of a loader in the order of its rows, each once.
+
+    Args:
+        loader: batches as in this module's first lines.
+        compute: of a batch, for each pooling an array or tensor (B, width).
+
+    Raises:
+        ValueError: a batch without `index`, an empty loader.
+    """
+    rows: list[np.ndarray] = []
+    pooled: dict[str, list[np.ndarray]] = {}
+    for batch in loader:
+        if "index" not in batch:
+            raise ValueError(f"a batch has no 'index' (its image's rows in the data set), only {sorted(batch)}")
+        rows.append(batch["index"].cpu().numpy())
+        for pooling, values in compute(batch).items():
+            pooled.setdefault(pooling, []).append(np.asarray(values.cpu() if torch.is_tensor(values) else values))
     if not rows:
         raise ValueError("the loader gave no batch: there are no images to compute features of")
-    unique, first = np.unique(torch.cat(rows).numpy(), return_index=True)
-    return Features(unique, {name: torch.cat(pooled.pop(name)).numpy()[first] for name in kinds})
+    unique, first = np.unique(np.concatenate(rows), return_index=True)
+    return Features(unique, {p: np.concatenate(pooled.pop(p))[first].astype(np.float32) for p in [*pooled]})
 
 
 def _encode(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

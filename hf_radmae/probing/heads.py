@@ -1,20 +1,25 @@
-"""What a linear probe is, however it was found: one classifier per draw of labels, chosen among settings on validation.
+"""Linear heads on frozen features: one solve per draw of labels, with one fixed penalty and no validation labels.
 
 A draw is an array of training rows, made by `hf_radmae.sources.splits.label_fraction` for one label fraction and seed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import kneighbors_graph
 
 from hf_radmae.metrics.bootstrap import drop_missing
 
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
-Criterion = Literal["accuracy", "balanced_accuracy"]
-POWERS: dict[str, float] = {"none": 0.0, "balanced": 1.0, "sqrt": 0.5}  # of one over the images of a class
+CLASS_WEIGHTS: dict[str, float] = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}
+"""Power of one over the images of a class, by which its images count in a head's loss."""
+PENALTY = 0.01
+"""Of |weights|^2 / 2 beside the mean loss: scikit-learn's 1 / (C * images)."""
 VARIANCE_EPS = 1e-6  # of the batch norm before MAE's linear layer (He et al. 2022, appendix A.1)
 
 
@@ -26,28 +31,123 @@ class LinearProbe:
         classes: (classes,) labels in order.
         weight: float32 (draws, classes, width), standardisation folded in.
         bias: float32 (draws, classes); -inf for a class that the draw lacks, which is never predicted.
-        settings: (settings,) penalties or learning rates that were tried.
-        chosen: int64 (draws,) the position in `settings` of each draw's best on validation.
-        scores: float32 (draws, settings) validation scores; NaN when there was nothing to choose.
     """
 
     classes: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
-    settings: np.ndarray
-    chosen: np.ndarray
-    scores: np.ndarray
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Scores of features (images, width) by every draw's classifier; float32 (draws, images, classes)."""
         return np.matmul(np.asarray(features, dtype=np.float32), self.weight.swapaxes(1, 2)) + self.bias[:, None]
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Softmax of the logits of features (images, width); float32 (draws, images, classes)."""
+        logits = self.logits(features)
+        found = np.exp(logits - logits.max(-1, keepdims=True))
+        return found / found.sum(-1, keepdims=True)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Labels of features (images, width) by every draw's classifier; (draws, images)."""
         return self.classes[self.logits(features).argmax(-1)]
 
 
-def fold_into_linear(mean: Array, std: Array, weight: Array, bias: Array) -> tuple[Array, Array]:
+def linear_probe(
+    features: np.ndarray,
+    labels: Sequence | np.ndarray,
+    draws: Sequence[np.ndarray] | None = None,
+    *,
+    penalty: float = PENALTY,
+    class_weights: str = "none",
+) -> LinearProbe:
+    """Penalised logistic regression on standardised frozen features.
+
+    Args:
+        features: (images, width) of the training images.
+        labels: (images,) integers or strings; images without a label (None, NaN, -1, -100) are left out and counted.
+        draws: arrays of training rows, one per label fraction and seed; None takes all rows once.
+        penalty: of |weights|^2 / 2 beside the mean loss, the same for every draw: nothing is chosen, so that no
+            labels beside the draw's are used.
+        class_weights: how much the images of a class count in the loss, a key of `CLASS_WEIGHTS`.
+
+    Raises:
+        ValueError: a draw holds images of one class only, or unknown class weights.
+    """
+    codes, classes, draws = encode_draws(labels, draws, len(features))
+    solved: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # equal draws are solved once: the optimum is unique
+    for draw in draws:
+        if draw.tobytes() not in solved:
+            weights = image_weights(codes[draw], class_weights)
+            solved[draw.tobytes()] = _solve(features[draw], codes[draw], weights, len(classes), penalty)
+    weight, bias = (np.stack(part) for part in zip(*(solved[draw.tobytes()] for draw in draws), strict=True))
+    return LinearProbe(classes, weight, bias)
+
+
+def propagated_probe(
+    features: np.ndarray,
+    labels: Sequence | np.ndarray,
+    draws: Sequence[np.ndarray] | None = None,
+    *,
+    unlabelled: np.ndarray | None = None,
+    neighbours: int = 10,
+    components: int = 64,
+    alpha: float = 0.9,
+    penalty: float = PENALTY,
+) -> LinearProbe:
+    """Linear heads on labels that were spread to unlabelled training images.
+
+    The labels of a draw are spread over a graph of the nearest neighbours by cosine of PCA-whitened features (Zhou et
+    al. 2004, "Learning with local and global consistency"), each class with the same mass in total. Every training
+    image then has a label, and a linear head is solved on them by least squares: a plain linear layer.
+
+    Args:
+        features, labels, draws, penalty: see `linear_probe`; the penalty is beside the mean squared error of 0 and 1.
+        unlabelled: rows of `features` whose labels are not used, but whose features are; None takes all.
+        neighbours: of each image in the graph.
+        components: principal components that are kept.
+        alpha: weight of the neighbours against the image's own label.
+
+    Raises:
+        ValueError: as `linear_probe`.
+    """
+    codes, classes, draws = encode_draws(labels, draws, len(features))
+    rows = np.arange(len(features)) if unlabelled is None else np.asarray(unlabelled)
+    rows = np.unique(np.concatenate([rows, *draws]))
+    graph = neighbour_graph(features[rows], neighbours, components)
+    seeds = np.zeros((len(rows), len(draws), len(classes)))
+    for i, draw in enumerate(draws):
+        seeds[np.searchsorted(rows, draw), i, codes[draw]] = 1
+    seeds /= np.maximum(seeds.sum(0), 1)  # each class of a draw weighs the same, however many images it has
+    spread = flat = seeds.reshape(len(rows), -1)
+    for _ in range(50):  # 0.9 ** 50 is half a per cent
+        spread = alpha * (graph @ spread) + (1 - alpha) * flat
+    spread = spread.reshape(seeds.shape)
+    told = np.zeros_like(seeds)  # one label for each image and draw; none in a part of the graph without labels
+    image, draw_number = np.nonzero(spread.max(2) > 0)
+    told[image, draw_number, spread.argmax(2)[image, draw_number]] = 1
+    for i, draw in enumerate(draws):
+        told[np.searchsorted(rows, draw), i] = np.eye(len(classes))[codes[draw]]
+    # Least squares: the images are the same for every draw, so that one factorisation solves all heads.
+    images = features[rows]
+    mean, std = images.mean(0), np.sqrt(images.var(0) + VARIANCE_EPS)
+    head = Ridge(alpha=penalty * len(rows), solver="cholesky").fit((images - mean) / std, told.reshape(len(rows), -1))
+    shape = (len(draws), len(classes), -1)
+    weight, bias = fold_into_linear(mean, std, head.coef_.reshape(shape), head.intercept_.reshape(shape[:2]))
+    bias[[[c not in codes[draw] for c in range(len(classes))] for draw in draws]] = -np.inf
+    return LinearProbe(classes, weight.astype(np.float32), bias.astype(np.float32))
+
+
+def neighbour_graph(features: np.ndarray, neighbours: int, components: int) -> Any:
+    """Symmetrically normalised graph of the nearest neighbours by cosine of whitened features, a sparse matrix."""
+    size = min(components, *features.shape, len(features) - 1)
+    white = PCA(size, whiten=True, random_state=0).fit_transform(features.astype(np.float64))
+    graph = kneighbors_graph(white, min(neighbours, len(features) - 1), metric="cosine")
+    graph = graph.maximum(graph.T)
+    scale = 1 / np.sqrt(np.maximum(np.asarray(graph.sum(1)).ravel(), 1))
+    return graph.multiply(scale[:, None]).multiply(scale).tocsr()
+
+
+def fold_into_linear(mean: Any, std: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
     """Weight (..., classes, width) and bias (..., classes) on raw features, from those on (features - mean) / std.
 
     Mean and std have shape (width,); all are arrays or all tensors. What is exported is then a plain linear layer.
@@ -80,51 +180,38 @@ def encode_draws(
         counts = np.bincount(codes[draw], minlength=len(classes))
         if (counts > 0).sum() < 2:
             found = ", ".join(f"{c}: {n}" for c, n in zip(classes, counts, strict=True) if n) or "no labelled image"
-            raise ValueError(f"draw {i} has fewer than two classes to tell apart ({found}): draw more labels")
+            raise ValueError(f"draw {i} has fewer than two classes to learn ({found}): draw more labels")
         kept.append(draw)
     return codes, classes, kept
 
 
-class ValidationScore:
-    """Accuracy or balanced accuracy of many heads at once: both are a weighted share of right images."""
-
-    def __init__(
-        self, features: np.ndarray, labels: Sequence | np.ndarray, classes: np.ndarray, criterion: Criterion
-    ) -> None:
-        known, rows = drop_missing(labels, np.arange(len(features)))
-        found, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
-        place = np.searchsorted(classes, found).clip(max=len(classes) - 1)
-        numbers = np.where(classes[place] == found, place, -1)  # a class that training lacks is always wrong
-        self.features = torch.from_numpy(np.ascontiguousarray(features[rows], dtype=np.float32))
-        self.labels = torch.from_numpy(numbers[inverse])
-        share = 1 / (counts * len(counts)) if criterion == "balanced_accuracy" else np.full(len(counts), 1 / len(known))
-        self.weights = torch.from_numpy(share[inverse]).float()
-
-    def __call__(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Scores (heads,) of weight (heads, classes, width) and bias (heads, classes) on raw features."""
-        logits = (self.features @ weight.flatten(0, 1).T).unflatten(1, bias.shape) + bias
-        return self.share_right(logits.argmax(-1))
-
-    def share_right(self, predicted: torch.Tensor) -> torch.Tensor:
-        """Scores (heads,) of class numbers (images, heads)."""
-        return self.weights @ (predicted == self.labels[:, None]).float()
-
-
-def loss_shares(truth: torch.Tensor, class_weights: str) -> torch.Tensor:
-    """How much each image of a draw counts in the mean loss, (images,) with sum 1, of its classes (images, classes).
-
-    All the same, or "balanced": every class of the draw the same; or "sqrt": by the square root of that.
+def image_weights(codes: np.ndarray, class_weights: str) -> np.ndarray:
+    """How much each image counts in the loss, (images,) with mean 1, by its class number.
 
     Raises:
         ValueError: unknown class weights.
     """
-    if class_weights not in POWERS:
-        raise ValueError(f"class_weights={class_weights!r}: expected {', '.join(POWERS)}")
-    shares = truth @ truth.sum(0).clamp(min=1).pow(-POWERS[class_weights])
-    return shares / shares.sum()
+    if class_weights not in CLASS_WEIGHTS:
+        raise ValueError(f"class_weights={class_weights!r}: expected {', '.join(CLASS_WEIGHTS)}")
+    weights = np.bincount(codes).clip(1).astype(float) ** -CLASS_WEIGHTS[class_weights]
+    return weights[codes] / weights[codes].mean()
 
 
-def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (width,) of features (images, width), as MAE's batch norm has them."""
-    variance, mean = torch.var_mean(features, dim=0, correction=0)
-    return mean, (variance + VARIANCE_EPS).sqrt()
+def _solve(
+    features: np.ndarray, codes: np.ndarray, weights: np.ndarray, classes: int, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (classes, width) and bias (classes,) on features (images, width) as they are."""
+    mean, std = features.mean(0), np.sqrt(features.var(0) + VARIANCE_EPS)
+    inputs, basis = (features - mean) / std, None
+    if len(inputs) < inputs.shape[1]:  # a rotation leaves the penalty as it is: few images need few dimensions
+        basis = np.linalg.qr(inputs.T)[0]
+        inputs = inputs @ basis
+    head = LogisticRegression(C=1 / (penalty * len(inputs)), max_iter=2000)
+    head.fit(inputs, codes, weights)
+    found = head.coef_ if basis is None else head.coef_ @ basis.T
+    offset = head.intercept_
+    if len(head.classes_) == 2:  # one logit: half of it for one class, and half of it against the other
+        found, offset = np.concatenate([-found, found]) / 2, np.concatenate([-offset, offset]) / 2
+    weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
+    weight[head.classes_], bias[head.classes_] = fold_into_linear(mean, std, found, offset)
+    return weight.astype(np.float32), bias.astype(np.float32)

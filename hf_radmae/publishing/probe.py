@@ -17,7 +17,7 @@ from hf_radmae.images.image import ImageError
 from hf_radmae.metrics.bootstrap import bootstrap_interval
 from hf_radmae.metrics.classification import accuracy, balanced_accuracy
 from hf_radmae.probing.features import extract_features
-from hf_radmae.probing.linear import linear_probe
+from hf_radmae.probing.heads import linear_probe
 from hf_radmae.publishing.export import export_classifier
 from hf_radmae.sources.patients import image_groups, resampled
 
@@ -35,7 +35,7 @@ def probe_classifier(
     num_channels: int = 3,
     num_workers: int = 0,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Solve a probe on all labels, its penalty chosen by balanced accuracy on the validation split, and export it.
+    """Solve a probe on all training labels, with the fixed penalty of `linear_probe`, and export it.
 
     Args:
         encoder: of `load_encoder`, on the device where features are computed.
@@ -65,12 +65,11 @@ def probe_classifier(
         truth[split] = labels.read(rows)[places[split]]
         images[split] = int(labels.known(truth[split]).sum())
         left_out[split] = len(rows) - images[split]
-    validation = features["validation"], truth["validation"]
-    head = linear_probe(features["train"], truth["train"], validation, criterion="balanced_accuracy")
+    head = linear_probe(features["train"], truth["train"])
     groups, predicted = image_groups(splits["test"])[places["test"]], head.predict(features["test"])[0]
     test: dict[str, float] = {}
     for name, metric in METRICS.items():
-        value, low, high = bootstrap_interval(metric, truth["test"], predicted, groups=groups)
+        value, low, high = bootstrap_interval(metric, truth["test"], predicted, groups=groups, strata=truth["test"])
         test |= {name: value, f"{name}_low": low, f"{name}_high": high}
     classes = [str(name) for name in head.classes]
     options: dict[str, Any] = {"pooling": pooling, "num_channels": num_channels}

@@ -91,10 +91,9 @@ def label_fraction(
 ) -> np.ndarray:
     """Draw the training images whose labels are used: whole patients, about a fraction of the labelled images.
 
-    The plain draw takes patients at random until the fraction is reached; a draw that misses a class is repeated, up to
-    100 times, which makes it a plain draw among those that hold every class. The balanced draw goes through the
-    classes, rarest first, and takes patients at random until each has its equal part; a class with fewer images gives
-    all that it has, and the other images of a patient come along.
+    The plain draw takes patients at random until the fraction is reached, and may miss a class. The balanced draw goes
+    through the classes, rarest first, and takes patients at random until each has its equal part; a class with fewer
+    images gives all that it has, and the other images of a patient come along.
 
     Args:
         labels: (images,), of the training split only.
@@ -107,7 +106,8 @@ def label_fraction(
         Sorted indices of the drawn images; all have a label.
 
     Raises:
-        ValueError: a fraction outside of (0, 1], no labels at all, or a draw without some classes, with their list.
+        ValueError: a fraction outside of (0, 1], no labels at all, a balanced draw without some classes, with their
+            list, or a plain one of a single class.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction {fraction}: expected more than 0 and at most 1")
@@ -121,9 +121,12 @@ def label_fraction(
     wanted = fraction * len(rows)
     random = np.random.default_rng(seed)
     chosen = _balanced(counts, wanted, random) if balanced else _plain(counts, wanted, random)
+    drawn_counts = counts[chosen].sum(0)
+    if not balanced and (drawn_counts > 0).sum() > 1:
+        return rows[chosen[patient]]
     if empty := [
         f"{name} ({total} of {len(rows)} images)"
-        for name, total, drawn in zip(classes, counts.sum(0), counts[chosen].sum(0), strict=True)
+        for name, total, drawn in zip(classes, counts.sum(0), drawn_counts, strict=True)
         if not drawn
     ]:
         raise ValueError(
@@ -134,16 +137,11 @@ def label_fraction(
 
 
 def _plain(counts: np.ndarray, wanted: float, random: np.random.Generator) -> np.ndarray:
-    """Choose patients (bool) at random up to the wanted number of images; repeat while a class is missing."""
-    images = counts.sum(1)
-    for _ in range(100):
-        order = random.permutation(len(counts))
-        total = np.cumsum(images[order])
-        last = int(np.argmin(np.abs(total - wanted)))
-        chosen = np.zeros(len(counts), bool)
-        chosen[order[: last + 1]] = True
-        if counts[chosen].any(0).all():
-            break
+    """Choose patients (bool) at random up to the wanted number of images."""
+    order = random.permutation(len(counts))
+    total = np.cumsum(counts.sum(1)[order])
+    chosen = np.zeros(len(counts), bool)
+    chosen[order[: int(np.argmin(np.abs(total - wanted))) + 1]] = True
     return chosen
 
 

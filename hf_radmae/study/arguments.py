@@ -1,11 +1,13 @@
-"""What a study is told beside the options of data, network and pre-training."""
+"""Options of a study beside those of data, network and pre-training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hf_radmae.classification.search import LEARNING_RATES
 from hf_radmae.classification.training_args import CLASS_WEIGHTS
 from hf_radmae.pretraining.arguments import option
+from hf_radmae.study.heads import NETWORK_POOLINGS
 from hf_radmae.study.tasks import Share, Task
 
 SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae": "MAE, fine-tuned"}
@@ -27,7 +29,31 @@ class StudyArguments:
     )
     draws: int = option(5, "Draws of each share, and trainings of each network on them.")
     mae_checkpoint: str | None = option(None, "Take this encoder, local or on the Hub, and pre-train nothing.")
-    flat_grid: int = option(7, "Cells along each side of an image for the probe of flattened tokens.")
+    poolings: list[str] = field(
+        default_factory=lambda: list(NETWORK_POOLINGS),
+        metadata={
+            "help": "Of a network's tokens: cls, mean, max, std, grid (3 x 3), gridN, flat; several joined by +."
+        },
+    )
+    kinds: list[str] = field(
+        default_factory=lambda: ["balanced", "plain"],
+        metadata={"help": "Draws of the tables of few labels: balanced over classes, plain as they come, or both."},
+    )
+    min_test_images: int = option(10, "Classes with fewer test images are dropped, where two or more stay.")
+    metadata: list[str] = field(
+        default_factory=lambda: ["source", "body_part"],
+        metadata={"help": "Columns of the rival that sees metadata alone."},
+    )
+    more_checkpoints: list[str] = field(
+        default_factory=list, metadata={"help": "The same pre-training from other seeds: with the first, its runs."}
+    )
+    fold_curve: list[str] = field(
+        default_factory=list, metadata={"help": "Names of tasks of two classes for the AUROC of five folds by labels."}
+    )
+    error_maps: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of tasks of two classes to score reconstruction errors on."},
+    )
     supervised: list[str] = field(
         default_factory=lambda: ["resnet50", "vit"],
         metadata={"help": "Networks that are trained on the labels: resnet50, vit, mae (fine-tuned), or none."},
@@ -45,8 +71,7 @@ class StudyArguments:
     class_weights: str = option("none", "Weight of a class in every loss, of probes too.", choices=list(CLASS_WEIGHTS))
     layer_decay: float = option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
     learning_rates: list[float] = field(
-        default_factory=lambda: [1e-5, 2.2e-5, 4.6e-5, 1e-4, 2.2e-4, 4.6e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2],
-        metadata={"help": "Rates of the search."},
+        default_factory=lambda: list(LEARNING_RATES), metadata={"help": "Rates of the search."}
     )
     search_steps: int | None = option(None, "Most steps of a training that searches; by default those of any other.")
     search_finalists: int = option(2, "Best rates of shortened trainings that are then trained in full.")
@@ -61,12 +86,17 @@ class StudyArguments:
             raise ValueError(f"--search_fraction {self.search_fraction}: expected more than 0 and at most 1")
         if self.search_finalists < 1:
             raise ValueError(f"--search_finalists {self.search_finalists}: expected at least 1")
+        if unknown := set(self.kinds) - {"balanced", "plain"}:
+            raise ValueError(f"--kinds {' '.join(sorted(unknown))}: choose from balanced, plain")
         if self.draws < 2:
             raise ValueError(f"--draws {self.draws}: an interval over draws needs at least 2")
         if unknown := set(self.supervised) - {*SUPERVISED, "none"}:
             raise ValueError(f"--supervised {' '.join(sorted(unknown))}: choose from {', '.join(SUPERVISED)}, none")
         self.supervised = [name for name in self.supervised if name != "none"]
         names = [task.name for task in self.parsed_tasks()]
+        for option_name in ("fold_curve", "error_maps"):
+            if unknown := set(getattr(self, option_name)) - set(names):
+                raise ValueError(f"--{option_name} {' '.join(sorted(unknown))}: the --tasks are {', '.join(names)}")
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two --tasks are named {', '.join(twice)}: write NAME=COLUMN")
 
@@ -76,7 +106,7 @@ class StudyArguments:
 
     def shares(self) -> list[Share]:
         """All labels, then few of them, balanced and plain: those of the tables."""
-        return [Share(1.0, "all"), Share(self.low_fraction, "balanced"), Share(self.low_fraction, "plain")]
+        return [Share(1.0, "all"), *(Share(self.low_fraction, kind) for kind in self.kinds)]  # type: ignore[arg-type]
 
     def curve_shares(self) -> list[Share]:
         """Those of the curve, from few to all."""

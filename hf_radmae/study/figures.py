@@ -52,7 +52,8 @@ def search_figure(searches: Sequence[Mapping[str, Any]]) -> Figure:
         rates, scores = zip(*((row["learning_rate"], row["score"]) for row in search["rates"]), strict=True)
         axis.plot(rates, scores, marker=".", label=f"{search['model']}, {search['share']}")
     axis.set(xscale="log", xlabel="learning rate", ylabel="balanced accuracy, validation")
-    axis.legend(fontsize=8)
+    if searches:
+        axis.legend(fontsize=8)
     return figure
 
 
@@ -66,25 +67,51 @@ def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) ->
     """
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axis = figure.subplots()
-    models = list(dict.fromkeys(row["model"] for table in tables for row in table["rows"] if " - " not in row["model"]))
-    for model in models:
-        found = [(table["images"], row) for table in tables for row in table["rows"] if row["model"] == model]
-        known = [(images, row) for images, row in found if row[metric] is not None]
+    names = list(dict.fromkeys((row["model"], row["head"]) for table in tables for row in table["rows"]))
+    for model, head in names:
+        rows = [(t["images"], r) for t in tables for r in t["rows"] if (r["model"], r["head"]) == (model, head)]
+        known = [(images, row) for images, row in rows if row[metric] is not None]
         if not known:
             continue
-        x, rows = zip(*known, strict=True)
-        values, low, high = (np.array([row[f"{metric}{end}"] for row in rows]) for end in ("", "_low", "_high"))
-        if model == "majority class":
-            axis.plot(x, values, color="0.6", linestyle=":", label=model)
-            continue
+        x, found = zip(*known, strict=True)
+        values, low, high = (np.array([row[f"{metric}{end}"] for row in found]) for end in ("", "_low", "_high"))
         ends = np.maximum([values - low, high - values], 0)  # a mean over draws may lie outside of its own interval
-        line = "--" if "supervised" in model else "-"
-        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=model)
+        line = {"trained": "--", "propagated": ":"}.get(head, "-")
+        name = f"{model}, {head}" if head == "propagated" else model
+        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=name)
     axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
     places = sorted({table["images"] for table in tables})
     axis.set_xticks(places, [f"{images:,.0f}" for images in places])
     axis.set_xticks([], minor=True)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def reliability_figure(classes: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How often predicted classes are right over their probability, a line for each model: see `reliability`."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.7", linestyle=":")
+    for name, found in classes.items():
+        bins = found["reliability"]
+        axis.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], marker="o", label=name)
+    axis.set(xlabel="probability of the predicted class", ylabel="share that is right, test", xlim=(0, 1), ylim=(0, 1))
+    axis.legend(fontsize=7)
+    return figure
+
+
+def fold_figure(folds: Mapping[str, Any], counts: Sequence[int]) -> Figure:
+    """AUROC of five folds over the labels that are used, beside the published curve."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(range(len(counts) + 1), folds["published"], "k--", marker="o", label="CXR-Foundation, published")
+    for model in dict.fromkeys(row["model"] for row in folds["rows"]):
+        rows = [row for row in folds["rows"] if row["model"] == model]
+        places = [len(counts) if row["labels"] == "all" else counts.index(row["labels"]) for row in rows]
+        axis.errorbar(places, [r["auroc"] for r in rows], [r["std"] for r in rows], marker=".", capsize=2, label=model)
+    axis.set_xticks(range(len(counts) + 1), [*map(str, counts), "all"])
+    axis.set(xlabel="labels", ylabel="AUROC, mean of five folds")
+    axis.legend(fontsize=7)
     return figure
 
 

@@ -18,6 +18,7 @@ from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.results import train_figures
 from hf_radmae.pretraining.setup import initial_model, make_trainer
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint
+from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.study.steps import fingerprint
 
@@ -82,6 +83,7 @@ def pretrain(
     args.output_dir = str(folder)
     model = initial_model(model_args, data_args.max_tokens, args.seed)
     trainer = make_trainer(model, args, data_args, images.train, images.parts["validation"])
+    trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer))
     before = trainer.evaluate()["eval_loss"]
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     losses = {
@@ -92,7 +94,7 @@ def pretrain(
     trainer.save_model()
     figures = {name: value for name, value in train_figures(trainer).items() if name != "seconds"}  # of this start
     curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
-    return {"losses": losses, "curve": curve, "training": figures}
+    return {"losses": losses, "curve": curve, "training": figures, "features": watched(trainer.state.log_history)}
 
 
 def content_print(checkpoint: str | None) -> str | None:

@@ -10,7 +10,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from hf_radmae.study.figures import class_figure, curve_figure, loss_figure, search_figure, svg
+from hf_radmae.study.figures import (
+    class_figure,
+    curve_figure,
+    fold_figure,
+    loss_figure,
+    reliability_figure,
+    search_figure,
+    svg,
+)
+from hf_radmae.study.folds import COUNTS
 from hf_radmae.study.steps import write_whole
 from hf_radmae.study.tables import METRIC_NAMES
 
@@ -37,7 +46,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
         lstrip_blocks=True,
         autoescape=select_autoescape(enabled_extensions=("html.j2",)),
     )
-    environment.filters |= {"score": score, "minutes": minutes}
+    environment.filters |= {"score": score, "minutes": minutes, "described": described, "headlines": headlines}
     shared = {
         **results,
         "summary": summary(results),
@@ -55,15 +64,22 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a figure -> SVG: "pretraining", and "classes", "curve" and "search" with the number of each task."""
+    """Name of a figure -> SVG: "pretraining", and of each task, by its number, what its results hold."""
     figures = {}
     if results["pretraining"].get("curve"):
         figures["pretraining"] = svg(loss_figure(results["pretraining"]["curve"]))
     for number, task in enumerate(results["tasks"], start=1):
         figures[f"classes-{number}"] = svg(class_figure(task["classes"], task["counts"]))
-        figures[f"search-{number}"] = svg(search_figure(task["searches"]))
-        tables = [table for table in task["curve"] if table["rows"]]
-        figures[f"curve-{number}"] = svg(curve_figure(tables, "balanced_accuracy", METRIC_NAMES["balanced_accuracy"]))
+        if task["searches"]:
+            figures[f"search-{number}"] = svg(search_figure(task["searches"]))
+        if tables := [table for table in task["curve"] if table["rows"]]:
+            metric = tables[0]["metrics"][0]
+            figures[f"curve-{number}"] = svg(curve_figure(tables, metric, METRIC_NAMES[metric]))
+        for place, table in enumerate(task["tables"], start=1):
+            if table["classes"]:
+                figures[f"reliability-{number}-{place}"] = svg(reliability_figure(table["classes"]))
+        if task["folds"]:
+            figures[f"folds-{number}"] = svg(fold_figure(task["folds"], COUNTS))
     return figures
 
 
@@ -72,7 +88,7 @@ def score(row: Mapping[str, Any], metric: str) -> str:
     values = [row[f"{metric}{end}"] for end in ("", "_low", "_high")]
     if any(value is None for value in values):
         return "undefined"
-    factor, digits = (1, 3) if metric == "irma_error" else (100, 1)
+    factor, digits = (1, 3) if metric in ("irma_error", "brier") else (100, 1)
     return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(*(factor * value for value in values), d=digits)
 
 
@@ -90,14 +106,18 @@ def summary(results: Mapping[str, Any]) -> dict[str, str]:
         )
     hardware = f"{device['device']}, {device['cpus']} CPU cores"
     method = (
-        f"Scores are of the test split, in per cent, with 95 % intervals over {results['resampled']} and over draws of "
-        "the labels. All models of a table have the same draws, the same images and, in their differences, the same "
-        "resamples. A probe sees the shapes of pre-training, a network that is trained on labels one square. Both are "
-        "chosen by balanced accuracy on validation: a probe's penalty for each draw, a network's learning rate on the "
-        "first draw of its share, and its best evaluation."
+        f"Scores are of the test split, in per cent, with 95 % intervals over {results['resampled']}, over draws of "
+        "the labels, and over seeds of the pre-training where there are several. All models of a table have the same "
+        "draws and, in their differences, the same resamples. Heads on frozen features have one fixed penalty; a "
+        "propagated one uses unlabelled training images too. Of each model and head the pooling is chosen on the "
+        "labelled validation images, and so are the best rival, a network's learning rate and its best evaluation: "
+        "their number is in the column `chosen on`. Networks that are trained on labels see squares, heads see the "
+        "shapes of pre-training: the rival of metadata alone shows what the shape gives away."
     )
     if results["class_weights"] != "none":
         method += f" Every loss weighs the classes: {results['class_weights']}."
+    if results["pretraining"].get("unseen") is False:
+        method += " The checkpoint has no list of the images it was trained on: it may have seen the test images."
     return {"images": f"{total:,}", "hardware": hardware, "method": method, "pretraining": text}
 
 
@@ -116,18 +136,39 @@ def step_groups(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def terminal_text(results: Mapping[str, Any]) -> str:
     """The tables of every task as plain text."""
-    lines = []
-    for task in results["tasks"]:
-        for table in task["tables"]:
-            lines.append(f"\n{task['name']}, labels: {_heading(table)}\n")
-            if table["refused"]:
-                lines.append(f"  not possible: {table['refused']}")
-                continue
-            head = ["", *(METRIC_NAMES[metric] for metric in table["metrics"]), *(["paper"] if table["paper"] else [])]
-            cells = [[r["model"], *(score(r, m) for m in table["metrics"]), *_paper(table, r)] for r in table["rows"]]
-            lines += _columns([head, *cells])
-    lines.append(f"\nPer cent with 95 % intervals over {results['resampled']} and draws, test split.")
+    lines = [line for task in results["tasks"] for table in task["tables"] for line in table_lines(task["name"], table)]
+    lines.append(f"\nPer cent with 95 % intervals over {results['resampled']}, draws and seeds; test split.")
     return "\n".join(lines)
+
+
+def table_lines(task: str, table: Mapping[str, Any], most_metrics: int = 2) -> list[str]:
+    """A table of `score_table` as lines of text, its headline first; for pre-training and study alike."""
+    lines = [f"\n{task}, labels: {_heading(table)}\n"]
+    if table["refused"]:
+        return [*lines, f"  not possible: {table['refused']}"]
+    lines += [f"  {text}" for text in headlines(table)]
+    metrics = table["metrics"][:most_metrics]
+    head = ["model", "pooling", "head", *(METRIC_NAMES[metric] for metric in metrics), "chosen on"]
+    cells = [[*described(r), *(score(r, m) for m in metrics), str(r["chosen_on"])] for r in table["rows"]]
+    paper = [[name, "", "the paper's, accuracy", f"{100 * value:.1f}"] for name, value in table["paper"].items()]
+    return lines + _columns([head, *cells, *([*row, *[""] * (len(head) - len(row))] for row in paper)])
+
+
+def headlines(table: Mapping[str, Any]) -> list[str]:
+    """The difference to the best rival, and to the best network that was pre-trained elsewhere, as sentences."""
+    metric, found = table["metrics"][0], []
+    for key in ("headline", "elsewhere"):
+        if row := table[key]:
+            difference = score(row, metric)
+            found.append(f"{row['ours']} minus {row['rival']}, {METRIC_NAMES[metric]}: {difference}")
+    return found
+
+
+def described(row: Mapping[str, Any]) -> list[str]:
+    """Model, pooling and head of a row, as texts."""
+    heads = {"propagated": f"and {row['unlabelled']} unlabelled", "trained": f"trained, {row['views']:,} views"}
+    seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
+    return [row["model"] + seeds, row["pooling"], heads.get(row["head"], "linear")]
 
 
 def _heading(table: Mapping[str, Any]) -> str:
@@ -135,13 +176,6 @@ def _heading(table: Mapping[str, Any]) -> str:
         return table["share"]
     draws = "" if table["draws"] == 1 else f", {table['draws']} draws"
     return f"{table['share']} ({table['images']:,.0f} images{draws})"
-
-
-def _paper(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    if not table["paper"]:
-        return []
-    value = table["paper"].get(row["model"])
-    return ["" if value is None else f"{100 * value:.1f}"]
 
 
 def _columns(rows: Iterable[list[str]]) -> list[str]:

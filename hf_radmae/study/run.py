@@ -6,30 +6,40 @@ the predictions. Each is done once, see `hf_radmae.study.steps`.
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
+from transformers import set_seed
 
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.models.starts import read_config
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.figures import save_figure
 from hf_radmae.pretraining.results import environment
-from hf_radmae.pretraining.setup import initial_model, patch_size_of
+from hf_radmae.pretraining.setup import patch_size_of
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import resampled
 from hf_radmae.study.arguments import StudyArguments
-from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen
+from hf_radmae.study.comparison import Comparison
+from hf_radmae.study.error_maps import error_figure, error_maps, error_scores
+from hf_radmae.study.folds import PUBLISHED, fold_curve
+from hf_radmae.study.heads import Splits, joined, parts_of
 from hf_radmae.study.networks import content_print, deciding_options, load_images, pretrain
-from hf_radmae.study.probes import cached_features
+from hf_radmae.study.pretrained import OURS, SPLITS, UNTRAINED, Models, metadata_model, rival_models
+from hf_radmae.study.rivals import network_features
+from hf_radmae.study.rivals.supervised import SupervisedTraining, labelled_parts
+from hf_radmae.study.seen import check_unseen
 from hf_radmae.study.steps import Steps
-from hf_radmae.study.supervised import SupervisedTraining, labelled_parts
-from hf_radmae.study.tasks import patients, read_labels
+from hf_radmae.study.tasks import TaskLabels, patients, read_labels
 
 
 class Study:
@@ -67,45 +77,82 @@ class Study:
         self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm)
 
     def run(self) -> dict[str, Any]:
-        """Takes all steps; returns what `results.json` holds and `write_report` tells."""
+        """Takes all steps; returns what `results.json` holds and `write_report` shows."""
         args = self.args
         mae, folder, pretraining = self._encoder()
-        networks = {"MAE": self._frozen("MAE", mae, [*PROBES])}
-        if not args.mae_checkpoint:
-            start = initial_model(self.model_args, self.data_args.max_tokens, self.training.seed)
-            networks[BEFORE] = self._frozen("network before pre-training", start, ["mean"])
-        seen = {split: ~np.isnan(part).any(1) for split, part in networks["MAE"].pooled["mean"].items()}
-        labels = [found.known(seen) for found in self.labels]
+        runs = [self._features(OURS, mae)]
+        for other in args.more_checkpoints:
+            pretraining["unseen"] = check_unseen(other, self.images.rows["test"]) and pretraining.get("unseen", True)
+            runs.append(self._features(f"{OURS}, {Path(other).name}", RadMAEForPreTraining.from_pretrained(other)))
+        seen: dict[str, Any] = {split: ~np.isnan(next(iter(part.values()))).any(1) for split, part in runs[0].items()}
+        labels = [found.known(seen).without_rare(args.min_test_images) for found in self.labels]
+        models = self._models(mae, runs)
         parts = labelled_parts(self.images, labels) if args.supervised else {}
         supervised = SupervisedTraining(parts, args, self.model_args, mae.config, folder, self.training)
-        is_irma = self.data_args.dataset == "irma"
-        comparisons = [Comparison(found, self.patients, args, self._step, is_irma) for found in labels]
-        probes = {name: (networks["MAE"], pooling) for pooling, name in PROBES.items()}
-        if BEFORE in networks:
-            probes[BEFORE] = networks[BEFORE], "mean"
-        self.bar.total = len(self.steps.seconds) + sum(comparison.planned(len(probes)) for comparison in comparisons)
-        for comparison in comparisons:
-            for name, (network, pooling) in probes.items():
-                comparison.probe(name, network, pooling)
-            comparison.search_probe(networks["MAE"])
-            for kind in args.supervised:
-                comparison.train(kind, supervised, networks["MAE"].weights)
-        tasks = [comparison.results() for comparison in comparisons]
+        weights, tasks = model_fingerprint(mae), []
+        for found in labels:
+            comparison = Comparison(found, self.patients, args, self._step, self.data_args.dataset == "irma")
+            known = metadata_model(self.images.rows, found, args.metadata) | models
+            for name, (kind, features, poolings) in known.items():
+                self.bar.set_postfix_str(f"heads on {name}, {found.task.name}")
+                comparison.probe(name, kind, features, poolings)
+            for network in args.supervised:
+                comparison.train(network, supervised, weights)
+            tasks.append(comparison.results() | self._further(found, known, mae))
         self.bar.close()
         images = {split: len(part) for split, part in self.images.rows.items()}
         data = {"dataset": self.data_args.dataset, "images": images, "unreadable": len(self.images.unreadable)}
+        data |= {"split_seed": self.data_args.split_seed, "fingerprint": self.images.fingerprint}
         model = {"preset": self.model_args.preset, "parameters": mae.num_parameters(), "patch": mae.config.patch_size}
         return {
             "name": self.folder.name,
             "environment": environment(),
             "data": data | {"bins": self.images.bins.shapes.tolist(), "max_tokens": self.data_args.max_tokens},
             "model": model,
+            "options": _plain(vars(args)) | {"seed": self.training.seed, "training": deciding_options(self.training)},
             "pretraining": pretraining,
             "class_weights": args.class_weights,
-            "resampled": resampled({"test": self.images.rows["test"]}),
+            "resampled": resampled(self.images.rows["test"]),
             "tasks": tasks,
             "seconds": self.steps.seconds,
         }
+
+    def _models(self, mae: RadMAEForPreTraining, runs: list[Splits]) -> Models:
+        """The models that are the same for every task."""
+        options: dict[str, Any] = {"poolings": self.args.poolings, "device": self.training.device}
+        options["num_workers"] = self.training.dataloader_num_workers
+        models = rival_models(self.images.parts, self.data_args.rivals, **options)
+        starts = []
+        for seed in range(self.training.seed, self.training.seed + len(runs)):
+            set_seed(seed)
+            starts.append(self._features(f"{UNTRAINED}, seed {seed}", RadMAEForPreTraining(mae.config)))
+        return models | {UNTRAINED: ("rival", starts, self.args.poolings), OURS: ("ours", runs, self.args.poolings)}
+
+    def _further(self, labels: TaskLabels, models: Any, mae: RadMAEForPreTraining) -> dict[str, Any]:
+        """The curve over folds and the scores of reconstruction errors, where the options name the task."""
+        found: dict[str, Any] = {"folds": None, "error_maps": None}
+        for option, wanted in (("fold_curve", self.args.fold_curve), ("error_maps", self.args.error_maps)):
+            if labels.task.name in wanted and (labels.multi or len(labels.classes) != 2):
+                raise ValueError(f"--{option} {labels.task.name}: it needs a task of two classes, not {labels.classes}")
+        if labels.task.name in self.args.fold_curve:
+            features = {
+                name: np.nan_to_num(np.concatenate([joined(runs[0][split], pooling) for split in SPLITS]))
+                for name, (_, runs, poolings) in models.items()
+                for pooling in [[*poolings][-1]]
+            }
+            truth, groups = (np.concatenate([part[s] for s in SPLITS]) for part in (labels.values, self.patients))
+            found["folds"] = {"rows": fold_curve(features, truth, groups), "published": list(PUBLISHED)}
+        if labels.task.name in self.args.error_maps:
+            part, truth = self.images.parts["test"], labels.values["test"]
+            collate = BucketCollator(part.bins.patch_size, mae.config.num_channels)
+            maps = error_maps(mae, bucket_loader(part, collate, 64, rank=0, world_size=1))
+            chosen = [row for value in (1, 0) for row in [r for r in sorted(maps) if truth[r] == value][:6]]
+            pictures = {row: part[row]["pixel_values"][0].numpy() for row in chosen}
+            (self.folder / "figures").mkdir(exist_ok=True)
+            picture = f"errors-{re.sub('[^A-Za-z0-9]+', '-', labels.task.name)}.png"
+            save_figure(error_figure(pictures, maps, truth), self.folder / "figures" / picture)
+            found["error_maps"] = {"rows": error_scores(maps, truth, self.patients["test"]), "picture": picture}
+        return found
 
     def _step(self, name: str, function: Callable[[Path], Mapping[str, Any]], **inputs: Any) -> dict[str, Any]:
         self.bar.set_postfix_str(name)
@@ -117,8 +164,9 @@ class Study:
         """The pre-trained network, where it is, and what its pre-training says of itself."""
         (self.folder / "figures" / "reconstructions.png").unlink(missing_ok=True)  # of other options
         if checkpoint := self.args.mae_checkpoint:
+            unseen = check_unseen(checkpoint, self.images.rows["test"])
             model = RadMAEForPreTraining.from_pretrained(checkpoint)
-            return model, checkpoint, {"checkpoint": Path(checkpoint).name}
+            return model, checkpoint, {"checkpoint": Path(checkpoint).name, "unseen": unseen}
         model = vars(self.model_args) | {"model": content_print(self.model_args.model)}
         inputs: dict[str, Any] = {"model": model, "training": deciding_options(self.training)}
         inputs |= {name: getattr(self.data_args, name) for name in ("crop_scale", "max_tokens")}
@@ -130,19 +178,35 @@ class Study:
             shutil.copyfile(picture, self.folder / "figures" / picture.name)
         return RadMAEForPreTraining.from_pretrained(folder), str(folder), result
 
-    def _frozen(self, name: str, network: RadMAEForPreTraining, poolings: Sequence[str]) -> Frozen:
+    def _features(self, name: str, network: RadMAEForPreTraining) -> Splits:
+        """The features of a network in every pooling, kept in the study's folder."""
         network.to(self.training.device)  # type: ignore[arg-type]  # decorated without its types
-        options: dict[str, Any] = {"poolings": poolings, "grid": self.args.flat_grid}
-        weights, workers = model_fingerprint(network), self.training.dataloader_num_workers
-
-        def features() -> dict[str, dict[str, np.ndarray]]:
-            return cached_features(network, self.images, self.folder / "features", num_workers=workers, **options)
+        options: dict[str, Any] = {
+            "poolings": parts_of(self.args.poolings),
+            "num_workers": self.training.dataloader_num_workers,
+        }
+        options |= {"cache_dir": self.folder / "features", "fingerprint": self.images.fingerprint}
+        found: dict[str, Any] = {}
 
         def shapes(_: Path) -> dict[str, Any]:
-            return {name: {split: part.shape for split, part in parts.items()} for name, parts in features().items()}
+            found.update(network_features(network, self.images.parts, **options))
+            return {split: {key: values.shape for key, values in part.items()} for split, part in found.items()}
 
-        self._step(f"features, {name}", shapes, weights=weights, **options)
-        return Frozen(weights, features())
+        self._step(
+            f"features, {name}", shapes, weights=model_fingerprint(network), poolings=parts_of(self.args.poolings)
+        )
+        return found or network_features(network, self.images.parts, **options)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the folders of local checkpoints, of which the names are kept."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(part) for part in value]
+        return Path(value).name if isinstance(value, str) and Path(value).exists() else value
+
+    return {key: name(value) for key, value in options.items()}
 
 
 def _check_size(checkpoint: str | None, preset: str) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ class Steps:
         return record["result"]
 
     def path(self, name: str, **inputs: Any) -> Path:
-        """The file of a step."""
-        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)[:100]}-{fingerprint(inputs)}.json"
+        """The file of a step; another version of the package has files of its own."""
+        name = re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:100]
+        return self.folder / f"{name}-{fingerprint([version('hf_radmae'), inputs])}.json"
 
 
 def write_whole(path: Path, text: str) -> None:

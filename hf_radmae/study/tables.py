@@ -1,83 +1,204 @@
-"""What the models of a study score, in rows: each with its interval, on the same patients and the same draws."""
+"""What models score on the test images, with intervals, and the difference to the best rival: one table everywhere.
+
+Of each model and head the pooling is chosen on the validation images, and so are the best model and the best rival.
+Their number is in the table. Intervals resample test images, whole patients where they are known, within their
+classes, and with them the draws of the labels and the seeds of the pre-training.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hf_radmae.metrics import IRMAError, accuracy, balanced_accuracy
+from hf_radmae.metrics import (
+    IRMAError,
+    accuracy,
+    auroc,
+    average_precision,
+    balanced_accuracy,
+    bootstrap_interval,
+    brier,
+    confusion_matrix,
+    paired_interval,
+    per_class,
+    reliability,
+    sensitivity_at_specificity,
+)
 from hf_radmae.metrics.bootstrap import Metric
-from hf_radmae.probing import score_rows
+from hf_radmae.study.heads import Candidate
 from hf_radmae.study.tasks import TaskLabels
 
 IRMA_COLUMN = "irma_code"
-PAPER_COLUMN, PAPER_FRACTION = "body_region", 0.01
-METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "irma_error": "IRMA error"}
-
-# Top-1 accuracy on IRMA's body regions with all labels and with 1 % of them (80 images), all from ImageNet weights
-# ("Pilot Study For Large-Scale Radiograph Pre-training").
-PAPER = {
-    "ResNet, supervised": (0.9912, 0.4408),
-    "ViT, supervised": (0.9685, 0.7908),
-    "MAE probe, flattened": (0.9604, 0.8300),
-    "MAE probe, mean": (0.9688, 0.8312),
-    "MAE probe, CLS": (0.9692, 0.8458),
+METRIC_NAMES = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity at 90 % specificity",
+    "brier": "Brier score",
+    "irma_error": "IRMA error",
 }
 
 
-def table(
-    labels: TaskLabels,
-    predictions: Mapping[str, Sequence | np.ndarray],
-    patients: np.ndarray,
-    differences: Sequence[tuple[str, str]],
-) -> list[dict[str, Any]]:
-    """Rows of test scores for the models and for the differences of two; None where a score is undefined.
+def score_table(
+    found: Sequence[Candidate], labels: TaskLabels, patients: np.ndarray, *, n: int = 1000, details: bool = True
+) -> dict[str, Any]:
+    """The rows of a table and what they say of the pre-training.
 
     Args:
+        found: models with their poolings and heads, all on the same draws.
         labels: of the task.
-        predictions: model -> class numbers (draws, test images), or (draws, test images, labels).
         patients: (test images,) keys.
-        differences: pairs of models; those that are not both among the predictions are left out.
+        n: resamples.
+        details: whether the best model and the best rival are shown by class as well.
+
+    Returns:
+        "metrics", the first of which decides; "rows", one for each model and head, with the pooling that validates
+        best, its scores and the ends of their intervals under "*_low", "*_high"; "poolings", all others without
+        intervals; "headline", the best of ours minus the best rival: "ours", "rival" and the same scores; "elsewhere",
+        likewise against the best network that was pre-trained elsewhere; "classes", recall, confusion and reliability
+        of the best two. A score that is undefined is None.
     """
-    arrays = {model: np.asarray(predicted) for model, predicted in predictions.items()}
-    metrics, truth = metrics_of(labels)
-    pairs = [pair for pair in differences if set(pair) <= set(arrays)]
-    rows = score_rows(arrays, truth, pairs, metrics=metrics, patients=patients)
-    return [{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()} for row in rows]
+    metrics, primary = metrics_of(labels, "test"), primary_metric(labels)
+    choose = metrics_of(labels, "validation")[primary]
+    places = {split: _known(labels, split) for split in ("validation", "test")}
+    options: dict[str, Any] = {"groups": patients[places["test"]], "runs": 2, "n": n}
+    if not labels.multi:
+        options["strata"] = labels.values["test"][places["test"]]
+
+    def validated(candidate: Candidate) -> float:
+        runs = candidate.validation[:, :, places["validation"]]
+        return float(np.nanmean([choose(places["validation"], run) for run in runs.reshape(-1, *runs.shape[2:])]))
+
+    def test(candidate: Candidate) -> np.ndarray:
+        return candidate.test[:, :, places["test"]]
+
+    valid = [validated(candidate) for candidate in found]
+    order = sorted(range(len(found)), key=lambda i: -valid[i])
+    best: dict[tuple[str, str], int] = {}
+    for i in order:
+        best.setdefault((found[i].model, found[i].head), i)
+    rows, poolings = [], []
+    for i, candidate in enumerate(found):
+        row: dict[str, Any] = {name: getattr(candidate, name) for name in ("model", "kind", "head", "pooling", "views")}
+        row |= {"unlabelled": candidate.unlabelled, "validation": valid[i], "seeds": len(candidate.test)}
+        row["chosen_on"] = max(candidate.chosen_on, len(places["validation"]))
+        if best[candidate.model, candidate.head] == i:
+            intervals = {
+                name: bootstrap_interval(metric, places["test"], test(candidate), **options)
+                for name, metric in metrics.items()
+            }
+            rows.append(_finite(row | _flat(intervals)))
+        else:
+            runs = test(candidate).reshape(-1, *test(candidate).shape[2:])
+            value = np.mean([metrics[primary](places["test"], run)[0] for run in runs])
+            poolings.append(_finite(row | {primary: float(value)}))
+    table: dict[str, Any] = {"metrics": [primary, *(name for name in metrics if name != primary)]}
+    table |= {"rows": rows, "poolings": poolings, "headline": None, "elsewhere": None, "classes": {}}
+    first = {kind: next((found[i] for i in order if found[i].kind == kind), None) for kind in KINDS}
+    ours = first["ours"]
+    for name, kind in (("headline", "rival"), ("elsewhere", "elsewhere")):
+        if ours is not None and (other := first[kind]) is not None:
+            shown = (primary,) if name == "elsewhere" else metrics
+            pairs = {m: paired_interval(metrics[m], places["test"], test(ours), test(other), **options) for m in shown}
+            table[name] = _finite({"ours": title(ours), "rival": title(other)} | _flat(pairs))
+    if details and not labels.multi:
+        table["classes"] = {
+            title(candidate): _by_class(candidate, labels, places["test"])
+            for candidate in (ours, first["rival"])
+            if candidate is not None
+        }
+    return table
 
 
-def majority(labels: TaskLabels, draws: Sequence[np.ndarray]) -> np.ndarray:
-    """The most frequent class of each draw as the prediction of all test images."""
-    train, test = labels.values["train"], labels.values["test"]
+KINDS = ("ours", "rival", "elsewhere")
+
+
+def title(candidate: Candidate) -> str:
+    """A model with its pooling and head, as texts name it."""
+    spread = ", propagated labels" if candidate.head == "propagated" else ""
+    return candidate.model + (f", {candidate.pooling}" if candidate.pooling else "") + spread
+
+
+def primary_metric(labels: TaskLabels) -> str:
+    """What decides: AUROC for two classes, or several labels at once; balanced accuracy for more."""
+    return "auroc" if labels.multi or len(labels.classes) == 2 else "balanced_accuracy"
+
+
+def metrics_of(labels: TaskLabels, split: str) -> dict[str, Metric]:
+    """The metrics of a task on a split: references are rows of the split, predictions the scores of those rows."""
+    truth = labels.values[split]
+    base: dict[str, Callable] = {
+        "balanced_accuracy": lambda t, s, w=None: balanced_accuracy(t, _decided(s), w),
+        "accuracy": lambda t, s, w=None: accuracy(t, _decided(s), w),
+        "auroc": auroc,
+        "average_precision": average_precision,
+        "sensitivity": sensitivity_at_specificity,
+    }
     if labels.multi:
-        common = np.array([(train[draw] == 1).mean(0) > 0.5 for draw in draws], dtype=np.int64)
-    else:
-        common = np.array([np.bincount(train[draw]).argmax() for draw in draws])
-    return np.broadcast_to(common[:, None], (len(draws), *test.shape))
-
-
-def metrics_of(labels: TaskLabels) -> tuple[dict[str, Metric], np.ndarray]:
-    """The metrics of a task, and what they take as references."""
-    truth = labels.values["test"]
-    metrics: dict[str, Metric] = {"balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
-    if labels.multi:
-        return {name: _mean_over_labels(metric, truth) for name, metric in metrics.items()}, np.arange(len(truth))
+        return {name: _mean_over_labels(metric, truth) for name, metric in base.items()}
+    base["brier"] = brier
     if labels.task.columns == IRMA_COLUMN:
-        codes = np.array(labels.classes)
-        score: Callable = IRMAError(codes=labels.classes).score
-        metrics["irma_error"] = lambda true, predicted, weights=None: score(codes[true], codes[predicted], weights)
-    return metrics, truth
+        codes, error = np.array(labels.classes), IRMAError(codes=labels.classes)
+        base["irma_error"] = lambda t, s, w=None: error(codes[t], codes[s.argmax(-1)], w)
+    if len(np.unique(truth[truth >= 0])) < 2:  # such a split has no order to score
+        base = {name: base[name] for name in ("balanced_accuracy", "accuracy", "brier")}
+    return {name: _of_rows(metric, truth) for name, metric in base.items()}
 
 
-def _mean_over_labels(metric: Metric, truth: np.ndarray) -> Metric:
-    """The mean of a metric over labels, each on the images where it is known; references are row numbers."""
+def _decided(scores: np.ndarray) -> np.ndarray:
+    return scores.argmax(-1) if scores.ndim == 2 else (scores >= 0.5).astype(np.int64)
+
+
+def _of_rows(metric: Callable, truth: np.ndarray) -> Metric:
+    return lambda references, predictions, weights=None: metric(truth[references], predictions, weights)
+
+
+def _mean_over_labels(metric: Callable, truth: np.ndarray) -> Metric:
+    """The mean over labels, each on the images where it is known and where both answers occur."""
 
     def score(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         values = []
-        for label in range(truth.shape[1]):
-            known = truth[references, label] >= 0
-            part = None if weights is None else weights[:, known]
-            values.append(metric(truth[references[known], label], predictions[known, label], part))
-        return np.nanmean(values, axis=0)
+        for label, here in enumerate(truth[references].T):
+            known = here >= 0
+            if len(np.unique(here[known])) == 2:
+                part = None if weights is None else weights[:, known]
+                values.append(metric(here[known], predictions[known, label], part))
+        return np.nanmean(values, axis=0) if values else np.full(1 if weights is None else len(weights), np.nan)
 
     return score
+
+
+def _known(labels: TaskLabels, split: str) -> np.ndarray:
+    values = labels.values[split]
+    return np.flatnonzero((values >= 0).any(1) if values.ndim == 2 else values >= 0)
+
+
+def _by_class(candidate: Candidate, labels: TaskLabels, places: np.ndarray) -> dict[str, Any]:
+    """Recall and confusion over all runs, and reliability: of the task's classes in order."""
+    runs = candidate.test[:, :, places].reshape(-1, len(places), len(labels.classes))
+    truth, size = labels.values["test"][places], len(labels.classes)
+    matrix = sum(confusion_matrix(truth, run.argmax(1), size) for run in runs) / len(runs)
+    present = np.unique(truth)
+    recall = np.full(size, np.nan)
+    for run in runs:
+        found = per_class(truth, run.argmax(1))[0]
+        classes = np.union1d(truth, run.argmax(1))
+        recall[present] = np.nan_to_num(recall[present]) + found[1][np.isin(classes, present)] / len(runs)
+    flat = np.concatenate(runs), np.tile(truth, len(runs))
+    return {
+        "recall": [None if np.isnan(value) else float(value) for value in recall],
+        "confusion": np.asarray(matrix).round(2).tolist(),
+        "reliability": reliability(flat[1], flat[0]),
+    }
+
+
+def _flat(scores: Mapping[str, Any]) -> dict[str, float]:
+    ends = (("", 0), ("_low", 1), ("_high", 2))
+    return {f"{name}{end}": interval[i] for name, interval in scores.items() for end, i in ends}
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import datasets
@@ -14,7 +14,7 @@ from hf_radmae.classification.labels import Labels, fit_labels
 from hf_radmae.sources.patients import GROUP_COLUMNS, column_values, connected_groups
 from hf_radmae.sources.splits import audit_splits, label_fraction
 
-_GRAMMAR = re.compile(r"(?:(?P<name>[^=\[]+)=)?(?P<columns>[^=\[]+)(?:\[(?P<where>[^=\]]+)=(?P<value>[^\]]*)\])?")
+_GRAMMAR = re.compile(r"(?:(?P<name>[^=\[]+)=)?(?P<columns>[^=\[]+)(?:\[(?P<where>[^\]]*)\])?")
 
 
 class Task(NamedTuple):
@@ -23,24 +23,25 @@ class Task(NamedTuple):
     Attributes:
         name: in tables and figures.
         columns: one of classes or of lists of labels, or several of yes and no joined by commas.
-        where: a column and the text that it must hold; the labels of other images count as missing. None: all count.
+        where: columns and the texts that they must hold; the labels of other images count as missing.
     """
 
     name: str
     columns: str
-    where: tuple[str, str] | None = None
+    where: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """`body_region`, `fracture=label[label_task=fracture]` (which column, of which images) or `findings=a,b`.
+        """`body_region`, `findings=a,b`, or `fracture=label[label_task=fracture,body_part=hip]`: of which images.
 
         Raises:
             ValueError: none of these forms.
         """
         match = _GRAMMAR.fullmatch(text)
-        if match is None:
-            raise ValueError(f"task {text!r}: expected COLUMN, NAME=COLUMN or NAME=A,B, with [COLUMN=VALUE] behind")
-        where = (match["where"], match["value"]) if match["where"] else None
+        pairs = [pair.partition("=") for pair in match["where"].split(",")] if match and match["where"] else []
+        if match is None or (match["where"] == "") or not all(column and equal for column, equal, _ in pairs):
+            raise ValueError(f"task {text!r}: expected COLUMN, NAME=COLUMN or NAME=A,B, with [COLUMN=VALUE,...] behind")
+        where = tuple((column, value) for column, _, value in pairs)
         return cls((match["name"] or match["columns"]).replace(",", " "), match["columns"], where)
 
 
@@ -52,11 +53,13 @@ class TaskLabels:
         task: which.
         classes: names of the classes in order; of a multi-label task the names of its labels.
         values: split -> int64 (images,) class numbers, or (images, labels) of 0 and 1; -1 where there is no label.
+        dropped: classes with too few test images -> how many; their images count as not labelled.
     """
 
     task: Task
     classes: list[str]
     values: dict[str, np.ndarray]
+    dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def multi(self) -> bool:
@@ -76,6 +79,21 @@ class TaskLabels:
         for split, rows in seen.items():
             values[split][~rows] = -1
         return replace(self, values=values)
+
+    def without_rare(self, least: int) -> TaskLabels:
+        """The same without the classes of fewer than `least` test images, of which one moves every score.
+
+        All stay where two classes or more would not be left, and of several labels at once.
+        """
+        counts = self.counts()["test"]
+        kept = [number for number, count in enumerate(counts) if count >= least]
+        if self.multi or len(kept) < 2 or len(kept) == len(counts):
+            return self
+        numbers = np.full(len(counts) + 1, -1)
+        numbers[kept] = np.arange(len(kept))  # the last one is that of a missing label, -1
+        values = {split: numbers[found] for split, found in self.values.items()}
+        dropped = {self.classes[number]: count for number, count in enumerate(counts) if number not in kept}
+        return TaskLabels(self.task, [self.classes[number] for number in kept], values, dropped)
 
     def one_sided(self, draw: np.ndarray) -> list[str]:
         """Of a multi-label task the labels that all training images of a draw have, or that none has."""
@@ -120,8 +138,7 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
     if fitted.task == "regression":
         raise ValueError(f"task {task.name}: column {task.columns} holds fractions, and a study predicts classes")
     found = {split: fitted.read(part) for split, part in rows.items()}
-    if task.where:
-        column, wanted = task.where
+    for column, wanted in task.where:
         holds = {split: Labels((column,), "single_label_classification", ()).read(part) for split, part in rows.items()}
         if wanted not in (seen := {text for part in holds.values() for text in part}):
             listed = ", ".join(sorted(text for text in seen if text is not None)[:20])
@@ -195,7 +212,7 @@ def draw_labels(labels: TaskLabels, groups: np.ndarray, share: Share, count: int
         count: number of draws.
 
     Raises:
-        ValueError: a draw would leave a class empty, with the list of these.
+        ValueError: a balanced draw would leave a class empty, or a plain one holds one class only.
     """
     strata = labels.strata()
     if share.kind == "all":

@@ -8,7 +8,7 @@ is `on` for as many epochs as fit into the training time of `off`, and `square` 
 square. Each is trained by scripts/pretrain.py, from several seeds on the same split, and
 skipped where its results are there.
 
-The table gives linear probes on mean-pooled features of the test split, for all labels and for ten balanced draws of
+The table gives linear heads on frozen features, scored on the test split, for all labels and for ten balanced draws of
 1 %, and differences to `off` with 95 % intervals over test patients, draws and seeds. --json PATH writes it.
 """
 
@@ -21,16 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from hf_radmae.batching.bucketing import bucketed
-from hf_radmae.batching.collator import BucketCollator
-from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.models.mae import RadMAEForPreTraining
-from hf_radmae.probing.features import extract_features
-from hf_radmae.probing.linear import linear_probe
-from hf_radmae.probing.table import score_rows
 from hf_radmae.sources.load import load_radiographs
-from hf_radmae.sources.patients import image_groups
-from hf_radmae.sources.splits import label_fraction
-from hf_radmae.study.tasks import Task, read_labels
+from hf_radmae.study.heads import candidates
+from hf_radmae.study.rivals import network_features
+from hf_radmae.study.tables import score_table
+from hf_radmae.study.tasks import Share, Task, draw_labels, patients, read_labels
 
 PRETRAIN = Path(__file__).parents[1] / "pretrain.py"
 ARMS: dict[str, dict[str, object]] = {
@@ -56,42 +52,33 @@ def seconds(folder: Path) -> float:
     return json.loads((folder / "results.json").read_text())["training"]["seconds"]
 
 
-def mean_features(folder: Path, rows, arm: str, workers: int) -> dict[str, np.ndarray]:
-    """Mean-pooled features of each split, over all patches, as bare transformers computes them."""
+def features(folder: Path, rows, arm: str, workers: int) -> dict[str, dict[str, np.ndarray]]:
+    """Features of each split, over all patches, as bare transformers computes them."""
     model = RadMAEForPreTraining.from_pretrained(folder)
     shape = {"binning": ARMS[arm].get("binning", "smart"), "patch_size": model.config.patch_size, "max_tokens": 256}
     data = bucketed(rows, batch_size=32, flat_threshold=0, **shape)
-    collate = BucketCollator(model.config.patch_size, flat_threshold=0)
-    loaders = {split: bucket_loader(part, collate, 64, num_workers=workers) for split, part in data.parts.items()}
-    return {split: extract_features(model, loader, poolings=["mean"])["mean"] for split, loader in loaders.items()}
+    return network_features(model, data.parts, num_workers=workers)
 
 
-def table(features: dict[str, list[dict]], rows, task: Task) -> list[dict]:
+def table(found: dict[str, list[dict]], rows, task: Task, pooling: str) -> list[dict]:
     """Scores of each arm over its seeds, and differences to `off`, at both shares of the labels."""
-    labels = read_labels(rows, task).values
-    train, patients = labels["train"], image_groups(rows["train"])
-    draws = [label_fraction(train, patients, 0.01, seed, balanced=True) for seed in range(10)]
-    found = []
-    for share, chosen in {"all": [np.arange(len(train))], "1%": draws}.items():
-        predictions = {}
-        for arm, runs in features.items():
-            heads = [
-                linear_probe(
-                    run["train"],
-                    train,
-                    (run["validation"], labels["validation"]),
-                    chosen,
-                    criterion="balanced_accuracy",
-                )
-                for run in runs
-            ]
-            predictions[arm] = np.concatenate(
-                [head.predict(run["test"]) for head, run in zip(heads, runs, strict=True)]
-            )
-        pairs = [(arm, "off") for arm in features if arm != "off"]
-        scored = score_rows(predictions, labels["test"], pairs, patients=image_groups(rows["test"]))
-        found += [{"task": task.name, "labels": share} | row for row in scored]
-    return found
+    labels = read_labels(rows, task).without_rare(10)
+    groups = patients(rows)
+    shown = []
+    for share, count in ((Share(1.0, "all"), 1), (Share(0.01, "balanced"), 10)):
+        draws = draw_labels(labels, groups["train"], share, count)
+        models = {
+            arm: candidates(arm, "rival" if arm == "off" else "ours", runs, labels, draws, [pooling], propagate=False)
+            for arm, runs in found.items()
+        }
+        for arm in models:
+            pair = [*models["off"], *models[arm]] if arm != "off" else models["off"]
+            scored = score_table(pair, labels, groups["test"], details=False)
+            head = {"task": task.name, "labels": str(share), "pooling": pooling}
+            shown.append(head | scored["rows"][-1])
+            if scored["headline"]:
+                shown.append(head | scored["headline"] | {"model": f"{arm} - off"})
+    return shown
 
 
 def main() -> None:
@@ -101,12 +88,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--pooling", default="mean+max+std", help="Of tokens; several are joined by +.")
     parser.add_argument("--workers", type=int, default=1, help="Processes that read images.")
     parser.add_argument("--out", default="out/quality")
     parser.add_argument("--json", help="Write the rows here.")
     args = parser.parse_args()
     rows, _ = load_radiographs("imagefolder", args.data_dir, num_proc=2)
-    features: dict[str, list[dict]] = {arm: [] for arm in args.arms}
+    networks: dict[str, list[dict]] = {arm: [] for arm in args.arms}
     runs = []
     for seed in args.seeds:
         for arm in args.arms:
@@ -116,8 +104,8 @@ def main() -> None:
                 epochs = round(args.epochs * off / on)
             folder = train(args, arm, seed, epochs)
             runs.append({"arm": arm, "seed": seed, "epochs": epochs, "seconds": seconds(folder)})
-            features[arm].append(mean_features(folder, rows, arm, args.workers))
-    found = [row for task in args.tasks for row in table(features, rows, Task.parse(task))]
+            networks[arm].append(features(folder, rows, arm, args.workers))
+    found = [row for task in args.tasks for row in table(networks, rows, Task.parse(task), args.pooling)]
     for row in found:
         score = "  ".join(
             f"{name} {100 * row[name]:5.1f} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"

@@ -13,6 +13,7 @@ from damaged import encode, radiograph
 from matplotlib.figure import Figure
 from PIL import Image
 from rows import SIZES, make_rows
+from transformers import BitImageProcessor, ResNetConfig, ResNetModel
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.collator import BucketCollator
@@ -21,7 +22,7 @@ from hf_radmae.cli.results import probe_text, save_results
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining.figures import COLUMNS, reconstruct, reconstruction_figure, save_figure
 from hf_radmae.pretraining.results import environment
-from hf_radmae.probing.networks import probe_networks
+from hf_radmae.study.pretrained import probe_against_rivals
 
 PATCH = 8
 BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=PATCH, max_tokens=36, min_images=1)
@@ -94,13 +95,6 @@ def test_results_come_back_without_the_folders_that_the_run_was_given(tmp_path):
     assert RESULTS["data"]["data_dir"] == "/home/someone/secret/scans"  # the caller's stays as it was
 
 
-def test_the_table_of_a_probe_has_a_line_a_row_in_per_cent():
-    lines = probe_text(RESULTS["probe"]).splitlines()
-    assert "body_region" in lines[0]
-    assert lines[-1].split() == ["all", "pre-trained", "81.2", "(75.0", "to", "90.0)", "50.0", "(40.0", "to", "60.0)"]
-    assert len(lines[-1]) == len(lines[-2])
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 @pytest.mark.parametrize("size", [(64, 64), (40, 24)])
@@ -167,28 +161,34 @@ def probed_parts(images: int) -> dict[str, RadiographDataset]:
     return parts
 
 
-def test_networks_are_probed_alike_and_compared():
-    networks = {"untrained": make_model(1), "pre-trained": make_model(2)}
-    probe = probe_networks(networks, probed_parts(60), "light", BucketCollator(PATCH))
-    assert probe["column"] == "light"
-    rows = {row["model"]: row for row in probe["rows"] if row["labels"] == "all"}
-    assert set(rows) == {"majority class", "untrained", "pre-trained", "pre-trained - untrained"}
-    assert rows["majority class"]["balanced_accuracy"] == 0.5
-    assert rows["pre-trained"]["balanced_accuracy"] > 0.9
-    difference = rows["pre-trained"]["balanced_accuracy"] - rows["untrained"]["balanced_accuracy"]
-    assert rows["pre-trained - untrained"]["balanced_accuracy"] == pytest.approx(difference)
-    assert probe_text(probe).count("\n") == len(probe["rows"]) + 2
+def test_a_network_is_compared_with_every_rival(tmp_path):
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])).save_pretrained(
+        tmp_path / "resnet"
+    )
+    BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path / "resnet"
+    )
+    trained, untrained = make_model(2), make_model(1)
+    options = {"rivals": [str(tmp_path / "resnet")], "draws": 2, "low_fraction": 0.2}
+    probe = probe_against_rivals(trained, untrained, probed_parts(60), "light", **options)
+    assert probe["column"] == "light" and "patients" in probe["resampled"]
+    rows = {(row["model"], row["labels"], row["head"]): row for row in probe["rows"]}
+    names = {"majority class", "no network", "metadata alone", "untrained", "pre-trained", "resnet"}
+    assert {row["model"] for row in probe["rows"]} == names
+    assert rows["majority class", "all", "linear"]["balanced_accuracy"] == 0.5
+    assert rows["pre-trained", "all", "linear"]["balanced_accuracy"] > 0.8
+    assert rows["pre-trained", "20 %, balanced draw", "propagated"]["unlabelled"] == 60 - 12
+    assert next(row["pooling"] for row in probe["rows"] if row["model"] == "resnet") != "cls"
+    text = probe_text(probe)
+    assert "pre-trained" in text and " minus " in text and "resnet" in text
 
 
-def test_a_probe_without_one_per_cent_warns_and_keeps_the_rest(caplog):
-    networks = {"untrained": make_model(1), "pre-trained": make_model(2)}
-    probe = probe_networks(networks, probed_parts(20), "light", BucketCollator(PATCH))
+def test_a_probe_without_one_per_cent_says_so_and_keeps_the_rest():
+    probe = probe_against_rivals(make_model(1), make_model(2), probed_parts(20), "light", draws=2)
     assert {row["labels"] for row in probe["rows"]} == {"all"}
-    assert "No probe with 1 % of the labels" in caplog.text
+    assert "not possible: 1.00% of 20 labelled images leave" in probe_text(probe)
 
 
 def test_an_unknown_column_is_refused_with_those_that_exist():
-    with pytest.raises(
-        ValueError, match="no column 'dark' to probe; the columns are image, height, width, light, patient"
-    ):
-        probe_networks({}, probed_parts(4), "dark", BucketCollator(PATCH))
+    with pytest.raises(ValueError, match="no column dark; the columns are image, height, width, light, patient"):
+        probe_against_rivals(make_model(1), make_model(2), probed_parts(4), "dark")

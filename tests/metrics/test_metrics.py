@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from hf_radmae import metrics
-from hf_radmae.metrics.bootstrap import is_missing, patient_weights
+from hf_radmae.metrics.bootstrap import drop_missing, is_missing, patient_weights
 from hf_radmae.metrics.irma_error import axis_error
 
 
@@ -21,21 +21,17 @@ def labels(seed: int, images: int = 60, classes: int = 5) -> tuple[np.ndarray, n
 @pytest.mark.parametrize("names", [None, np.array(["hand", "foot", "chest", "pelvis", "spine"])])
 @pytest.mark.parametrize("seed", range(5))
 def test_label_scores_agree_with_scikit_learn(seed, names):
-    true, predicted = labels(seed) if names is None else (names[part] for part in labels(seed))
-    given_labels = {"references": true, "predictions": predicted}
-    assert metrics.Accuracy().compute(**given_labels)["accuracy"] == pytest.approx((true == predicted).mean())
-    f1 = reference.f1_score(true, predicted, average="macro")
-    assert metrics.MacroF1().compute(**given_labels)["macro_f1"] == pytest.approx(f1)
+    numbers = labels(seed)
+    true, predicted = numbers if names is None else (names[part] for part in numbers)
+    assert metrics.accuracy(true, predicted)[0] == pytest.approx((true == predicted).mean())
+    assert metrics.macro_f1(true, predicted)[0] == pytest.approx(reference.f1_score(true, predicted, average="macro"))
     present = np.unique(true)
     recall = reference.recall_score(true, predicted, labels=present, average=None)
-    assert metrics.BalancedAccuracy().compute(**given_labels)["balanced_accuracy"] == pytest.approx(recall.mean())
-    matrix = metrics.ConfusionMatrix().compute(**given_labels)
-    assert matrix["confusion_matrix"] == reference.confusion_matrix(true, predicted).tolist()
-    assert matrix["classes"] == np.union1d(true, predicted).tolist()
-    rows = metrics.PerClass().compute(**given_labels)["per_class"]
+    assert metrics.balanced_accuracy(true, predicted)[0] == pytest.approx(recall.mean())
     expected = reference.precision_recall_fscore_support(true, predicted, zero_division=np.nan)
-    columns = [[row[name] for row in rows] for name in ("precision", "recall", "f1", "images")]
-    np.testing.assert_allclose(columns, expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics.per_class(true, predicted)[0], expected, rtol=1e-6)
+    matrix = reference.confusion_matrix(*numbers, labels=range(5))
+    np.testing.assert_array_equal(metrics.confusion_matrix(*numbers, 5), matrix)
 
 
 @given(seed=st.integers(0, 10_000), levels=st.integers(2, 50))
@@ -51,20 +47,41 @@ def test_auroc_agrees_with_scikit_learn_with_ties(seed, levels):
     assert metrics.auroc(true > 1, scores[:, 0])[0] == pytest.approx(reference.roc_auc_score(true > 1, scores[:, 0]))
 
 
-def test_auroc_module_takes_scores_of_two_and_of_many_classes():
-    assert metrics.AUROC().compute(references=[0, 1, 0], predictions=[0.1, 0.3, 0.3])["auroc"] == pytest.approx(0.75)
-    result = metrics.AUROC().compute(references=[0, 1, 2, 2], predictions=np.eye(3)[[0, 1, 2, 2]], bootstrap=20)
-    assert result["auroc"] == result["auroc_high"] == 1
+@given(seed=st.integers(0, 10_000), levels=st.integers(2, 50))
+@settings(max_examples=25, deadline=None)
+def test_scores_of_thresholds_agree_with_scikit_learn_with_ties(seed, levels):
+    rng = np.random.default_rng(seed)
+    true = np.concatenate([np.arange(2), rng.integers(0, 2, 40)])
+    score = rng.integers(0, levels, 42) / levels
+    both = np.stack([1 - score, score], 1)
+    for given_scores in (score, both):
+        assert metrics.average_precision(true, given_scores)[0] == pytest.approx(
+            reference.average_precision_score(true, score)
+        )
+        wrong, right, _ = reference.roc_curve(true, score, drop_intermediate=False)
+        assert metrics.sensitivity_at_specificity(true, given_scores)[0] == pytest.approx(
+            right[wrong <= 0.1 + 1e-9].max()
+        )
+    assert metrics.brier(true, both)[0] == pytest.approx(2 * reference.brier_score_loss(true, score))
 
 
-def test_auroc_of_one_class_names_what_there_is():
+def test_reliability_of_probabilities_that_are_the_truth_is_the_diagonal():
+    rng = np.random.default_rng(0)
+    first = rng.random(20_000)
+    scores = np.stack([first, 1 - first], 1)
+    bins = metrics.reliability((rng.random(20_000) > first).astype(int), scores)
+    assert sum(found["images"] for found in bins) == 20_000
+    assert all(found["accuracy"] == pytest.approx(found["confidence"], abs=0.03) for found in bins)
+
+
+def test_a_score_of_one_class_names_what_there_is():
     with pytest.raises(ValueError, match=r"two classes or more, but the references hold only 1: 3 images"):
-        metrics.AUROC().compute(references=[1, 1, 1], predictions=[0.1, 0.2, 0.3])
+        metrics.auroc(np.array([1, 1, 1]), np.array([0.1, 0.2, 0.3]))
 
 
 @pytest.mark.parametrize(
     "metric",
-    [metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1, metrics.per_class, metrics.confusion_matrix],
+    [metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1, metrics.per_class],
 )
 def test_weights_equal_repeated_images(metric):
     true, predicted = labels(0)
@@ -74,18 +91,18 @@ def test_weights_equal_repeated_images(metric):
     np.testing.assert_allclose(metric(true, predicted, counts.astype(np.float32)), expected, rtol=1e-6)
 
 
-def test_auroc_weights_equal_repeated_images():
+@pytest.mark.parametrize("metric", [metrics.auroc, metrics.average_precision, metrics.sensitivity_at_specificity])
+def test_weights_of_scores_equal_repeated_images(metric):
     true, scores = labels(0)[0] > 1, np.random.default_rng(0).integers(0, 9, 60)
     counts = np.random.default_rng(1).integers(0, 3, (4, 60))
-    expected = [metrics.auroc(np.repeat(true, row), np.repeat(scores, row))[0] for row in counts]
-    np.testing.assert_allclose(metrics.auroc(true, scores, counts.astype(np.float32)), expected)
+    expected = [metric(np.repeat(true, row), np.repeat(scores, row))[0] for row in counts]
+    np.testing.assert_allclose(metric(true, scores, counts.astype(np.float32)), expected)
 
 
 @pytest.mark.parametrize("labels", [[None, 1, None, 0], [-1, 1, -100, 0], ["", "1", None, "0"]])
 def test_images_without_a_label_are_left_out_and_counted(labels):
     predictions = ["0", "1", "0", "1"] if "1" in labels else [0, 1, 0, 1]
-    result = metrics.Accuracy().compute(references=labels, predictions=predictions, bootstrap=10)
-    assert (result["accuracy"], result["images"], result["left_out"]) == (0.5, 2, 2)
+    assert len(drop_missing(labels, predictions)[0]) == 2
     assert metrics.bootstrap_interval(metrics.accuracy, labels, predictions).value == 0.5
 
 
@@ -118,6 +135,19 @@ def test_patients_are_drawn_whole():
     assert (weights[:, [0, 1, 3]].sum(1) == 3).all()
 
 
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_within_their_classes_every_resample_has_as_many_patients_of_each(seed):
+    rng = np.random.default_rng(seed)
+    patients = rng.integers(0, 30, 60)
+    classes = rng.integers(0, 3, 30)[patients]
+    weights = patient_weights(patients, 40, seed, classes)
+    first = np.unique(patients, return_index=True)[1]
+    for value in range(3):
+        members = first[classes[first] == value]
+        assert (weights[:, members].sum(1) == len(members)).all()
+
+
 def test_images_of_few_patients_widen_the_interval():
     """200 images of 10 patients, each patient all right or all wrong, say as much as 10 images."""
     patients = np.repeat(np.arange(10), 20)
@@ -142,10 +172,24 @@ def test_pairing_narrows_the_interval_of_a_difference():
 def test_draws_that_disagree_widen_the_interval():
     true = np.zeros(1000, dtype=int)
     draws = (np.random.default_rng(0).random((5, 1000)) > np.array([0.2, 0.4, 0.5, 0.6, 0.8])[:, None]).astype(int)
-    several = metrics.bootstrap_interval(metrics.accuracy, true, draws, over_draws=True)
+    several = metrics.bootstrap_interval(metrics.accuracy, true, draws, runs=1)
     one = metrics.bootstrap_interval(metrics.accuracy, true, draws[2])
     assert several.value == pytest.approx((draws == 0).mean())
     assert several.high - several.low > 3 * (one.high - one.low)
+
+
+def test_seeds_that_disagree_widen_the_interval_and_a_pair_may_differ_in_their_number():
+    true = np.zeros(1000, dtype=int)
+    rng = np.random.default_rng(0)
+    seeds = (rng.random((3, 4, 1000)) > np.array([0.3, 0.5, 0.7])[:, None, None]).astype(int)
+    several = metrics.bootstrap_interval(metrics.accuracy, true, seeds, runs=2)
+    assert several.high - several.low > 0.2
+    pair = metrics.paired_interval(metrics.accuracy, true, seeds, seeds[:1], runs=2)
+    assert pair.value == pytest.approx((seeds == 0).mean() - (seeds[0] == 0).mean())
+    same = metrics.paired_interval(metrics.accuracy, true, seeds, seeds, runs=2)
+    assert same == (0, 0, 0), "equal runs get equal resamples"
+    with pytest.raises(ValueError, match="a pair needs equal shapes"):
+        metrics.paired_interval(metrics.accuracy, true, seeds, seeds[:, :2], runs=2)
 
 
 def test_lengths_that_differ_are_refused():
@@ -212,17 +256,16 @@ def test_an_error_is_never_forgiven_deeper_and_early_errors_cost_more(true, pred
     assert errors == sorted(errors, reverse=True) and len(set(errors)) == len(errors)
 
 
-def test_irma_module_sums_over_images_with_an_interval():
-    module = metrics.IRMAError(codes=CODES)
-    result = module.compute(references=[*CODES, None], predictions=[*CODES[:4], "z" * 13, CODES[0]], bootstrap=200)
-    assert (result["irma_error"], result["mean_irma_error"], result["left_out"]) == (pytest.approx(1), 0.2, 1)
-    assert result["irma_error_low"] == 0 and 2 <= result["irma_error_high"] <= 4
+def test_the_mean_error_has_an_interval():
+    references, predictions = [*CODES, None], [*CODES[:4], "z" * 13, CODES[0]]
+    found = metrics.bootstrap_interval(metrics.IRMAError(codes=CODES), references, predictions, n=200)
+    assert found.value == pytest.approx(0.2) and found.low == 0 and 0.4 <= found.high <= 0.8
 
 
 @pytest.mark.parametrize("bad", ["1121-127-700", "1121-127-700-50A0", "ABCD"])
 def test_what_is_no_code_is_refused(bad):
     with pytest.raises(ValueError, match="no IRMA code"):
-        metrics.IRMAError(codes=CODES).compute(references=CODES[:1], predictions=[bad])
+        metrics.IRMAError(codes=CODES)(CODES[:1], [bad])
 
 
 def test_a_true_code_with_a_star_and_a_wrong_branching_are_refused():

@@ -4,21 +4,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from transformers import ViTMAEModel, ViTModel
 
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
-from hf_radmae.probing import (
-    extract_features,
-    fold_into_linear,
-    linear,
-    linear_probe,
-    multilabel_probe,
-    predict_by_attention,
-    predict_by_neighbours,
-    probe_table,
-    train_linear_probes,
-)
+from hf_radmae.probing import extract_features, fold_into_linear, linear_probe, propagated_probe
+from hf_radmae.probing.watch import alignment, effective_rank, knn_accuracy
 
 PATCH = 8
 
@@ -65,13 +55,13 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def test_features_come_once_per_row_in_row_order_whatever_the_batches(model):
-    features = extract_features(model, batches(), grid=3)
+    features = extract_features(model, batches())
     assert features.rows.tolist() == [0, 1, 2, 3, 4, 5]
     alone = {}
     for batch in batches():
         for i, row in enumerate(batch["index"].tolist()):
             single = {name: value[i : i + 1] for name, value in batch.items()}
-            alone[row] = extract_features(model, [single], grid=3)
+            alone[row] = extract_features(model, [single])
     for pooling, values in features.pooled.items():
         assert values.dtype == np.float32
         expected = np.concatenate([alone[row][pooling] for row in range(6)])
@@ -100,7 +90,7 @@ def test_an_encoder_that_shuffles_is_refused(model):
 
 
 def test_cached_features_are_taken_only_for_the_same_weights_and_data(model, tmp_path):
-    options = {"cache_dir": tmp_path, "poolings": ("cls", "mean"), "grid": 2}
+    options = {"cache_dir": tmp_path, "poolings": ("cls", "mean")}
     first = extract_features(model, batches(), data_fingerprint="a", **options)
     again = extract_features(model, [], data_fingerprint="a", **options)  # an empty loader: nothing is computed
     assert again.rows.tolist() == first.rows.tolist()
@@ -125,65 +115,24 @@ def test_feature_mistakes_are_named(model, tmp_path):
         extract_features(model, [{"pixel_values": torch.rand(1, 1, 16, 16)}])
 
 
-# Linear probe by one solve
+# Linear heads
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
-@pytest.mark.parametrize("names", [None, np.array(["chest", "foot", "hand", "spine"])])
-def test_the_solve_agrees_with_scikit_learn_for_every_penalty_and_draw(names, class_weights):
-    features, labels = task()
-    labels = labels if names is None else names[labels]
+@pytest.mark.parametrize("width", [20, 200])  # fewer and more than the images of the small draws
+@pytest.mark.parametrize("classes", [2, 4])
+def test_heads_are_those_of_scikit_learn_on_standardised_features(classes, width, class_weights):
+    features, labels = task(width=width, classes=classes)
+    names = np.array(["chest", "foot", "hand", "spine"])[labels]
     rng = np.random.default_rng(0)
-    draws = [np.arange(300), *(rng.choice(300, size, replace=False) for size in (15, 18, 40, 120))]
-    for penalty in (1e-3, 1e-2, 1.0):
-        options = {"penalties": [penalty], "class_weights": class_weights}
-        probe = linear_probe(features, labels, draws=draws, tolerance=1e-6, **options)
-        for draw, logits in zip(draws, probe.logits(features), strict=True):
-            mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + 1e-6)
-            weighted = None if class_weights == "none" else class_weights
-            strength = {"C": 1 / (penalty * len(draw)), "class_weight": weighted}
-            reference = LogisticRegression(**strength, tol=1e-8, max_iter=10_000)
-            reference.fit((features[draw] - mean) / std, labels[draw])
-            expected = reference.predict_proba((features - mean) / std)
-            np.testing.assert_allclose(probabilities(logits), expected, atol=5e-3)
-
-
-def test_solving_together_equals_solving_alone():
-    """Draws are padded and stacked, penalties run side by side: none of it changes a head."""
-    features, labels = task(width=60)
-    validation = task(seed=1, width=60)
-    draws = [np.arange(0, 300, step) for step in (1, 7, 6, 5, 1)]
-    together = linear_probe(features, labels, validation, draws, penalties=(1.0, 0.1, 0.01))
-    for i, draw in enumerate(draws):
-        alone = linear_probe(features[draw], labels[draw], validation, penalties=(1.0, 0.1, 0.01))
-        assert together.chosen[i] == alone.chosen[0]
-        np.testing.assert_allclose(together.logits(features)[i], alone.logits(features)[0], atol=2e-2)
-
-
-@pytest.mark.parametrize("width", [15, 400])
-def test_the_eigenbasis_does_not_change_the_solution(monkeypatch, width):
-    features, labels = task(width=width)
-    rotated = linear_probe(features, labels, penalties=[0.01]).logits(features)
-    monkeypatch.setattr(linear, "MAX_ROTATION", 1)
-    np.testing.assert_allclose(
-        probabilities(linear_probe(features, labels, penalties=[0.01]).logits(features)),
-        probabilities(rotated),
-        atol=2e-3,
-    )
-
-
-@pytest.mark.parametrize("criterion", ["accuracy", "balanced_accuracy"])
-@pytest.mark.parametrize("probe", [linear_probe, train_linear_probes])
-def test_the_best_setting_on_validation_is_chosen_and_returned(probe, criterion):
-    features, labels = task(images=80)
-    (seen, truth), draws = task(seed=1), [np.arange(80), np.arange(30)]
-    truth[:150] = 0  # unlike classes, so that the two criteria differ
-    result = probe(features, labels, (seen, truth), draws, criterion=criterion)
-    hits = result.predict(seen) == truth
-    per_class = np.stack([hits[:, truth == c].mean(1) for c in range(4)])
-    expected = hits.mean(1) if criterion == "accuracy" else per_class.mean(0)
-    np.testing.assert_allclose(result.scores.max(1), expected, atol=1e-5)
-    np.testing.assert_array_equal(result.scores.argmax(1), result.chosen)
+    draws = [np.arange(300), *(rng.choice(300, size, replace=False) for size in (18, 40))]
+    probe = linear_probe(features, names, draws, penalty=0.1, class_weights=class_weights)
+    for draw, found in zip(draws, probe.probabilities(features), strict=True):
+        mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + 1e-6)
+        weighted = None if class_weights == "none" else class_weights
+        reference = LogisticRegression(C=1 / (0.1 * len(draw)), class_weight=weighted, tol=1e-8, max_iter=10_000)
+        reference.fit((features[draw] - mean) / std, names[draw])
+        np.testing.assert_allclose(found, reference.predict_proba((features - mean) / std), atol=5e-3)
 
 
 def test_folding_standardisation_changes_nothing():
@@ -195,63 +144,36 @@ def test_folding_standardisation_changes_nothing():
     np.testing.assert_allclose(features @ folded.swapaxes(1, 2) + offset[:, None], expected)
 
 
-@pytest.mark.parametrize("probe", [linear_probe, train_linear_probes])
 @pytest.mark.parametrize("none", [None, -1, -100])
-def test_images_without_a_label_are_as_if_they_were_not_there(probe, none, caplog):
+def test_images_without_a_label_are_as_if_they_were_not_there(none, caplog):
     features, labels = task()
     some = labels.astype(object)
     some[::3] = none
     kept = np.flatnonzero(np.arange(300) % 3)
     with caplog.at_level("INFO"):
-        probed = probe(features, some if none is None else some.astype(int), task(seed=1))
+        probed = linear_probe(features, some if none is None else some.astype(int))
     assert "100 of 300 images have no label" in caplog.text
-    expected = probe(features[kept], labels[kept], task(seed=1))
+    expected = linear_probe(features[kept], labels[kept])
     np.testing.assert_allclose(probed.logits(features), expected.logits(features), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("probe", [linear_probe, train_linear_probes])
-def test_absent_classes(probe):
-    """A class that a draw lacks is never predicted; one that training lacks altogether is wrong, not an error; a class
-    with one image is learned from that image."""
+@pytest.mark.parametrize("probe", [linear_probe, propagated_probe])
+def test_a_class_that_a_draw_lacks_is_never_predicted_and_one_image_is_enough(probe):
     features, labels = task()
     labels[labels == 3] = np.where(np.arange((labels == 3).sum()) == 0, 3, 0)  # one image of class 3 is left
-    seen, truth = task(seed=1)
-    truth[:30] = 9
-    draws = [np.flatnonzero(labels != 3), np.arange(300)]
-    probed = probe(features, labels, (seen, truth), draws)
-    predicted = probed.predict(features)
+    probed = probe(features, labels, [np.flatnonzero(labels != 3), np.arange(300)])
     assert probed.classes.tolist() == [0, 1, 2, 3]
-    assert 3 not in predicted[0] and np.isneginf(probed.bias[0, 3])
+    assert 3 not in probed.predict(features)[0] and np.isneginf(probed.bias[0, 3])
     assert np.isfinite(probed.bias[1]).all() and np.isfinite(probed.weight).all()
-    assert probed.scores.max() <= 0.9
 
 
-@pytest.mark.parametrize("probe", [linear_probe, train_linear_probes])
+@pytest.mark.parametrize("probe", [linear_probe, propagated_probe])
 def test_a_draw_of_one_class_is_refused_with_what_it_holds(probe):
     features, labels = task()
     with pytest.raises(ValueError, match=r"draw 1 has fewer than two classes .*\(2: \d+\)"):
-        probe(features, labels, task(seed=1), [np.arange(300), np.flatnonzero(labels == 2)])
+        probe(features, labels, [np.arange(300), np.flatnonzero(labels == 2)])
     with pytest.raises(ValueError, match="rows 0 to 300, but there are 300 images"):
-        probe(features, labels, task(seed=1), [np.array([0, 300])])
-
-
-def test_several_labels_agree_with_scikit_learn_one_against_the_rest():
-    """Two classes have twice the weights of one logit: half its penalty. Images that lack a label do not train it."""
-    features, labels = task()
-    several = np.stack([labels == 0, labels >= 2], axis=1).astype(int)
-    several[::7, 1] = -1
-    probes = multilabel_probe(features, several, (features, several), penalties=[0.02], tolerance=1e-6)
-    for probe, truth in zip(probes, several.T, strict=True):
-        known = truth >= 0
-        reference = LogisticRegression(C=1 / (0.01 * known.sum()), tol=1e-8, max_iter=10_000)
-        mean, std = features[known].mean(0), np.sqrt(features[known].var(0) + 1e-6)
-        reference.fit((features[known] - mean) / std, truth[known])
-        expected = reference.predict_proba((features - mean) / std)
-        np.testing.assert_allclose(probabilities(probe.logits(features)[0]), expected, atol=5e-3)
-    with pytest.raises(ValueError, match=r"label 1: draw 0 has fewer than two classes"):
-        multilabel_probe(features, several, (features, several), [np.flatnonzero(several[:, 1] != 1)])
-    with pytest.raises(ValueError, match=r"expected \(images, labels\) of both"):
-        multilabel_probe(features, labels, (features, labels))
+        probe(features, labels, [np.array([0, 300])])
 
 
 def test_the_square_root_of_class_weights_lies_between():
@@ -260,134 +182,66 @@ def test_the_square_root_of_class_weights_lies_between():
     labels = (np.arange(1000) < 100).astype(int)
     features = (rng.normal(size=(1000, 3)) + labels[:, None]).astype(np.float32)
     found = [
-        linear_probe(features, labels, penalties=[1e-3], class_weights=kind).predict(features).sum()
+        linear_probe(features, labels, penalty=1e-3, class_weights=kind).predict(features).sum()
         for kind in ("none", "sqrt", "balanced")
     ]
     assert found == sorted(set(found))
-    with pytest.raises(ValueError, match="class_weights='heavy': expected none, balanced, sqrt"):
-        linear_probe(features, labels, penalties=[1e-3], class_weights="heavy")
+    with pytest.raises(ValueError, match="class_weights='heavy': expected none, sqrt, balanced"):
+        linear_probe(features, labels, class_weights="heavy")
 
 
-def test_a_choice_without_validation_is_refused():
-    with pytest.raises(ValueError, match="2 penalties, but no validation"):
-        linear_probe(*task(), penalties=(1, 2))
+# Labels that are spread
 
 
-# Linear heads by training
+def crescents(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two long clusters side by side, each with its label at one end in the draws: neighbours know, a line cannot."""
+    rng = np.random.default_rng(seed)
+    along, labels = rng.uniform(-3, 3, 400), np.arange(400) % 2
+    points = np.stack([along, np.sin(along) + 4 * labels - 2, np.cos(along)], 1)
+    return np.concatenate([points + rng.normal(size=(400, 3)) * 0.1, np.ones((400, 1))], 1).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_training_together_equals_torch_adam_one_head_at_a_time(class_weights):
-    """Whole-batch Adam from the same start: after each count of epochs the head is torch's, for each rate and draw."""
-    features, labels = task(images=60)
-    draws, rates = [np.arange(40), np.arange(20, 60)], (0.003, 0.03)
-    options = {"learning_rates": rates, "epochs": 1, "batch_size": 64, "class_weights": class_weights}
-    probed = train_linear_probes(features, labels, (features, labels), draws, **options)
-    for k, draw in enumerate(draws):
-        head = torch.nn.Linear(20, 4)
-        start = torch.randn(21, 1, 4, generator=torch.Generator().manual_seed(k)) / 100
-        with torch.no_grad():
-            head.weight.copy_(start[:-1, 0].T)
-            head.bias.zero_()
-        optimizer = torch.optim.Adam(head.parameters(), lr=rates[probed.chosen[k]])
-        mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + 1e-6)
-        inputs = torch.from_numpy((features - mean) / std)
-        weight = None if class_weights == "none" else torch.from_numpy(1 / np.bincount(labels[draw])).float()
-        truth = torch.from_numpy(labels[draw])
-        torch.nn.functional.cross_entropy(head(inputs[draw]), truth, weight).backward()
-        optimizer.step()
-        np.testing.assert_allclose(probed.logits(features)[k], head(inputs).detach(), atol=1e-4)
+def test_labels_spread_along_clusters():
+    features, labels = crescents(0)
+    far = [np.flatnonzero(labels == 0)[np.argsort(features[labels == 0, 0])[:2]]]
+    far += [np.flatnonzero(labels == 1)[np.argsort(-features[labels == 1, 0])[:2]]]
+    draws = [np.concatenate(far)]
+    spread = propagated_probe(features, labels, draws)
+    alone = linear_probe(features, labels, draws)
+    test, truth = crescents(1)
+    assert (spread.predict(test)[0] == truth).mean() > 0.95 > (alone.predict(test)[0] == truth).mean()
 
 
-def test_trained_heads_do_not_depend_on_the_heads_beside_them():
+def test_labels_that_are_not_drawn_change_nothing():
     features, labels = task()
-    validation, draws = task(seed=1), [np.arange(300), np.arange(0, 300, 10)]
-    together = train_linear_probes(features, labels, validation, draws, batch_size=32)
-    for rate in (0, 5, 9):
-        alone = train_linear_probes(
-            features, labels, validation, draws, batch_size=32, learning_rates=[together.settings[rate]]
-        )
-        np.testing.assert_allclose(together.scores[:, rate], alone.scores[:, 0], atol=0.01)
+    draws = [np.arange(0, 300, 12), np.arange(5, 300, 20)]
+    other = labels.copy()
+    undrawn = np.setdiff1d(np.arange(300), np.concatenate(draws))
+    other[undrawn] = np.random.default_rng(0).permutation(other[undrawn])
+    first, second = (propagated_probe(features, found, draws).weight for found in (labels, other))
+    np.testing.assert_array_equal(first, second)
+    few = propagated_probe(features, labels, draws, unlabelled=np.arange(0))
+    assert not np.allclose(few.weight, first), "the other images are what is spread to"
 
 
-def test_trained_heads_stop_after_their_patience():
-    """Labels by chance: a head that cannot get better ends with its best epoch, long before the last one."""
-    features, labels = task(images=200)
-    chance = np.random.default_rng(0).integers(0, 4, 200)
-    brief, long = (
-        train_linear_probes(features, labels, (features, chance), epochs=epochs, patience=2) for epochs in (60, 5000)
-    )
-    np.testing.assert_array_equal(brief.weight, long.weight)
+# What is watched
 
 
-def test_equal_draws_are_repetitions_with_other_seeds_and_the_same_seed_repeats():
-    features, labels = task()
-    first, again = (train_linear_probes(features, labels, task(seed=1), [np.arange(300)] * 2) for _ in range(2))
-    np.testing.assert_array_equal(first.weight, again.weight)
-    assert not np.allclose(first.weight[0], first.weight[1])
+def test_the_effective_rank_of_equal_directions_is_their_number():
+    features = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 8)))[0] + 5
+    assert effective_rank(features) == pytest.approx(8, abs=0.2)
+    assert effective_rank(np.outer(np.arange(50.0), np.ones(6))) == pytest.approx(1, abs=0.01)
 
 
-def test_training_reaches_what_the_solve_reaches():
-    features, labels = task(images=1000)
-    seen, truth = task(seed=1, images=1000)
-    solved = linear_probe(features, labels, (seen, truth)).scores.max()
-    trained = train_linear_probes(features, labels, (seen, truth)).scores.max()
-    assert trained == pytest.approx(solved, abs=0.02)
+def test_alignment_is_zero_of_equals_and_four_of_opposites():
+    features = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    assert alignment(features, 3 * features) == pytest.approx(0, abs=1e-5)
+    assert alignment(features, -features) == pytest.approx(4, abs=1e-5)
 
 
-# Neighbours, attention, table
-
-
-def test_neighbours_agree_with_scikit_learn():
-    features, labels = task()
-    queries, draws = task(seed=1)[0], [np.arange(300), np.arange(0, 300, 20)]
-    predicted = predict_by_neighbours(features, labels, queries, draws, k=9, chunk=64)
-    for draw, found in zip(draws, predicted, strict=True):
-        reference = KNeighborsClassifier(9, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine")
-        np.testing.assert_array_equal(found, reference.fit(features[draw], labels[draw]).predict(queries))
-
-
-def test_attention_finds_the_token_that_the_mean_hides():
-    """One token of 16 carries the class, the others noise as strong: the mean's probe fails, attention does not."""
-
-    def images(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        labels = rng.integers(0, 2, 400)
-        tokens = rng.normal(size=(400, 16, 8)).astype(np.float32)
-        tokens[:, :, 0] = 0
-        tokens[np.arange(400), rng.integers(0, 16, 400), :2] = np.stack([np.full(400, 4), 2.0 * labels - 1], 1)
-        return tokens, labels
-
-    (train, labels), validation, (test, truth) = images(0), images(1), images(2)
-    draws = [np.arange(400), np.arange(100)]
-    attended = predict_by_attention(train, labels, validation, test, draws, learning_rates=(0.01,), epochs=30)
-    mean = linear_probe(train.mean(1), labels, (validation[0].mean(1), validation[1])).predict(test.mean(1))
-    assert (attended[0] == truth).mean() > 0.9 > 0.8 > (mean[0] == truth).mean()
-    assert attended.shape == (2, 400)
-    again = predict_by_attention(train, labels, validation, test, draws[1:], learning_rates=(0.01,), epochs=2)
-    assert again.shape == (1, 400)
-
-
-def test_table_has_each_model_beside_the_majority_and_a_paired_difference():
-    splits = {"train": task(), "validation": task(seed=1), "test": task(seed=2)}
-    labels = {name: np.array(list("abcd"), dtype=object)[part[1]] for name, part in splits.items()}
-    labels["train"][2], labels["test"][7] = None, None
-    features = {
-        "pre-trained": {name: part[0] for name, part in splits.items()},
-        "untrained": {name: part[0][:, :3] for name, part in splits.items()},
-    }
-    draws = {"all": [np.arange(300)], "10 %": [np.arange(i, 300, 10) for i in range(5)]}
-    rows = probe_table(features, labels, draws, patients=np.arange(300) // 2, n=200)
-    names = ["majority class", "pre-trained", "untrained", "pre-trained - untrained"]
-    assert [(row["labels"], row["model"]) for row in rows] == [(share, name) for share in draws for name in names]
-    assert [row["images"] for row in rows if row["model"] == "untrained"] == [299, 29.8]
-    for share in (rows[:4], rows[4:]):
-        majority, trained, untrained, difference = (row["balanced_accuracy"] for row in share)
-        assert majority == 0.25 and difference == pytest.approx(trained - untrained)
-        assert share[3]["balanced_accuracy_low"] > 0, "twenty features tell more than three"
-        assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in share)
-    twice = dict.fromkeys(("pre-trained", "untrained"), features["untrained"])
-    same = probe_table(twice, labels, {"all": draws["all"]}, n=50)[-1]
-    assert same["accuracy_low"] == same["accuracy_high"] == 0
-    with pytest.raises(ValueError, match="no features of pre-trained for the difference, only of mine"):
-        probe_table({"mine": features["untrained"], "untrained": features["untrained"]}, labels, draws)
+def test_an_image_is_no_neighbour_of_itself():
+    features, labels = np.eye(40, dtype=np.float32), np.arange(40) % 2
+    assert knn_accuracy(features, labels, k=39) == 0, "each has one more neighbour of the other class"
+    clear, names = task(classes=2, width=200)
+    assert knn_accuracy(clear / clear.std(0), names) > 0.9
+    assert knn_accuracy(features, [1] * 40) is None

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +15,18 @@ import pytest
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
-from hf_radmae.study import Study, StudyArguments, write_report
+from hf_radmae.study import Study, StudyArguments, steps, write_report
+from hf_radmae.study.seen import check_unseen, save_seen
 
 pytestmark = pytest.mark.slow  # trains real networks, small as they are; the killed run starts the script several times
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "study.py"
 SMALL = shlex.split(
     "--num_images 120 --phantom_scale 0.04 --max_tokens 25 --num_bins 2 --num_train_epochs 2 --draws 2 "
-    "--low_fraction 0.3 --per_device_train_batch_size 16 --curve 0.5 --flat_grid 2 --supervised vit "
+    "--low_fraction 0.3 --per_device_train_batch_size 16 --curve 0.5 --poolings cls mean --supervised vit "
     "--supervised_epochs 1 --supervised_steps 2 --supervised_evaluations 1 --learning_rates 1e-3 1e-2 "
     "--search_fraction 0.3 --disable_tqdm true --report_to none --dataloader_num_workers 0 --use_cpu true "
-    "--figure_images 0"
+    "--figure_images 0 --min_test_images 1"
 )
 
 
@@ -51,22 +53,37 @@ def test_a_finished_study_runs_nothing_again_and_tells_the_same(finished):
     study, again = run(folder)
     assert study.steps.ran == [] and len(first.steps.ran) == len(results["seconds"])
     assert again == results
-    assert first.bar.total == len(results["seconds"]), "the bar counts the steps that there are"
     assert all(path.is_file() and path.stat().st_size for path in write_report(results, folder))
 
 
 def test_a_changed_option_repeats_what_depends_on_it_and_nothing_else(finished):
     folder, _, results = finished
     study, changed = run(folder, "--supervised_steps", "1")
-    assert {name.split(",")[0] for name in study.steps.ran} <= {"search", "train", "table"}
-    assert not any("probe" in name for name in study.steps.ran)
-    probes = [
-        [row for row in found["tasks"][0]["tables"][0]["rows"] if row["model"].startswith("MAE probe, mean -")][-1]
-        for found in (results, changed)
+    assert {name.split(",")[0] for name in study.steps.ran} == {"search", "train"}
+    rows = [
+        {(row["model"], row["head"]): row for row in r["tasks"][0]["tables"][0]["rows"]} for r in (results, changed)
     ]
-    assert probes[0] == probes[1]
+    assert rows[0]["pre-trained", "linear"] == rows[1]["pre-trained", "linear"]
     study, _ = run(folder, "--tasks", "view", "--supervised", "none")
-    assert {name.split(",")[0] for name in study.steps.ran} == {"probe", "search", "table"}
+    assert study.steps.ran == [], "features serve every task"
+
+
+def test_another_version_of_the_package_repeats_every_step(finished, monkeypatch):
+    _, first, _ = finished
+    before = first.steps.path("a step", seed=1)
+    monkeypatch.setattr(steps, "version", lambda name: "99.0")
+    assert first.steps.path("a step", seed=1) != before
+
+
+def test_a_checkpoint_that_has_seen_test_images_is_refused(finished, tmp_path):
+    folder, first, _ = finished
+    (checkpoint,) = (path for path in (folder / "steps").glob("pretrain-*") if path.is_dir())
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    save_seen([first.images.rows["train"], first.images.rows["validation"]], copy)
+    assert check_unseen(copy, first.images.rows["test"])
+    save_seen([first.images.rows["train"], first.images.rows["test"]], copy)
+    with pytest.raises(ValueError, match=r"was trained on \d+ of the \d+ test images"):
+        run(tmp_path / "other", "--mae_checkpoint", str(copy), "--supervised", "none")
 
 
 def test_an_encoder_that_is_there_is_taken(finished, tmp_path):
@@ -74,11 +91,9 @@ def test_an_encoder_that_is_there_is_taken(finished, tmp_path):
     (checkpoint,) = (path for path in (folder / "steps").glob("pretrain-*") if path.is_dir())
     study, found = run(tmp_path / "other", "--mae_checkpoint", str(checkpoint), "--supervised", "none")
     assert not any(name.startswith("pretrain") for name in study.steps.ran)
-    assert found["pretraining"] == {"checkpoint": checkpoint.name}
-    rows = [
-        {row["model"]: row for row in r["tasks"][0]["tables"][1]["rows"]}["MAE probe, CLS"] for r in (results, found)
-    ]
-    assert rows[0] == rows[1]
+    assert found["pretraining"] == {"checkpoint": checkpoint.name, "unseen": False}
+    rows = [{(row["model"], row["head"]): row for row in r["tasks"][0]["tables"][1]["rows"]} for r in (results, found)]
+    assert rows[0]["pre-trained", "linear"] == rows[1]["pre-trained", "linear"]
     write_report(found, tmp_path / "other")
     with pytest.raises(ValueError, match=r"another size .* --preset small .*: give the preset of the checkpoint"):
         run(tmp_path / "mixed", "--mae_checkpoint", str(checkpoint), "--preset", "small")
@@ -95,7 +110,7 @@ def test_killed_at_any_point_it_ends_with_the_same_results_and_repeats_no_finish
     folder = tmp_path / "out"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     written: dict[Path, int] = {}
-    for patience in ("pretrain-*/checkpoint-*", "probe-*.json", "train-*.json", None):
+    for patience in ("pretrain-*/checkpoint-*", "features-*.json", "train-*.json", None):
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *SMALL, "--output_dir", str(folder)],
             env=environment,

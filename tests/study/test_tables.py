@@ -1,19 +1,21 @@
-"""Scores of a comparison are the metrics' own, and the paper's numbers stand beside the paper's data only."""
+"""Scores of a table are scikit-learn's, its headline is against the best rival, and the paper's numbers are marked."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from hf_radmae.cli.parse import parse
 from hf_radmae.metrics import IRMAError
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
-from hf_radmae.study.comparison import BEFORE, PROBES, Comparison, Frozen, best_rates
+from hf_radmae.study.comparison import PAPER, Comparison
+from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve
+from hf_radmae.study.heads import Candidate, candidates
 from hf_radmae.study.report import terminal_text, write_report
-from hf_radmae.study.tables import PAPER, majority, table
+from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Task, TaskLabels
 
 CODES = ["1121-120-200-700", "1121-120-310-700", "1123-127-500-000"]
@@ -27,57 +29,93 @@ def labels(task: str = "body_region", images: int = 400, classes: int = 3, sever
     return TaskLabels(Task(task, task), CODES[:classes] if not several else ["a", "b"], values)
 
 
-def guesses(truth: np.ndarray, share: float, draws: int = 3) -> np.ndarray:
-    """Predictions of which about so many are right."""
-    rng = np.random.default_rng(1)
-    return np.stack([np.where(rng.random(truth.shape) < share, truth, rng.integers(0, 2, truth.shape))] * draws)
+def model(task: TaskLabels, name: str, kind: str, strength: float, seeds: int = 1, draws: int = 3) -> Candidate:
+    """Scores that agree with the labels the more, the greater the strength."""
+    rng = np.random.default_rng(len(name))
+    found = {}
+    for split in ("validation", "test"):
+        truth = task.values[split]
+        right = truth if task.multi else truth[:, None] == np.arange(len(task.classes))
+        noise = rng.random((seeds, draws, *right.shape))
+        scores = strength * np.clip(right, 0, 1) + (1 - strength) * noise
+        found[split] = scores if task.multi else scores / scores.sum(-1, keepdims=True)
+    return Candidate(name, kind, "linear", "mean", found["validation"], found["test"])
 
 
-def test_scores_are_those_of_scikit_learn_and_differences_are_paired():
+def test_scores_are_those_of_scikit_learn_and_the_headline_is_against_the_best_rival():
     task = labels()
+    found = [
+        model(task, "good", "ours", 0.7, seeds=2),
+        model(task, "poor", "rival", 0.2),
+        model(task, "best", "rival", 0.5),
+    ]
+    found.append(model(task, "far", "elsewhere", 0.3))
+    table = score_table(found, task, np.arange(90), n=200)
+    assert [row["model"] for row in table["rows"]] == ["good", "poor", "best", "far"]
     truth = task.values["test"]
     known = truth >= 0
-    good, bad = guesses(truth, 0.9), guesses(truth, 0.5)
-    rows = table(task, {"good": good, "bad": bad}, np.arange(90), [("good", "bad"), ("good", "absent")])
-    assert [row["model"] for row in rows] == ["good", "bad", "good - bad"]
-    for row, predicted in zip(rows, (good, bad), strict=False):
-        expected = balanced_accuracy_score(truth[known], predicted[0][known])
+    for row, candidate in zip(table["rows"], found, strict=True):
+        runs = candidate.test.reshape(-1, 90, 3)[:, known]
+        expected = np.mean([balanced_accuracy_score(truth[known], run.argmax(1)) for run in runs])
         assert row["balanced_accuracy"] == pytest.approx(expected)
         assert row["balanced_accuracy_low"] <= expected <= row["balanced_accuracy_high"]
-    assert rows[2]["accuracy"] == pytest.approx(rows[0]["accuracy"] - rows[1]["accuracy"])
+        area = np.mean([roc_auc_score(truth[known], run, multi_class="ovr") for run in runs])
+        assert row["auroc"] == pytest.approx(area)
+    by_name = {row["model"]: row for row in table["rows"]}
+    assert table["headline"]["rival"] == "best, mean" and table["elsewhere"]["rival"] == "far, mean"
+    difference = by_name["good"]["balanced_accuracy"] - by_name["best"]["balanced_accuracy"]
+    assert table["headline"]["balanced_accuracy"] == pytest.approx(difference)
+    assert by_name["good"]["seeds"] == 2 and by_name["good"]["chosen_on"] == 60
+    shown = table["classes"]["good, mean"]
+    assert np.sum(shown["confusion"]) == pytest.approx(known.sum(), abs=0.1)
+    assert np.mean(shown["recall"]) == pytest.approx(by_name["good"]["balanced_accuracy"], abs=1e-6)
 
 
-def test_codes_are_scored_by_the_irma_error():
-    task = labels("irma_code")
-    truth = task.values["test"]
-    predicted = guesses(truth, 0.6, draws=1)
-    (row,) = table(task, {"model": predicted}, np.arange(90), [])
-    names, known = np.array(CODES), truth >= 0
-    reference = IRMAError(codes=CODES).compute(predictions=names[predicted[0][known]], references=names[truth[known]])
-    assert row["irma_error"] == pytest.approx(reference["mean_irma_error"])
-    assert "irma_error" not in table(labels(), {"model": predicted}, np.arange(90), [])[0]
+def test_two_classes_are_decided_by_auroc_and_codes_have_their_error():
+    task = labels(classes=2)
+    table = score_table([model(task, "good", "ours", 0.6)], task, np.arange(90), n=50)
+    assert table["metrics"][0] == "auroc" and table["headline"] is None
+    codes = labels("irma_code")
+    candidate = model(codes, "model", "ours", 0.6, draws=1)
+    (row,) = score_table([candidate], codes, np.arange(90), n=50)["rows"]
+    names, truth = np.array(CODES), codes.values["test"]
+    predicted = names[candidate.test[0, 0].argmax(1)]
+    expected = IRMAError(codes=CODES)(names[truth[truth >= 0]], predicted[truth >= 0])[0]
+    assert row["irma_error"] == pytest.approx(expected)
 
 
 def test_several_labels_are_scored_each_on_the_images_where_it_is_known():
     task = labels(several=2)
-    truth = task.values["test"]
-    truth[10:30, 1] = -1
-    predicted = guesses(truth, 0.8, draws=1)
-    (row,) = table(task, {"model": predicted}, np.arange(90), [])
-    by_label = [balanced_accuracy_score(t[t >= 0], p[t >= 0]) for t, p in zip(truth.T, predicted[0].T, strict=True)]
-    assert row["balanced_accuracy"] == pytest.approx(np.mean(by_label))
-    assert majority(task, [np.arange(400)] * 3).shape == (3, 90, 2)
+    task.values["test"][10:30, 1] = -1
+    truth, candidate = task.values["test"], model(task, "model", "ours", 0.6, draws=1)
+    (row,) = score_table([candidate], task, np.arange(90), n=50)["rows"]
+    areas = [roc_auc_score(t[t >= 0], s[t >= 0]) for t, s in zip(truth.T, candidate.test[0, 0].T, strict=True)]
+    assert row["auroc"] == pytest.approx(np.mean(areas))
 
 
-def test_the_majority_is_that_of_the_draw():
-    task = labels()
-    draws = [np.flatnonzero(task.values["train"] == c)[:5] for c in range(3)]
-    assert majority(task, draws)[:, 0].tolist() == [0, 1, 2]
+def features(task: TaskLabels, strength: float = 1.0) -> dict:
+    rng = np.random.default_rng(0)
+    found = {}
+    for split, values in task.values.items():
+        told = np.reshape(values, (len(values), -1)) @ np.ones((1 if values.ndim == 1 else values.shape[1], 4))
+        found[split] = {"mean": (strength * told + rng.normal(size=told.shape)).astype(np.float32)}
+    return found
+
+
+@pytest.mark.parametrize("several", [0, 2])
+def test_every_head_gives_probabilities_of_every_image(several):
+    task = labels(several=several)
+    for candidate in candidates(
+        "m", "ours", [features(task)] * 2, task, [np.arange(90), np.arange(30)], ["mean", "cls"]
+    ):
+        assert candidate.pooling == "mean" and candidate.test.shape == (2, 2, 90, 2 if several else 3)
+        assert candidate.unlabelled == (370 if candidate.head == "propagated" else 0)
+        assert several or np.allclose(candidate.test.sum(-1), 1, atol=1e-5)
 
 
 @pytest.fixture
 def comparison():
-    """A maker of comparisons of a probe with features that tell the class, with steps that are run at once."""
+    """A maker of comparisons of features that tell the class, with steps that are run at once."""
 
     def make(is_irma: bool, task: TaskLabels, **options) -> Comparison:
         found = Comparison(
@@ -87,17 +125,8 @@ def comparison():
             lambda name, function, **inputs: function(None),
             is_irma,
         )
-        rng = np.random.default_rng(0)
-        features = {
-            split: (np.reshape(values, (len(values), -1)) @ np.ones((1 if values.ndim == 1 else 2, 4)))
-            + rng.normal(size=(len(values), 4))
-            for split, values in task.values.items()
-        }
-        network = Frozen("weights", dict.fromkeys(PROBES, features))
-        for pooling, name in PROBES.items():
-            found.probe(name, network, pooling)
-        found.probe(BEFORE, network, "mean")
-        found.search_probe(network)
+        found.probe("pre-trained", "ours", [features(task)], ["mean"])
+        found.probe("untrained", "rival", [features(task, 0.3)], ["mean"])
         return found
 
     return make
@@ -107,16 +136,24 @@ def comparison():
     ("is_irma", "task", "shown"), [(True, "body_region", True), (False, "body_region", False), (True, "view", False)]
 )
 def test_the_papers_numbers_stand_beside_its_own_data_and_task_only(comparison, is_irma, task, shown, tmp_path):
-    results = comparison(is_irma, labels(task)).results()
+    results = comparison(is_irma, labels(task)).results() | {"folds": None, "error_maps": None}
     for place, found in enumerate(results["tables"]):
         low = place > 0
         assert found["paper"] == ({name: scores[low] for name, scores in PAPER.items()} if shown else {})
+    results["error_maps"] = {
+        "rows": [{"summary": "mean", "auroc": 0.5, "auroc_low": 0.4, "auroc_high": 0.6}],
+        "picture": "p.png",
+    }
+    results["folds"] = {
+        "published": list(PUBLISHED),
+        "rows": [{"model": "m", "labels": "all", "auroc": 0.8, "std": 0.1}],
+    }
     everything = {
         "name": "study",
         "environment": {"device": "cpu", "cpus": 2},
         "data": {"dataset": "irma", "images": {"train": 1}, "unreadable": 0},
         "model": {},
-        "pretraining": {"checkpoint": "mae"},
+        "pretraining": {"checkpoint": "mae", "unseen": False},
         "class_weights": "sqrt",
         "resampled": "patients",
         "seconds": {"table, all": 1.0},
@@ -124,33 +161,47 @@ def test_the_papers_numbers_stand_beside_its_own_data_and_task_only(comparison, 
     }
     pages = [path.read_text() for path in write_report(everything, tmp_path)] + [terminal_text(everything)]
     assert all(("84.6" in page) == shown for page in pages), "the paper's CLS probe with 1 %"
+    assert all("pre-trained, mean minus untrained, mean" in page.replace("&#39;", "") for page in pages)
     page, markdown, _ = pages
     assert all("Every loss weighs the classes: sqrt." in text for text in (page, markdown))
-    assert 'src="http' not in page and "<link" not in page and page.count("<svg") == 3
-    assert "| | balanced accuracy | accuracy |" in markdown and "\n\n|---" not in markdown
+    assert all("it may have seen the test images" in text for text in (page, markdown))
+    assert 'src="http' not in page and "<link" not in page and "50.0 (40.0 to 60.0)" in page
+    assert (
+        "| model | pooling | head | balanced accuracy | accuracy |" in markdown
+        and "\n\n|---|---|---|---|" not in markdown
+    )
 
 
 def test_a_share_that_leaves_a_class_empty_is_told_and_the_others_go_on(comparison):
     rare = labels()
     rare.values["train"][rare.values["train"] == 2] = 0
     rare.values["train"][7] = 2
-    results = comparison(False, rare, low_fraction=0.003).results()
-    whole, balanced, plain = results["tables"]
+    whole, balanced, plain = comparison(False, rare, low_fraction=0.003).results()["tables"]
     assert whole["refused"] is None and whole["rows"]
     for refused in (balanced, plain):
         assert "classes empty" in refused["refused"] and refused["rows"] == []
-        assert CODES[2] in refused["refused"]
 
 
 def test_every_model_of_a_table_has_the_same_draws(comparison):
-    """The number of labels is the table's, not a model's; and a plain and a balanced draw are not the same."""
     found = comparison(False, labels(), low_fraction=0.05)
-    for share, models in found.predictions.items():
-        assert {len(predicted) for predicted in models.values()} == {len(found.draws[share])}
+    for share, models in found.found.items():
+        assert {candidate.test.shape[1] for candidate in models} == {len(found.draws[share])}
     results = found.results()
-    models = [row["model"] for row in results["tables"][1]["rows"]]
-    assert models == ["majority class", *PROBES.values(), BEFORE, f"{PROBES['mean']} - {BEFORE}"]
+    models = [(row["model"], row["head"]) for row in results["tables"][1]["rows"]]
+    assert models == [(name, head) for name in ("pre-trained", "untrained") for head in ("linear", "propagated")]
     assert [found["share"] for found in results["curve"]] == ["5 %, balanced draw", "10 %, balanced draw", "all"]
+
+
+def test_folds_have_each_image_once_and_score_what_they_have_not_seen():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    truth[:20] = -1
+    good = (truth[:, None] + rng.normal(size=(400, 3)) * 0.5).astype(np.float32)
+    chance = rng.normal(size=(400, 3)).astype(np.float32)
+    rows = fold_curve({"good": good, "chance": chance}, truth, np.arange(400) // 2)
+    assert [row["labels"] for row in rows if row["model"] == "good"] == [*(c for c in COUNTS if c < 304), "all"]
+    assert all(row["auroc"] > 0.9 for row in rows if row["model"] == "good")
+    assert all(abs(row["auroc"] - 0.5) < 0.15 for row in rows if row["model"] == "chance")
 
 
 @pytest.mark.parametrize("name", ["study_tiny", "irma_paper", "mri_archive"])
@@ -160,11 +211,6 @@ def test_recipes_are_read(name):
     *_, args, training = parse(classes, [str(recipe), "--use_cpu", "true", "--bf16", "false"])
     steps = training.per_device_train_batch_size * training.gradient_accumulation_steps
     assert args.draws >= 5 and steps == {"study_tiny": 32, "irma_paper": 64, "mri_archive": 1024}[name]
-
-
-@pytest.mark.parametrize(("scores", "best"), [([0.5, 0.7, 0.6], 2), ([0.5, 0.5, 0.5], 2), ([0.5, 0.5, 0.6], 3)])
-def test_of_rates_that_validate_equally_the_middle_one_is_taken(scores, best):
-    assert best_rates([{"learning_rate": i + 1, "score": score} for i, score in enumerate(scores)])[0] == best
 
 
 def test_shares_and_searches_of_the_options():
@@ -181,6 +227,8 @@ def test_shares_and_searches_of_the_options():
         ({"draws": 1}, "needs at least 2"),
         ({"supervised": ["resnet"]}, "choose from resnet50, vit, mae, none"),
         ({"tasks": ["a", "a=b"]}, "two --tasks are named a"),
+        ({"kinds": ["even"]}, "choose from balanced, plain"),
+        ({"fold_curve": ["b"]}, "the --tasks are body_region"),
     ):
         with pytest.raises(ValueError, match=message):
             StudyArguments(**bad)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_radmae.study.tasks import Share, Task, TaskLabels, draw_labels, patients, read_labels
+from hf_radmae.sources.splits import label_fraction
+from hf_radmae.study.tasks import Share, Task, TaskLabels, draw_labels, patients, read_labels, resampled
 
 
 def rows(**columns: dict[str, list]) -> dict[str, datasets.Dataset]:
@@ -25,11 +26,13 @@ def single(train: np.ndarray, classes: list[str]) -> TaskLabels:
 
 def test_tasks_are_read_from_text():
     assert Task.parse("body_region") == Task("body_region", "body_region")
-    assert Task.parse("fracture=label[label_task=fracture]") == Task("fracture", "label", ("label_task", "fracture"))
-    assert Task.parse("label[view=AP Supine]") == Task("label", "label", ("view", "AP Supine"))
+    assert Task.parse("fracture=label[label_task=fracture]") == Task("fracture", "label", (("label_task", "fracture"),))
+    assert Task.parse("label[view=AP Supine]") == Task("label", "label", (("view", "AP Supine"),))
+    assert Task.parse("label[view=AP,part=a=b]").where == (("view", "AP"), ("part", "a=b"))
     assert Task.parse("findings=a,b") == Task("findings", "a,b")
-    with pytest.raises(ValueError, match=r"task 'a=b=c': expected COLUMN"):
-        Task.parse("a=b=c")
+    for bad in ("a=b=c", "a[]", "a[b]", "a[=b]", "a[b=c,d]"):
+        with pytest.raises(ValueError, match=r"expected COLUMN"):
+            Task.parse(bad)
 
 
 def test_class_numbers_are_shared_by_the_splits_and_missing_labels_are_minus_one():
@@ -126,7 +129,7 @@ def test_a_draw_keeps_patients_whole_and_takes_labelled_training_images_only(dat
         assert (values[draw] >= 0).all() and len(set(draw.tolist())) == len(draw)
         left = np.setdiff1d(np.flatnonzero(values >= 0), draw)
         assert not set(groups[draw]) & set(groups[left])
-        assert set(values[draw]) == set(values[values >= 0])
+        assert share.kind == "plain" or set(values[draw]) == set(values[values >= 0])
 
 
 def test_a_share_too_small_for_a_class_is_refused_by_name_and_one_image_is_enough_for_a_larger_one():
@@ -136,3 +139,38 @@ def test_a_share_too_small_for_a_class_is_refused_by_name_and_one_image_is_enoug
     for draw in draw_labels(labels, np.arange(100), Share(0.1, "balanced"), 3):
         assert np.bincount(labels.values["train"][draw]).tolist() == [3, 3, 1]
     assert len(draw_labels(labels, np.arange(100), Share(1.0, "all"), 5)) == 1
+
+
+def test_plain_draws_come_as_they_are():
+    """Of two classes the rare one is missed as often as chance has it, not redrawn until it is there."""
+    labels = single(np.arange(1000) % 50 // 49, ["common", "rare"])  # 2 % are rare
+    missed = 0
+    for seed in range(40):
+        try:
+            label_fraction(labels.strata(), np.arange(1000), 0.03, seed)
+        except ValueError:
+            missed += 1
+    assert 10 <= missed <= 32, "(1 - 0.02) ** 30 = 0.55 of 40"
+    three = single(np.array([0] * 500 + [1] * 490 + [2] * 10), list("abc"))
+    draws = draw_labels(three, np.arange(1000), Share(0.02, "plain"), 20)
+    assert any(2 not in three.values["train"][draw] for draw in draws)
+
+
+def test_classes_of_few_test_images_are_dropped_and_said():
+    values = {
+        "train": np.array([0, 1, 2, 2, -1]),
+        "validation": np.array([1, 2]),
+        "test": np.repeat([0, 1, 2], (12, 2, 10)),
+    }
+    labels = TaskLabels(Task("t", "t"), ["a", "b", "c"], values).without_rare(10)
+    assert labels.classes == ["a", "c"] and labels.dropped == {"b": 2}
+    assert labels.values["train"].tolist() == [0, -1, 1, 1, -1] and labels.counts()["test"] == [12, 10]
+    assert labels.without_rare(11) is labels, "two classes stay in any case"
+
+
+def test_what_intervals_are_over_is_said():
+    named = rows(patient_id=split(["p", None], ["q"], ["r", None]), part=split(["a", "b"], ["a"], ["b", "a"]))
+    assert (
+        resampled(named) == "groups (patient_id) for 1 of 2 test images and images for the others, within their classes"
+    )
+    assert resampled(rows(part=split(["a"]))).startswith("images, within their classes: no patient is known of 1")

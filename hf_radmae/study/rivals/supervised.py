@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from hf_radmae.batching.binning import assign, fit_bins
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import fit_labels
 from hf_radmae.classification.networks import build_classifier
-from hf_radmae.classification.train import train_classifier
+from hf_radmae.classification.search import search_learning_rate
+from hf_radmae.classification.train import labelled_parts as classified_parts
+from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.pretraining.arguments import ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -84,34 +87,71 @@ class SupervisedTraining:
         return inputs
 
     def __call__(
-        self,
-        folder: Path,
-        kind: str,
-        labels: TaskLabels,
-        draw: np.ndarray,
-        learning_rate: float,
-        seed: int,
-        most_steps: int,
+        self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray, learning_rate: float, seed: int
     ) -> dict[str, Any]:
-        """Its balanced accuracy on validation ("score"), "steps", and "predictions" of the test images.
+        """Balanced accuracy on validation ("score"), "views", and probabilities of "validation" and "test" images.
 
         Args:
             folder: for what the training has to write down.
             kind: of network, a key of `SUPERVISED`.
             labels, draw: of the task, and the training rows whose labels are used.
-            learning_rate, seed, most_steps: of this training, which ends earlier by the epochs of the study.
+            learning_rate, seed: of this training.
         """
+        trainer, data = self._trainer(folder, kind, labels, draw, self.args.supervised_steps, learning_rate, seed)
+        with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
+            trainer.train()
+            found = {split: trainer.predicted(data[split]) for split in ("validation", "test")}
+        views = trainer.state.global_step * self.args.supervised_batch_size
+        result: dict[str, Any] = {"score": trainer.state.best_metric, "views": views}
+        for split, predicted in found.items():
+            size = len(labels.classes)
+            scores = np.full((len(labels.values[split]), size), 0.5 if labels.multi else 1 / size)
+            columns = [labels.classes.index(name) for name in self._names(predicted.labels.names, labels)]
+            scores[predicted.rows] = 0
+            scores[predicted.rows[:, None], columns] = predicted.scores.round(5)
+            result[split] = scores
+        return result
+
+    def search(self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray) -> dict[str, Any]:
+        """The validation score of each learning rate after a short training ("rates"), and the "best" one."""
+        args = self.args
+        steps = min(args.supervised_steps, args.search_steps or args.supervised_steps)
+        trainer, _ = self._trainer(folder, kind, labels, draw, steps)
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = search_learning_rate(trainer, folder, rates=args.learning_rates, subject=f"{kind} {steps}")
+        rates = [{"learning_rate": rate, "score": score} for rate, score in found.trials.items()]
+        return {"rates": rates, "best": found.best}
+
+    def _names(self, names: Sequence[str], labels: TaskLabels) -> list[str]:
+        """Names of the network's outputs as names of the task's classes: those of several labels are columns."""
+        return [name.removeprefix(f"{labels.task.name} ") for name in names] if labels.multi else list(names)
+
+    def _trainer(
+        self,
+        folder: Path,
+        kind: str,
+        labels: TaskLabels,
+        draw: np.ndarray,
+        most_steps: int,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+    ) -> tuple[ClassifierTrainer, dict[str, Any]]:
+        """What trains from the start, and the images of each split."""
         args, training, column = self.args, self.training, ",".join(labels.texts("train"))
-        network = build_classifier(
-            kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
-            fit_labels(self.parts["train"].rows, column),
-            preset=self.model_args.preset,
-            checkpoint=self.mae if kind == "mae" else getattr(args, f"{kind}_checkpoint"),
-            image_size=self.config.image_size,
-            patch_size=self.config.patch_size,
-            num_channels=self.config.num_channels,
-            seed=seed,
-        )
+        fitted = fit_labels(self.parts["train"].rows, column)
+
+        def start() -> PreTrainedModel:
+            return build_classifier(
+                kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
+                fitted,
+                preset=self.model_args.preset,
+                checkpoint=self.mae if kind == "mae" else getattr(args, f"{kind}_checkpoint"),
+                image_size=self.config.image_size,
+                patch_size=self.config.patch_size,
+                num_channels=self.config.num_channels,
+                seed=seed,
+            )
+
         steps = min(most_steps, args.steps_of(len(draw)))
         cached = isinstance(self.parts["train"], CachedRadiographs)
         options = ClassifierTrainingArguments(
@@ -135,11 +175,7 @@ class SupervisedTraining:
             use_cpu=training.use_cpu,
             dataloader_num_workers=0 if cached else training.dataloader_num_workers,
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
-            run = train_classifier(network, self.parts, column, options, draw=draw, bootstrap=0)
-        found = run.predictions["test"]
-        predicted = np.full(labels.values["test"].shape, -1, dtype=np.int64)
-        numbers = {name: number for number, name in enumerate(labels.classes)}
-        predicted[found.rows] = found.predicted if labels.multi else [numbers[name] for name in found.predicted]
-        score = run.results["validation"]["balanced_accuracy"]
-        return {"score": score, "steps": run.results["training"]["steps"], "predictions": predicted}
+        data = classified_parts(self.parts, fitted, options, draw)
+        sets = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
+        trainer = ClassifierTrainer(args=options, model_init=start, **sets)
+        return trainer, data

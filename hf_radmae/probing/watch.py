@@ -1,0 +1,105 @@
+"""Watches what a network learns while it is pre-trained, since its loss does not say what its features are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn.functional import normalize
+from transformers import Trainer, TrainerCallback
+
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.metrics.bootstrap import is_missing
+from hf_radmae.probing.features import extract_features
+
+
+class FeatureWatch(TrainerCallback):
+    """At each evaluation: k-NN accuracy, effective rank and alignment of mean-pooled features of validation images.
+
+    They join the evaluation's metrics, so that TensorBoard shows them and `metric_for_best_model` may name one:
+
+    * `eval_knn_accuracy`: of the other images' votes among the 20 nearest by cosine, where there are labels.
+    * `eval_rank`: RankMe, the exponential of the entropy of the singular values (Garrido et al. 2023), of centred
+      features: what all images share would hide the rest.
+    * `eval_alignment`: mean squared distance between the unit features of an image and of itself moved by half a patch
+      (Wang and Isola 2020); small is close.
+
+    Args:
+        trainer: of the pre-training; its evaluation set is watched.
+        column: of labels in its rows, if there are any.
+        images: that are watched, the same at each evaluation, spread evenly over the set.
+    """
+
+    def __init__(self, trainer: Trainer, column: str | None = None, images: int = 1000):
+        self.trainer = trainer
+        data: Any = trainer.eval_dataset
+        self.rows = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).astype(int))
+        self.labels = None
+        if column is not None and column in data.rows.column_names:
+            self.labels = np.array(data.rows[column], dtype=object)[self.rows]
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        # A model that is sharded needs all of its processes to run.
+        runs = state.is_world_process_zero or self.trainer.is_fsdp_enabled
+        if not runs or "eval_loss" not in (metrics or {}):
+            return
+        network = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        data: Any = self.trainer.eval_dataset
+        first, second = (_features(network, data, self.rows, moved) for moved in (0, network.config.patch_size // 2))
+        found = {"eval_rank": effective_rank(first), "eval_alignment": alignment(first, second)}
+        if self.labels is not None and (accuracy := knn_accuracy(first, self.labels)) is not None:
+            found["eval_knn_accuracy"] = accuracy
+        metrics |= found
+        self.trainer.log(found)
+
+
+def watched(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """What was logged of the features at each evaluation, with its "epoch"."""
+    names = ("epoch", "eval_knn_accuracy", "eval_rank", "eval_alignment")
+    found = [entry for entry in history if "eval_rank" in entry]
+    return [{name.removeprefix("eval_"): entry[name] for name in names if name in entry} for entry in found]
+
+
+def effective_rank(features: np.ndarray) -> float:
+    """RankMe of centred features (images, width): from 1, all on one line, to the smaller of the two sizes."""
+    values = np.linalg.svd(features - features.mean(0), compute_uv=False)
+    shares = values / max(values.sum(), 1e-12) + 1e-7
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def alignment(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean squared distance of unit vectors of two views (images, width): 0 equal, 2 unrelated, 4 opposite."""
+    one, two = (normalize(torch.from_numpy(part), dim=1) for part in (first, second))
+    return float((one - two).square().sum(1).mean())
+
+
+def knn_accuracy(features: np.ndarray, labels: Sequence | np.ndarray, k: int = 20) -> float | None:
+    """Share of images whose label most of the k nearest others have; None for fewer than two classes."""
+    known = ~is_missing(labels)
+    features, names = features[known], np.asarray(labels)[known].astype(str)
+    if len(np.unique(names)) < 2:
+        return None
+    codes = np.unique(names, return_inverse=True)[1]
+    votes = KNeighborsClassifier(min(k, len(codes) - 1), metric="cosine").fit(features, codes)
+    neighbours = votes.kneighbors(return_distance=False)  # of the images that it was given: each without itself
+    counts = np.stack([(codes[neighbours] == code).sum(1) for code in range(codes.max() + 1)], 1)
+    return float((counts.argmax(1) == codes).mean())
+
+
+def _features(network: Any, data: RadiographDataset, rows: np.ndarray, moved: int) -> np.ndarray:
+    """Mean-pooled features of rows, whose pixels are moved down and right by so many."""
+    collate = BucketCollator(network.config.patch_size, network.config.num_channels, flat_threshold=0)
+
+    def batches() -> Any:
+        for bin_id in np.unique(data.bin_ids[rows]):
+            members = rows[data.bin_ids[rows] == bin_id]
+            for part in np.array_split(members, -(-len(members) // 64)):
+                batch = collate([data[row] for row in part.tolist()])
+                batch["pixel_values"] = torch.roll(batch["pixel_values"], (moved, moved), (-2, -1))
+                yield batch | {"index": torch.from_numpy(part)}
+
+    return extract_features(network, batches(), network.device, poolings=["mean"])["mean"]

@@ -1,0 +1,109 @@
+"""The table of a pre-training: the network against its rivals, with the models, heads and draws of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.sources.patients import resampled
+from hf_radmae.study.arguments import StudyArguments
+from hf_radmae.study.comparison import Comparison
+from hf_radmae.study.heads import NETWORK_POOLINGS, Kind, Splits, parts_of
+from hf_radmae.study.rivals import (
+    hub_features,
+    majority_features,
+    metadata_features,
+    network_features,
+    thumbnail_features,
+)
+from hf_radmae.study.tasks import Task, patients, read_labels
+
+OURS, UNTRAINED, PIXELS = "pre-trained", "untrained", "no network"
+PIXEL_POOLINGS = ("thumbnail", "HOG", "thumbnail+HOG")
+SPLITS = ("train", "validation", "test")
+
+Models = dict[str, tuple[Kind, list[Splits], Sequence[str]]]
+"""Name -> kind, features of each seed, and poolings."""
+
+
+def rival_models(
+    parts: Mapping[str, RadiographDataset],
+    rivals: Sequence[str] = (),
+    *,
+    poolings: Sequence[str] = NETWORK_POOLINGS,
+    **options: Any,
+) -> Models:
+    """The rivals that are the same for every task: majority, pixels, and encoders of the Hub.
+
+    Args:
+        parts: the images.
+        rivals: ids or folders of encoders that were trained elsewhere.
+        poolings: of their tokens.
+        **options: `num_workers` and `device`.
+    """
+    collate = BucketCollator(parts["train"].bins.patch_size, 1, flat_threshold=0)
+    models: Models = {
+        "majority class": ("rival", [majority_features(parts)], ["nothing"]),
+        PIXELS: ("rival", [thumbnail_features(parts, collate, options.get("num_workers", 0))], PIXEL_POOLINGS),
+    }
+    for name in rivals:
+        found = hub_features(name, parts, collate, parts_of(poolings), **options)
+        models[Path(name).name] = ("elsewhere", [found], poolings)
+    return models
+
+
+def metadata_model(rows: Mapping[str, Any], labels: Any, columns: Sequence[str]) -> Models:
+    """The rival that sees metadata alone, which depends on the task: a column may be its label."""
+    values = labels.values["train"]
+    found = metadata_features(rows, values[:, 0] if values.ndim == 2 else values, columns)
+    return {"metadata alone": ("rival", [found], [*found["train"]])}
+
+
+def probe_against_rivals(
+    trained: PreTrainedModel,
+    untrained: PreTrainedModel,
+    parts: Mapping[str, RadiographDataset],
+    column: str,
+    *,
+    rivals: Sequence[str] = (),
+    draws: int = 10,
+    low_fraction: float = 0.01,
+    num_workers: int = 0,
+) -> dict[str, Any]:
+    """Heads on frozen features with all labels and with balanced draws of few of them, for the network and its rivals.
+
+    Args:
+        trained, untrained: the network after and before pre-training.
+        parts: the images of "train", "validation" and "test".
+        column: of the labels in their rows.
+        rivals: ids or folders of encoders that were trained elsewhere.
+        draws, low_fraction: of the table of few labels.
+        num_workers: of the loaders.
+
+    Returns:
+        "column", "classes", "dropped" and "resampled", "tables" of `score_table`, and the rows of all tables as "rows",
+        each with its "labels".
+
+    Raises:
+        ValueError: the column does not exist, or is no column of classes.
+    """
+    parts = {split: parts[split] for split in SPLITS}
+    rows = {split: part.rows for split, part in parts.items()}
+    args = StudyArguments(draws=draws, low_fraction=low_fraction, kinds=["balanced"], curve=[], supervised=["none"])
+    labels = read_labels(rows, Task.parse(column)).without_rare(args.min_test_images)
+    models = rival_models(parts, rivals, num_workers=num_workers, device=trained.device)
+    models |= metadata_model(rows, labels, args.metadata)
+    for name, kind, network in ((UNTRAINED, "rival", untrained), (OURS, "ours", trained)):
+        models[name] = (kind, [network_features(network, parts, num_workers=num_workers)], NETWORK_POOLINGS)  # type: ignore[assignment]
+    comparison = Comparison(labels, patients(rows), args, lambda name, function, **_: function(None))
+    for name, (kind, features, poolings) in models.items():
+        comparison.probe(name, kind, features, poolings)
+    found = comparison.results()
+    shown = [{"labels": table["share"], **row} for table in found["tables"] for row in table["rows"]]
+    kept = {key: found[key] for key in ("classes", "dropped", "tables")}
+    return {"column": column, "resampled": resampled(rows["test"]), **kept, "rows": shown}

@@ -1,0 +1,39 @@
+"""Metadata alone, without a pixel: shape and size of the file, and columns such as its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+COLUMNS = ("source", "body_part")
+MOST_VALUES = 50  # a column with more texts names images rather than groups of them
+
+
+def metadata_features(
+    rows: Mapping[str, Any], labels: np.ndarray, columns: Sequence[str] = COLUMNS
+) -> dict[str, dict[str, np.ndarray]]:
+    """Logarithms of height, width and their ratio, and one column for each value of the given columns.
+
+    A column of which every value goes with one class only is the label by another name, and is left out.
+
+    Args:
+        rows: split -> data set with the columns `height` and `width`.
+        labels: int (training images,), -1 where missing.
+        columns: those that there are, are used; values that the training images lack count as unknown.
+    """
+    found = {}
+    used = [name for name in columns if all(name in part.column_names for part in rows.values())]
+    values = {name: sorted({str(v) for v in rows["train"][name] if v is not None}) for name in used}
+    for name in [*used]:
+        texts = np.array([str(v) for v in rows["train"][name]])
+        seen = {v: np.unique(labels[(texts == v) & (labels >= 0)]) for v in values[name]}
+        if len(values[name]) > MOST_VALUES or all(len(classes) < 2 for classes in seen.values()):
+            used.remove(name)
+    for split, part in rows.items():
+        sizes = np.log(np.stack([np.asarray(part[axis], float) for axis in ("height", "width")], 1).clip(1))
+        parts = [sizes, sizes[:, :1] - sizes[:, 1:]]
+        parts += [np.array([str(v) for v in part[name]])[:, None] == np.array(values[name]) for name in used]
+        found[split] = {" and ".join(["size", *used]): np.concatenate(parts, axis=1).astype(np.float32)}
+    return found

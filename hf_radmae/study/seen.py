@@ -1,0 +1,58 @@
+"""Which images a checkpoint was trained on: a list of hashes beside it, so that a study never tests on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hf_radmae.study.steps import write_whole
+
+FILE = "seen_images.txt"
+HEAD = 65_536  # bytes of a file that are read: enough to tell two radiographs apart
+
+
+def image_hashes(rows: datasets.Dataset) -> list[str]:
+    """Sixteen hex digits of each image: of its length in bytes and its first 64 KiB, whatever its name and folder."""
+    return [_hash(row["image"]) for row in rows.select_columns(["image"])]
+
+
+def save_seen(rows: Iterable[datasets.Dataset], folder: str | Path) -> Path:
+    """Writes the hashes of images that a checkpoint in the folder has seen, in order of the hash. It stays local."""
+    path = Path(folder, FILE)
+    write_whole(path, "\n".join(sorted({h for part in rows for h in image_hashes(part)})) + "\n")
+    return path
+
+
+def check_unseen(checkpoint: str | Path, test: datasets.Dataset) -> bool:
+    """Whether the checkpoint's list was there and holds none of the test images; False where there is no list.
+
+    Raises:
+        ValueError: the checkpoint was trained on test images.
+    """
+    path = Path(checkpoint, FILE)
+    if not path.is_file():
+        return False
+    known = set(path.read_text(encoding="utf-8").split())
+    seen = sum(found in known for found in image_hashes(test))
+    if seen:
+        raise ValueError(
+            f"{checkpoint} was trained on {seen} of the {len(test)} test images of this study: take another "
+            "checkpoint, or the --split_seed that it was trained with"
+        )
+    return True
+
+
+def _hash(image: dict[str, Any]) -> str:
+    data = image.get("bytes")
+    if data is None:
+        path = Path(image["path"])
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            data = file.read(HEAD)
+    else:
+        size, data = len(data), data[:HEAD]
+    return hashlib.sha256(size.to_bytes(8, "big") + data).hexdigest()[:16]

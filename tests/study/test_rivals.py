@@ -1,0 +1,111 @@
+"""Rivals see what they say they see, and encoders from elsewhere get the pixels that they were made for."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from damaged import encode, radiograph
+from rows import SIZES, make_rows
+from transformers import (
+    BitImageProcessor,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTModel,
+)
+
+from hf_radmae.batching.binning import fit_bins
+from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.study.rivals import hub_features, majority_features, metadata_features, thumbnail_features
+
+BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=8, max_tokens=36, min_images=1)
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+COLLATE = BucketCollator(8, 1, flat_threshold=0)
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, RadiographDataset]:
+    contents = [encode(radiograph(*size, seed=i), "PNG") for i, size in enumerate(SIZES)]
+    return {split: RadiographDataset(make_rows(contents), BINS) for split in ("train", "validation", "test")}
+
+
+def checkpoint(kind: str, folder) -> str:
+    torch.manual_seed(0)
+    models = {
+        "vit": lambda: ViTModel(ViTConfig(**SMALL), add_pooling_layer=False),
+        "grey vit": lambda: ViTModel(ViTConfig(**SMALL, num_channels=1), add_pooling_layer=False),
+        "registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SMALL, num_register_tokens=3)),
+        "mae": lambda: ViTMAEForPreTraining(ViTMAEConfig(**SMALL, decoder_hidden_size=16, decoder_num_hidden_layers=1)),
+        "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
+    }
+    models[kind]().save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    BitImageProcessor(
+        size={"shortest_edge": 32}, crop_size=size, image_mean=[0.3] * 3, image_std=[0.2] * 3
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["vit", "grey vit", "registers", "mae", "resnet"])
+def test_an_encoder_from_elsewhere_is_read_whole_and_in_order(kind, parts, tmp_path):
+    found = hub_features(checkpoint(kind, tmp_path), parts, COLLATE)
+    again = hub_features(str(tmp_path), parts, COLLATE)
+    assert set(found["train"]) == {"mean", "max", "std", "grid"} | (set() if kind == "resnet" else {"cls"})
+    for pooling, values in found["train"].items():
+        assert values.shape == (len(SIZES), 144 if pooling == "grid" else 16) and np.isfinite(values).all()
+        np.testing.assert_array_equal(values, again["train"][pooling])  # nothing is masked or drawn
+        np.testing.assert_array_equal(values, found["test"][pooling])
+    cells = found["train"]["grid"].reshape(len(SIZES), 9, 16).mean(1)
+    assert np.abs(cells - found["train"]["mean"]).max() < 1, "means of parts of the image"
+
+
+def test_pixels_are_normalised_as_the_encoder_was_trained(parts, tmp_path):
+    found = hub_features(checkpoint("vit", tmp_path), parts, COLLATE)["train"]
+    model = ViTModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
+    pixels = torch.nn.functional.interpolate(
+        parts["train"][0]["pixel_values"][None], (32, 32), mode="bicubic", antialias=True
+    ).clamp(0, 1)
+    with torch.no_grad():
+        tokens = model((pixels.expand(-1, 3, -1, -1) - 0.3) / 0.2).last_hidden_state[0]
+    np.testing.assert_allclose(found["cls"][0], tokens[0], atol=1e-5)
+    np.testing.assert_allclose(found["max"][0], tokens[1:].amax(0), atol=1e-5)
+
+
+def test_an_image_that_cannot_be_read_has_no_features(parts):
+    contents = [encode(radiograph(*size, seed=i), "PNG") for i, size in enumerate(SIZES)]
+    contents[1] = b"no image"
+    broken = {"train": RadiographDataset(make_rows(contents), BINS)}
+    found = thumbnail_features(broken, COLLATE)["train"]
+    assert np.isnan(found["HOG"][1]).all() and np.isfinite(found["HOG"][0]).all()
+
+
+def test_a_thumbnail_is_pixels_and_hog_is_blind_to_brightness(parts):
+    found = thumbnail_features(parts, COLLATE)["train"]
+    assert found["thumbnail"].shape[1] == 256 and found["HOG"].shape[1] == 144
+    pixels = parts["train"][0]["pixel_values"]
+    assert found["thumbnail"][0].mean() == pytest.approx(float(pixels.mean()), abs=0.02)
+    assert all(len(np.unique(part["nothing"])) == 1 for part in majority_features(parts).values())
+
+
+def test_metadata_leaves_out_the_label_by_another_name():
+    rows = datasets.Dataset.from_dict(
+        {
+            "height": [10, 20, 30, 40],
+            "width": [10, 10, 10, 10],
+            "source": ["a", "a", "b", None],
+            "body_part": ["hand", "foot", "hand", "foot"],
+            "name": [f"image {i}" for i in range(4)],
+        }
+    )
+    splits = dict.fromkeys(("train", "validation", "test"), rows)
+    by_source = metadata_features(splits, np.array([0, 1, 0, -1]), ("source", "body_part", "missing"))
+    assert list(by_source["train"]) == ["size and source"], "each body part has one class only"
+    by_part = metadata_features(splits, np.array([0, 0, 1, 1]), ("body_part", "name"))["train"]["size and body_part"]
+    assert by_part.shape == (4, 5)
+    np.testing.assert_allclose(by_part[:, 2], np.log([1, 2, 3, 4]), atol=1e-6)
+    assert by_part[:, 3:].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
