@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_radmae.sources.splits import label_fraction
-from hf_radmae.study.tasks import Share, Task, TaskLabels, draw_labels, patients, read_labels, resampled
+from hf_radmae.study.tasks import Share, Task, TaskLabels, draw_labels, patients, read_labels
 
 
 def rows(**columns: dict[str, list]) -> dict[str, datasets.Dataset]:
@@ -166,11 +166,3 @@ def test_classes_of_few_test_images_are_dropped_and_said():
     assert labels.classes == ["a", "c"] and labels.dropped == {"b": 2}
     assert labels.values["train"].tolist() == [0, -1, 1, 1, -1] and labels.counts()["test"] == [12, 10]
     assert labels.without_rare(11) is labels, "two classes stay in any case"
-
-
-def test_what_intervals_are_over_is_said():
-    named = rows(patient_id=split(["p", None], ["q"], ["r", None]), part=split(["a", "b"], ["a"], ["b", "a"]))
-    assert (
-        resampled(named) == "groups (patient_id) for 1 of 2 test images and images for the others, within their classes"
-    )
-    assert resampled(rows(part=split(["a"]))).startswith("images, within their classes: no patient is known of 1")
