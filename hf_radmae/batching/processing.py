@@ -21,7 +21,7 @@ from hf_radmae.images.fitting import SCALINGS, as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 
 _SOURCES = (str, Path, bytes, Mapping, Image.Image, np.ndarray)
-_ALWAYS = {"do_resize": True, "do_rescale": True, "do_normalize": False, "do_center_crop": False, "do_pad": False}
+_ALWAYS = {"do_resize": True, "do_rescale": True, "do_center_crop": False, "do_pad": False}
 """What the other options of an image processor must say, for nothing else is done here."""
 
 
@@ -46,7 +46,8 @@ class RadiographImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
 class RadiographImageProcessor(TorchvisionBackend):
     """Reads, scales and resizes radiographs of any bit depth: paths (DICOM too), bytes, PIL images, arrays, tensors.
 
-    `processor(images, return_tensors="pt")["pixel_values"]` is float32 (batch, num_channels, height, width) in 0..1.
+    `processor(images, return_tensors="pt")["pixel_values"]` is float32 (batch, num_channels, height, width) in 0..1, or
+    with `do_normalize` less `image_mean` and divided by `image_std`, for a network that was trained on such pixels.
     Images of one call that fall into different bins cannot be stacked: leave `return_tensors` out to get a list.
 
     It is saved under the name of transformers' `ViTImageProcessor`, with options that mean the same there for an 8-bit
@@ -63,6 +64,8 @@ class RadiographImageProcessor(TorchvisionBackend):
     do_resize = True
     do_rescale = True  # to 0..1 by the range of each image; the stock class divides by 255
     do_normalize = False
+    image_mean = 0.0  # what a notebook that normalises by them, whatever do_normalize says, leaves as it is
+    image_std = 1.0
     bins: dict | None = None
     scaling = "minmax"
     num_channels = 1
@@ -73,8 +76,14 @@ class RadiographImageProcessor(TorchvisionBackend):
         self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
 
     def to_dict(self) -> dict[str, Any]:
-        """The options, under the name of the stock class."""
-        return super().to_dict() | {"image_processor_type": "ViTImageProcessor"}
+        """The options, under the name of the stock class; mean and deviation of each channel say what was done."""
+        options = super().to_dict() | {"image_processor_type": "ViTImageProcessor"}
+        for name in ("image_mean", "image_std"):
+            values = _per_channel(options[name])
+            options[name] = values * self.num_channels if len(values) == 1 else values
+        if not self.do_normalize:
+            options |= {"image_mean": [0.0] * self.num_channels, "image_std": [1.0] * self.num_channels}
+        return options
 
     def _validate_preprocess_kwargs(self, **options: Any) -> None:  # type: ignore[override]  # they come by name
         if options["scaling"] not in SCALINGS:
@@ -117,6 +126,9 @@ class RadiographImageProcessor(TorchvisionBackend):
         scaling: str,
         num_channels: int,
         crop_threshold: float | None = None,
+        do_normalize: bool = False,
+        image_mean: Any = None,
+        image_std: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
         device, placed = kwargs.get("device") or "cpu", None if bins is None else Bins.from_dict(bins)
@@ -130,13 +142,20 @@ class RadiographImageProcessor(TorchvisionBackend):
                     _, box = measure_image(image, threshold=crop_threshold, scaling=scaling, **look)
                 shape, content = place(box[2:] if box else image.shape[-2:], placed)
             pixels = fit_image(image, shape, content, scaling=scaling, box=box)
-            fitted.append(pixels.expand(num_channels, -1, -1).to(device))
+            pixels = pixels.expand(num_channels, -1, -1).to(device)
+            if do_normalize:
+                pixels = tvF.normalize(pixels, _per_channel(image_mean), _per_channel(image_std))
+            fitted.append(pixels)
         if kwargs.get("return_tensors") and len({image.shape for image in fitted}) > 1:
             raise ValueError(
                 f"the images fall into different bins ({sorted({tuple(i.shape[-2:]) for i in fitted})}) and cannot be "
                 "stacked: call the processor once per image, or leave return_tensors out"
             )
         return BatchFeature({"pixel_values": fitted}, tensor_type=kwargs.get("return_tensors"))
+
+
+def _per_channel(values: float | Sequence[float]) -> list[float]:
+    return [float(values)] if isinstance(values, int | float) else [float(value) for value in values]
 
 
 def place(size: Sequence[int], bins: Bins) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -13,10 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, set_seed
 
 from hf_radmae.classification.labels import Labels
-from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.models.encoder import ENCODER_OPTIONS, convert_first_layer, export_encoder
+from hf_radmae.models.mae import preset_config
 from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
 from hf_radmae.models.positions import sincos_table
-from hf_radmae.models.starts import ENCODER_OPTIONS
+from hf_radmae.models.starts import config_values, load_encoder, photograph_normalisation
 
 Kind = Literal["vit", "resnet50", "mae"]
 KINDS: dict[str, str] = {
@@ -36,8 +37,8 @@ def build_classifier(
     checkpoint: str | PathLike[str] | PreTrainedModel | None = None,
     image_size: int = 224,
     patch_size: int = 16,
-    num_channels: int = 1,
-    pooling: str = "mean",
+    num_channels: int = 3,
+    pooling: str | None = None,
     seed: int = 42,
 ) -> PreTrainedModel:
     """A network for some labels, whose configuration holds them.
@@ -46,11 +47,12 @@ def build_classifier(
         kind: a key of `KINDS`.
         labels: what the outputs stand for.
         preset: size of a network from scratch, a key of `PRESETS`; a ResNet is a narrow one for "tiny", else ResNet-50.
-        checkpoint: a folder or Hub id, or for "mae" a model in memory, which is copied. Required for "mae"; "vit" and
-            "resnet50" start from scratch without it.
-        image_size, patch_size, num_channels: of a ViT from scratch, in pixels; a checkpoint keeps its own, as does a
-            ResNet but for the channels from scratch.
-        pooling: of a ViT, see `pool_tokens`.
+        checkpoint: a folder or Hub id, or a ViT or masked autoencoder in memory, which is copied. Required for "mae";
+            "vit" and "resnet50" start from scratch without it. Its normalisation of pixels becomes part of a ViT.
+        image_size, patch_size: of a ViT from scratch, in pixels; a checkpoint keeps its own.
+        num_channels: of the images, 3 for those that bare transformers reads. A checkpoint of other channels is
+            converted: what it gives for a grey image stays.
+        pooling: of a ViT, see `pool_tokens`; where None that of the checkpoint's own head, "mean" where it has none.
         seed: of all weights that no checkpoint gives.
 
     Raises:
@@ -60,29 +62,49 @@ def build_classifier(
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
     set_seed(seed)
     source: Any = checkpoint
-    # Only the head can be of another size: every other option is the checkpoint's.
-    load: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     if kind == "resnet50":
         if source is not None:
-            return ResNetForImageClassification.from_pretrained(source, **labels.config(), **load)
+            return _resnet_from(source, labels, num_channels)
         narrow: dict[str, Any] = TINY_RESNET if preset == "tiny" else {}
         return ResNetForImageClassification(ResNetConfig(num_channels=num_channels, **narrow, **labels.config()))
-    options = labels.config() | {"pooling": pooling}
-    if kind == "mae":
-        if source is None:
-            raise ValueError("kind='mae' fine-tunes a checkpoint: say which")
-        if not isinstance(source, PreTrainedModel):
-            source = RadMAEForPreTraining.from_pretrained(source, dtype=torch.float32)
-        model = RadiographViTForImageClassification(_encoder_config(source.config, options))
-        model.vit.load_state_dict(source.vit.state_dict())
-    elif source is not None:
-        model = RadiographViTForImageClassification.from_pretrained(source, **options, **load)
-    else:
+    if kind == "mae" and source is None:
+        raise ValueError("kind='mae' fine-tunes a checkpoint: say which")
+    options = labels.config() | {"pooling": pooling or trained_pooling(source)}
+    if source is None:
         sizes = preset_config(preset, image_size=image_size, patch_size=patch_size, num_channels=num_channels)
         model = RadiographViTForImageClassification(_encoder_config(sizes, options))
         _start_as_mae(model)
+    else:
+        encoder = export_encoder(source if isinstance(source, PreTrainedModel) else load_encoder(source), num_channels)
+        model = RadiographViTForImageClassification(_encoder_config(encoder.config, options))
+        model.vit.load_state_dict(encoder.state_dict())
     nn.init.zeros_(model.classifier.weight)  # like MAE's fine-tuning (2e-5): all classes are equal at the start
     nn.init.zeros_(model.classifier.bias)
+    return model
+
+
+def trained_pooling(checkpoint: str | PathLike[str] | PreTrainedModel | None) -> str:
+    """What the head of a checkpoint was trained on: "cls" for one of transformers, "mean" where there is no head."""
+    if checkpoint is None or isinstance(checkpoint, PreTrainedModel):
+        return "mean"
+    config = config_values(checkpoint)
+    if any(name.endswith("ForImageClassification") for name in config.get("architectures") or ()):
+        return config.get("pooling", "cls")
+    return "mean"
+
+
+def _resnet_from(checkpoint: str | PathLike[str], labels: Labels, num_channels: int) -> ResNetForImageClassification:
+    """A ResNet with the weights of a checkpoint, and a new head where it had another number of classes."""
+    # As a configuration: transformers hands an option that the checkpoint's lacks on to the model's class.
+    config = ResNetConfig.from_dict({**config_values(checkpoint), **labels.config()})
+    load: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    model = ResNetForImageClassification.from_pretrained(checkpoint, config=config, **load)
+    if normalisation := photograph_normalisation(checkpoint):
+        # The first layer pads its borders with zeros, which are the mean of normalised pixels: folded in, the borders
+        # would change. So `ClassifierTrainer` and the processor normalise.
+        model.config.image_mean, model.config.image_std = normalisation
+    else:
+        convert_first_layer(model, num_channels)
     return model
 
 

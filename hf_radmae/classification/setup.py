@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_radmae.batching.binning import STRATEGIES, Bins
 from hf_radmae.batching.bucketing import bucketed
@@ -59,12 +59,17 @@ class TaskArguments:
     model: str = option("vit", "vit or resnet50: from scratch; else a checkpoint to fine-tune, a folder or a Hub id.")
     preset: str = option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
     patch_size: int | None = option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
-    num_channels: int = option(1, "Input channels of a network from scratch.", choices=[1, 3])
-    pooling: str = option("mean", f"What a ViT classifies: {', '.join(POOLINGS)}, or several joined by +.")
+    num_channels: int = option(3, "Input channels; bare transformers gives 3.", choices=[1, 3])
+    pooling: str | None = option(
+        None,
+        f"What a ViT classifies: {', '.join(POOLINGS)}, or several joined by +; by default what the checkpoint's head "
+        "was trained on, mean where it has none.",
+    )
     cache: bool = option(False, "Keep all images in memory; then give --dataloader_num_workers 0.")
 
     def __post_init__(self) -> None:
-        pooling_parts(self.pooling)
+        if self.pooling is not None:
+            pooling_parts(self.pooling)
         if self.model == "mae":
             raise ValueError("--model mae: fine-tuning starts from a checkpoint, so give its folder or Hub id")
         self.kind, config = self.model, None
@@ -119,9 +124,13 @@ class Setup:
             seed=seed,
         )
 
-    def processor(self, num_channels: int) -> RadiographImageProcessor:
-        """What brings an image to the form that the network was trained on."""
-        return make_processor(self.data_args, self.bins, num_channels)
+    def processor(self, config: PreTrainedConfig) -> RadiographImageProcessor:
+        """What brings an image to the form that the network of this configuration was trained on."""
+        processor = make_processor(self.data_args, self.bins, config.num_channels)
+        if not hasattr(config, "image_mean"):
+            return processor
+        normalisation = {"do_normalize": True, "image_mean": config.image_mean, "image_std": config.image_std}
+        return RadiographImageProcessor.from_dict(processor.to_dict() | normalisation)
 
 
 def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, batch_size: int, num_proc: int) -> Setup:

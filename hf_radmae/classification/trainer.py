@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import normalize
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_radmae.batching.collator import BucketCollator
@@ -88,7 +89,10 @@ class ClassifierTrainer(RadMAETrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         pixels, targets = inputs["pixel_values"], inputs["labels"]
-        pixels = pixels.expand(-1, self.model.config.num_channels, -1, -1)
+        config = self.model.config
+        pixels = pixels.expand(-1, config.num_channels, -1, -1)
+        if hasattr(config, "image_mean"):
+            pixels = normalize(pixels, config.image_mean, config.image_std)
         if model.training and len(pixels) == 1:  # of a bin of its own; batch norm then takes its running statistics
             for layer in model.modules():
                 if isinstance(layer, _BatchNorm):

@@ -73,7 +73,7 @@ def main() -> None:
     if checkpoint:
         say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
 
-    processor = setup.processor(model.config.num_channels)
+    processor = setup.processor(model.config)
     run = train_classifier(
         model,
         setup.parts,

@@ -12,8 +12,9 @@ On your own, sub-folders or a metadata.csv with labels are optional:
 A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended goes on from its last
 checkpoint when it is started again with the same --output_dir. Watch it with `tensorboard --logdir out`.
 
-The output folder then holds the model (loads with bare transformers), preprocessor_config.json, results.json with every
-figure, reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
+The output folder then holds the encoder (bare transformers loads it, for images of three channels) with its
+preprocessor_config.json, in mae/ the whole masked autoencoder to continue from, results.json with every figure,
+reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
 """
 
 from pathlib import Path
@@ -37,6 +38,7 @@ from hf_radmae.pretraining.setup import initial_model, make_trainer, patch_size_
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
 from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
+from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.sources.load import PROCESSES, load_radiographs
 from hf_radmae.study.pretrained import probe_against_rivals
 from hf_radmae.study.seen import save_seen
@@ -124,6 +126,7 @@ def main() -> None:
         options = {"rivals": data_args.rivals, "num_workers": args.dataloader_num_workers}
         results["probe"] = probe_against_rivals(trained, untrained, parts, data_args.probe_column, **options)
         say(probe_text(results["probe"]))
+    lay_out_run(folder, folder)
     save_results(results, folder)
     write_card(results, folder)
     if args.push_to_hub:

@@ -7,6 +7,7 @@ and predictions equal the stock class.
 """
 
 import logging
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -18,9 +19,17 @@ from transformers import initialization as init
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTrainingOutput
 from transformers.utils.generic import can_return_tuple
 
+from hf_radmae.models.encoder import ENCODER_OPTIONS, fold_normalisation, grey_kernel
 from hf_radmae.models.masking import gather_tokens, keyed_noise, order_patches, patch_grid, patches_at, token_counts
 from hf_radmae.models.positions import RadMAEDecoder, RadMAEEmbeddings, sincos_table, table_on_grid
-from hf_radmae.models.starts import ENCODER_OPTIONS, StartError, load_encoder, load_whole, read_config
+from hf_radmae.models.starts import (
+    StartError,
+    load_encoder,
+    load_whole,
+    photograph_normalisation,
+    read_config,
+    whole_mae,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +160,12 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         classifier of this package, or a `vit_mae` saved without its decoder) the decoder is initialised anew, in the
         size that `ViTMAEConfig` gives it unless `options` say otherwise, and a warning says so.
 
+        Where the start's processor normalises pixels, its mean and deviation are folded into the first layer, and into
+        the last where that predicts pixels: the model takes pixels in 0..1, and computes what it was trained to.
+
         Args:
-            name_or_path: a folder or a Hub id, see `hf_radmae.models.starts`.
+            name_or_path: a folder or a Hub id, see `hf_radmae.models.starts`. Where the folder of a run holds an
+                encoder, its masked autoencoder is taken from the sub-folder `mae`.
             config: of a `vit_mae`, in place of the checkpoint's; with another `image_size` the tables are exact.
             image_size: see `resize`; the checkpoint's own where None.
             num_channels: see `convert_channels`; the checkpoint's own where None.
@@ -164,7 +177,8 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
             StartError: the checkpoint is of another type, or its encoder is not whole; with what is missing.
         """
         options.pop("ignore_mismatched_sizes", None)
-        found, dtype = read_config(name_or_path), options.pop("dtype", torch.float32)
+        where = whole_mae(name_or_path)
+        found, dtype = read_config(name_or_path, **where), options.pop("dtype", torch.float32)
         info: dict[str, Any] = {"missing_keys": set()}
         is_mae = isinstance(found, ViTMAEConfig)
         tables = () if config is None else ("position_embeddings", "decoder_pos_embed")
@@ -173,12 +187,14 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
             config = found if isinstance(found, ViTMAEConfig) else ViTMAEConfig(**shared | {"learned_positions": True})
         _set_options(config, options)
         if is_mae:
-            model, info = load_whole(cls, name_or_path, tables, config=config, dtype=dtype)
+            model, info = load_whole(cls, name_or_path, tables, config=config, dtype=dtype, **where)
             if missing := sorted(key for key in info["missing_keys"] if not key.startswith("decoder.")):
                 raise StartError(f"{name_or_path} has no whole encoder: missing are {', '.join(missing[:8])}")
             new, decoder = sorted(info["missing_keys"]), [f"decoder.{name}" for name in model.decoder.state_dict()]
             if new and {*new} != {*decoder}:
                 raise StartError(f"{name_or_path} has a part of a decoder: missing are {', '.join(new[:8])}")
+            if not where and (normalisation := photograph_normalisation(name_or_path)):
+                model._fold(*normalisation)
         else:
             model = cls(config)
             model.vit.load_state_dict(load_encoder(name_or_path).state_dict())
@@ -205,6 +221,19 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         self.config.architectures = [ViTMAEForPreTraining.__name__]
         if is_main_process:
             self.config.save_pretrained(save_directory)
+
+    @torch.no_grad()
+    def _fold(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take pixels in 0..1 in place of (pixels - mean) / std, and predict them unless targets are normalised."""
+        fold_normalisation(self.vit.embeddings.patch_embeddings.projection, mean, std)
+        if not self.config.norm_pix_loss:
+            head, channels = self.decoder.decoder_pred, self.config.num_channels  # channels are the innermost
+            means, stds = (
+                torch.tensor(values).expand(channels).to(head.weight).repeat(head.out_features // channels)
+                for values in (mean, std)
+            )
+            head.weight *= stds[:, None]
+            head.bias.mul_(stds).add_(means)
 
     def resize(self, image_size: int) -> None:
         """Make a square of `image_size` pixels the base grid; every weight but the position tables stays.
@@ -238,8 +267,7 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         if num_channels == old:
             return
         projection, head = embeddings.projection, decoder.decoder_pred
-        kernel = projection.weight.sum(dim=1, keepdim=True) / num_channels
-        projection.weight = nn.Parameter(kernel.repeat(1, num_channels, 1, 1))
+        projection.weight = nn.Parameter(grey_kernel(projection.weight, num_channels))
         for name in ("weight", "bias"):
             grey = getattr(head, name).unflatten(0, (-1, old)).mean(dim=1)  # channels are the innermost of a patch
             setattr(head, name, nn.Parameter(grey.repeat_interleave(num_channels, dim=0)))

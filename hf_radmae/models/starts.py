@@ -22,6 +22,10 @@ from transformers import (
     ViTMAEModel,
     ViTModel,
 )
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils.hub import cached_file
+
+from hf_radmae.models.encoder import ENCODER_OPTIONS, fold_normalisation
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +37,8 @@ ENCODERS: dict[str, type[PreTrainedModel]] = {
 }
 """Model type of a start -> the class of transformers that holds its encoder."""
 _CONFIGS: dict[str, type[PreTrainedConfig]] = {"vit_mae": ViTMAEConfig, "deit": DeiTConfig}
-ENCODER_OPTIONS = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "qkv_bias"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
-    *("image_size", "patch_size", "num_channels"),
-)
-"""The options that `ViTConfig`, `ViTMAEConfig` and `DeiTConfig` share."""
+MAE_FOLDER = "mae"
+"""Sub-folder of an encoder's repository with the whole masked autoencoder, to continue its pre-training from."""
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -46,8 +46,12 @@ class StartError(ValueError):
     """A checkpoint cannot be started from; the text lists what is missing."""
 
 
-def config_values(name_or_path: str | PathLike[str]) -> dict[str, Any]:
+def config_values(name_or_path: str | PathLike[str], **where: str) -> dict[str, Any]:
     """What `config.json` of a checkpoint says, `model_type` among it; no code of the checkpoint is run.
+
+    Args:
+        name_or_path: of the checkpoint.
+        **where: "subfolder", where it lies below.
 
     Raises:
         StartError: there is no such checkpoint.
@@ -57,19 +61,19 @@ def config_values(name_or_path: str | PathLike[str]) -> dict[str, Any]:
         found = ", ".join(sorted(path.name for path in Path(name).iterdir())[:10]) or "nothing"
         raise StartError(f"{name} is no checkpoint: config.json is missing. The folder holds {found}")
     try:
-        return PreTrainedConfig.get_config_dict(name)[0]
+        return PreTrainedConfig.get_config_dict(name, **where)[0]
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StartError(f"{name} is neither a folder with config.json nor a model on the Hub: {reason}") from error
 
 
-def read_config(name_or_path: str | PathLike[str]) -> PreTrainedConfig:
+def read_config(name_or_path: str | PathLike[str], **where: str) -> PreTrainedConfig:
     """The configuration of a start, one number for its square of pixels and one for its patch.
 
     Raises:
         StartError: there is no such checkpoint, or it is of another model type or shape.
     """
-    name, values = str(name_or_path), config_values(name_or_path)
+    name, values = str(name_or_path), config_values(name_or_path, **where)
     kind = values.get("model_type")
     if kind not in ENCODERS:
         raise StartError(f"{name} is of model type {kind}: expected {', '.join(ENCODERS)}")
@@ -114,7 +118,36 @@ def load_encoder(name_or_path: str | PathLike[str]) -> ViTModel:
         logger.warning("%s is a deit: its distillation token is left out", name)
     plain = ViTModel(ViTConfig(**{option: getattr(config, option) for option in ENCODER_OPTIONS}), False)
     plain.load_state_dict({key: value for key, value in weights.items() if not key.endswith(".mask_token")})
+    if normalisation := photograph_normalisation(name):
+        fold_normalisation(plain.embeddings.patch_embeddings.projection, *normalisation)
     return plain.eval()
+
+
+def photograph_normalisation(name_or_path: str | PathLike[str]) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel that a start was trained to be given pixels by; None for pixels in 0..1.
+
+    They are those of its `preprocessor_config.json`. The processors of this package leave pixels in 0..1.
+    """
+    try:
+        options, _ = ImageProcessingMixin.get_image_processor_dict(str(name_or_path))
+    except (OSError, ValueError):
+        return None
+    if not options.get("do_normalize", "scaling" not in options):
+        return None
+    found = (options.get(key, 0.5) for key in ("image_mean", "image_std"))  # 0.5 is transformers' own default
+    mean, std = ([float(value)] if isinstance(value, int | float) else list(map(float, value)) for value in found)
+    return mean, std
+
+
+def whole_mae(name_or_path: str | PathLike[str]) -> dict[str, str]:
+    """`{"subfolder": "mae"}` where a start is an encoder with its masked autoencoder below it, else nothing."""
+    name = str(name_or_path)
+    if config_values(name).get("model_type") != ViTConfig.model_type:
+        return {}
+    if Path(name).is_dir():
+        return {"subfolder": MAE_FOLDER} if Path(name, MAE_FOLDER, "config.json").is_file() else {}
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return {"subfolder": MAE_FOLDER} if cached_file(name, "config.json", subfolder=MAE_FOLDER, **quiet) else {}
 
 
 def load_whole(
@@ -126,7 +159,8 @@ def load_whole(
         StartError: the weights are missing, damaged, no plain tensors, or of other shapes than the configuration says.
     """
     name = str(name_or_path)
-    if Path(name).is_dir() and not any(Path(name, file).is_file() for file in _WEIGHTS):
+    folder = Path(name, options.get("subfolder", ""))
+    if folder.is_dir() and not any((folder / file).is_file() for file in _WEIGHTS):
         raise StartError(f"{name} has a configuration and no weights: expected one of {', '.join(_WEIGHTS)}")
     try:
         options = {"dtype": torch.float32, **options, "ignore_mismatched_sizes": True, "output_loading_info": True}

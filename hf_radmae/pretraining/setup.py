@@ -15,7 +15,7 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
-from hf_radmae.models.starts import read_config
+from hf_radmae.models.starts import config_values, read_config
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -86,17 +86,19 @@ def load_processor(name_or_path: str | PathLike[str]) -> RadiographImageProcesso
     """The processor of a start: its own if this package saved one, else one for the square of its configuration.
 
     A published checkpoint brings the processor of photographs (8 bits, means of ImageNet) or none. Radiographs are read
-    at full depth and scaled to 0..1 in its place, and a warning says so.
+    at full depth and scaled to 0..1 in its place, and a warning says so; its mean and deviation are folded into the
+    encoder when that is loaded.
     """
-    name, config = str(name_or_path), read_config(name_or_path)
+    name, config = str(name_or_path), config_values(name_or_path)
+    num_channels, side = config.get("num_channels", 3), config.get("image_size", 224)
     options: dict[str, Any] = {}
     try:
         options, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
         logger.warning("%s has no preprocessor_config.json: images are scaled to 0..1", name)
     if "scaling" in options:
-        return RadiographImageProcessor.from_dict(options | {"num_channels": config.num_channels})
+        return RadiographImageProcessor.from_dict(options | {"num_channels": num_channels})
     if options:
         logger.warning("%s has a processor of photographs, which is not used: images are scaled to 0..1", name)
-    side = config.image_size
-    return RadiographImageProcessor(size={"height": side, "width": side}, num_channels=config.num_channels)
+    height, width = (side, side) if isinstance(side, int) else side
+    return RadiographImageProcessor(size={"height": height, "width": width}, num_channels=num_channels)

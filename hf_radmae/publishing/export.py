@@ -11,59 +11,30 @@ read at full depth, scaled by the range of each image, and resized to the closes
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
-    ViTModel,
 )
 
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.models.encoder import ENCODER_OPTIONS, convert_first_layer, export_encoder
+from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.modeling_radiograph_vit import (
     RadiographViTConfig,
     RadiographViTForImageClassification,
     pooled_width,
 )
-from hf_radmae.models.starts import ENCODER_OPTIONS, config_values
-
-_SHARED = tuple(name for name in ENCODER_OPTIONS if name != "num_channels")
-
-
-def export_encoder(model: PreTrainedModel, num_channels: int | None = 3) -> ViTModel:
-    """The encoder of a model as a plain `ViTModel` without a pooler: what it gives for a grey image stays the same.
-
-    Args:
-        model: a ViT or ViTMAE, with or without a head.
-        num_channels: of the images; None leaves them as they are.
-    """
-    encoder: nn.Module = getattr(model, "vit", model)
-    options = {name: getattr(model.config, name) for name in _SHARED}
-    plain = ViTModel(ViTConfig(**options, num_channels=num_channels or model.config.num_channels), False)
-    weights = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("pooler.")}
-    kernel = weights["embeddings.patch_embeddings.projection.weight"]
-    weights["embeddings.patch_embeddings.projection.weight"] = grey_kernel(kernel, plain.config.num_channels)
-    plain.load_state_dict(weights)
-    plain.to(dtype=kernel.dtype)  # type: ignore[call-arg]  # upstream's wrapper hides the signature
-    return plain.eval()
-
-
-def grey_kernel(kernel: torch.Tensor, num_channels: int) -> torch.Tensor:
-    """A patch kernel (width, channels, side, side) for images of `num_channels`, equal to the old one for grey images.
-
-    It is summed over its channels and spread evenly over the new ones.
-    """
-    if kernel.shape[1] == num_channels:
-        return kernel
-    return (kernel.sum(dim=1, keepdim=True) / num_channels).repeat(1, num_channels, 1, 1)
+from hf_radmae.models.starts import MAE_FOLDER, config_values
 
 
 def export_classifier(
@@ -103,7 +74,7 @@ def export_classifier(
     names = {number: str(label) for number, label in enumerate(labels)}
     if repeated := sorted({name for name in names.values() if list(names.values()).count(name) > 1}):
         raise ValueError(f"the labels repeat {', '.join(repeated)}: each class needs a name of its own")
-    options: dict[str, Any] = {name: getattr(encoder.config, name) for name in (*_SHARED, "num_channels")}
+    options: dict[str, Any] = {name: getattr(encoder.config, name) for name in ENCODER_OPTIONS}
     options |= {"id2label": names, "label2id": {label: number for number, label in names.items()}}
     options |= {"problem_type": problem_type, "pooling": pooling}
     classifier = RadiographViTForImageClassification(RadiographViTConfig(**options))
@@ -127,7 +98,6 @@ def load_fine_tuned(name_or_path: str | Path) -> PreTrainedModel:
     raise ValueError(f"{name_or_path} is a {kind}: only ViTs and ResNets that were fine-tuned are exported")
 
 
-@torch.no_grad()
 def export_fine_tuned(model: PreTrainedModel, num_channels: int = 3) -> PreTrainedModel:
     """A copy of a fine-tuned ViT or ResNet for images of so many channels: what it gives for a grey image stays.
 
@@ -141,14 +111,29 @@ def export_fine_tuned(model: PreTrainedModel, num_channels: int = 3) -> PreTrain
     if not isinstance(model, RadiographViTForImageClassification | ResNetForImageClassification):
         raise ValueError(f"{type(model).__name__} is no ViT or ResNet that was fine-tuned")
     model = copy.deepcopy(model).eval()
-    first: Any = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    first.weight = nn.Parameter(grey_kernel(first.weight, num_channels))
-    first.in_channels = num_channels
-    for module in model.modules():
-        if hasattr(module, "num_channels"):
-            module.num_channels = num_channels  # type: ignore[assignment]  # what upstream compares images with
-    model.config.num_channels = num_channels
+    convert_first_layer(model, num_channels)
     return model
+
+
+def lay_out_run(source: str | Path, target: str | Path) -> None:
+    """Make a repository of a pre-trained checkpoint: the encoder, and in `mae` the whole masked autoencoder.
+
+    The encoder is what `AutoModel` loads, for images of three channels. `RadMAEForPreTraining.from_pretrained` finds
+    the masked autoencoder below it.
+
+    Args:
+        source: holds a `vit_mae`, and its processor if it has one.
+        target: the repository's folder; may be the same, and the files are then moved.
+    """
+    source, whole = Path(source), Path(target, MAE_FOLDER)
+    whole.mkdir(parents=True, exist_ok=True)
+    for pattern in ("config.json", "preprocessor_config.json", "model*.safetensors*"):
+        for file in list(source.glob(pattern)):
+            (shutil.move if source == Path(target) else shutil.copyfile)(file, whole / file.name)
+    encoder = export_encoder(RadMAEForPreTraining.from_pretrained(whole))
+    encoder.save_pretrained(target)
+    if (whole / "preprocessor_config.json").is_file():
+        export_processor(RadiographImageProcessor.from_pretrained(whole), encoder.config).save_pretrained(target)
 
 
 def export_processor(processor: RadiographImageProcessor, config: PreTrainedConfig) -> RadiographImageProcessor:

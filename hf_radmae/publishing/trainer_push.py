@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_radmae.models.starts import config_values
 from hf_radmae.pretraining.results import environment, train_figures
 from hf_radmae.publishing.card import TEMPLATES, write_card
+from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.publishing.push import Pusher
 
 logger = logging.getLogger(__name__)
@@ -69,6 +72,8 @@ class PushThroughGate(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.pusher.finish()
         folder = self._folder
+        if config_values(folder).get("model_type") == "vit_mae":
+            lay_out_run(folder, folder)
         if not (folder / "README.md").is_file():
             write_card(self.card_results(), folder, self.card_template)
         if blocking:
@@ -101,8 +106,15 @@ class PushThroughGate(Trainer):
                 return
             self.pusher.finish()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        write_card(self.card_results(), checkpoint_folder, self.card_template)
-        self.pusher.push_in_background(checkpoint_folder, f"Training in progress, step {self.state.global_step}")
+        message, folder = f"Training in progress, step {self.state.global_step}", Path(checkpoint_folder)
+        if config_values(folder).get("model_type") != "vit_mae":
+            write_card(self.card_results(), folder, self.card_template)
+            self.pusher.push_in_background(folder, message)
+            return
+        with TemporaryDirectory(prefix=".encoder-", dir=folder.parent) as staged:
+            lay_out_run(folder, staged)
+            write_card(self.card_results(), staged, self.card_template)
+            self.pusher.push_in_background(staged, message)
 
     def _finish_current_push(self) -> None:
         if self.pusher is not None:

@@ -193,7 +193,6 @@ def test_a_saved_processor_comes_back_with_its_bins(strategy, tmp_path):
     [
         ({"do_resize": False}, "do_resize=False: RadiographImageProcessor knows do_resize=True only"),
         ({"do_rescale": False}, "do_rescale=False"),
-        ({"do_normalize": True, "image_mean": 0.5, "image_std": 0.5}, "do_normalize=True"),
         ({"do_center_crop": True, "crop_size": {"height": 8, "width": 8}}, "do_center_crop=True"),
         ({"resample": Image.Resampling.NEAREST}, "by BILINEAR only"),
         ({"size": {"shortest_edge": 224}}, "expected 'height' and 'width', or bins"),

@@ -12,7 +12,7 @@ from hf_radmae.models.modeling_radiograph_vit import RadiographViTForImageClassi
 from hf_radmae.models.positions import sincos_table
 
 LABELS = Labels(("c",), "single_label_classification", ("a", "b", "c"))
-SIZE = {"image_size": 48, "patch_size": 8}
+SIZE = {"image_size": 48, "patch_size": 8, "num_channels": 1}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_fine_tuning_starts_from_the_features_of_the_mae(mae, images, tmp_path, 
         stock = ViTMAEForPreTraining(mae.config)
         stock.load_state_dict(mae.state_dict())
         stock.save_pretrained(tmp_path)
-    model = build_classifier("mae", LABELS, checkpoint=mae if source == "memory" else tmp_path).eval()
+    model = build_classifier("mae", LABELS, checkpoint=mae if source == "memory" else tmp_path, num_channels=1).eval()
     features = model.vit(images, interpolate_pos_encoding=True).last_hidden_state
     assert torch.allclose(features, mae.encode(images), atol=1e-5)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -85,18 +85,18 @@ def test_a_saved_file_holds_every_tensor_under_the_models_own_name(tmp_path, poo
 def test_a_vit_checkpoint_keeps_its_encoder_and_gets_a_new_head(tmp_path, images):
     saved = build_classifier("vit", Labels(("x",), "single_label_classification", ("p", "q")), **SIZE)
     saved.save_pretrained(tmp_path)
-    model = build_classifier("vit", LABELS, checkpoint=tmp_path).eval()
+    model = build_classifier("vit", LABELS, checkpoint=tmp_path, num_channels=1).eval()
     encoder = ViTModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
     features = [m(images, interpolate_pos_encoding=True).last_hidden_state for m in (model.vit, encoder)]
     assert torch.allclose(*features, atol=1e-5) and model(images).logits.shape == (2, 3)
 
 
 def test_a_resnet_takes_any_size_and_goes_on_from_a_checkpoint(tmp_path, images):
-    model = build_classifier("resnet50", LABELS).eval()
+    model = build_classifier("resnet50", LABELS, num_channels=1).eval()
     assert tuple(model.config.depths) == (3, 4, 6, 3) and model(images).logits.shape == (2, 3)
     model.save_pretrained(tmp_path)
     other = Labels(("x",), "single_label_classification", ("p", "q"))
-    again = build_classifier("resnet50", other, checkpoint=tmp_path).eval()
+    again = build_classifier("resnet50", other, checkpoint=tmp_path, num_channels=1).eval()
     assert isinstance(again, ResNetForImageClassification) and again(images).logits.shape == (2, 2)
     assert torch.allclose(again.resnet(images).pooler_output, model.resnet(images).pooler_output, atol=1e-5)
 

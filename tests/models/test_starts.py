@@ -28,6 +28,8 @@ def test_every_encoder_starts_a_masked_autoencoder(tmp_path, caplog, kind, layou
     found = model.vit.state_dict()
     assert model.config.prediction_ratio == 0.5
     for name, tensor in found.items():
+        if ".projection." in name:  # holds the processor's mean and deviation, see test_encoder.py
+            continue
         wanted = expected[name]
         if kind.startswith("deit") and name == "embeddings.position_embeddings":
             wanted = torch.cat([wanted[:, :1], wanted[:, 2:]], dim=1)
@@ -43,6 +45,7 @@ def test_every_encoder_starts_a_masked_autoencoder(tmp_path, caplog, kind, layou
 @torch.no_grad()
 def test_a_published_autoencoder_gives_what_the_stock_class_gives(tmp_path, layout):
     folder = publish(stock("mae"), tmp_path / "c", layout)
+    (folder / "preprocessor_config.json").unlink()
     ours, theirs = (kind.from_pretrained(folder).eval() for kind in (RadMAEForPreTraining, ViTMAEForPreTraining))
     noise = torch.rand(2, 196, generator=torch.Generator().manual_seed(1))
     found, expected = (model(PIXELS, noise=noise) for model in (ours, theirs))

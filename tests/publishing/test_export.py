@@ -23,6 +23,7 @@ from transformers import (
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification import Labels, build_classifier
 from hf_radmae.inference.pipelines import RadiographClassificationPipeline
+from hf_radmae.models.encoder import grey_kernel
 from hf_radmae.models.modeling_radiograph_vit import pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.probing.features import extract_features
@@ -31,7 +32,6 @@ from hf_radmae.publishing.export import (
     export_encoder,
     export_fine_tuned,
     export_processor,
-    grey_kernel,
     load_fine_tuned,
 )
 from hf_radmae.publishing.probe import probe_classifier
