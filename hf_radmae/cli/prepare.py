@@ -11,14 +11,12 @@ the same command in each of 8 jobs with --shard 0/8 to 7/8; whichever ends last 
 from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepared")` reads the result, streaming too.
 
 The output folder holds data/*.parquet, manifest.json (options, counts, what was dropped, versions) and quarantine.csv
-(what could not be read: its split, its row there, a hash; rows of the split "source" are those of unreadable.csv, with
-the paths, in the cache of the builder). Ids are hashed with the key in --key_file, by default beside the output folder:
-whoever has it can link the shards with the archive, so keep it, and keep it apart.
+(what is in no shard: its split, its row there, a hash, the reason; of the split "none" is what was no row of the
+source, listed with its path in skipped.csv in the cache of the builder). Ids are hashed with the key in --key_file, by
+default beside the output folder: whoever has it can link the shards with the archive, so keep it, and keep it apart.
 """
 
-import csv
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -45,6 +43,11 @@ class RunArguments:
         default_factory=list,
         metadata={"help": "Options of the data set, as in num_images=500 'cleaning={width: null}'."},
     )
+    patient_column: str | None = field(default=None, metadata={"help": "Column that holds the patient."})
+    allow_shared_patients: bool = field(
+        default=False, metadata={"help": "Take splits of the source that share patients or files; say so."}
+    )
+    near_duplicates: bool = field(default=False, metadata={"help": "Keep images that look alike in one split."})
     key_file: str | None = field(default=None, metadata={"help": "Key of the hashes; drawn where it is missing."})
     num_proc: int = field(default=1, metadata={"help": "Processes that decode, one per core."})
     threads: int = field(default=16, metadata={"help": "Files that each process reads at once."})
@@ -64,22 +67,22 @@ class RunArguments:
         return int(index), int(count)
 
     @property
+    def grouping(self) -> dict[str, Any]:
+        """The arguments of `load_radiographs` by which images are kept together."""
+        names = ("patient_column", "allow_shared_patients", "near_duplicates")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def options(self) -> dict[str, Any]:
         """What `builder` says, values read as YAML."""
         return {name: yaml.safe_load(value) for name, _, value in (option.partition("=") for option in self.builder)}
 
 
-def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], list[dict]]:
-    """What a data set counted and dropped while it was built, and the files that it could not read."""
+def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What a data set counted and dropped while it was built."""
     if name == "irma":
-        return {"dropped": IRMA(data_dir=data_dir, **options).dropped}, []
-    if name != "mri":
-        return {}, []
-    builder = MRI(data_dir=data_dir, **options)
-    with Path(builder.cache_dir, "unreadable.csv").open(encoding="utf-8", newline="") as file:
-        rows = enumerate(csv.DictReader(file))
-        unreadable = [{"index": index, "image": row["image_id"], "reason": row["reason"]} for index, row in rows]
-    return builder.report(), unreadable
+        return {"dropped": IRMA(data_dir=data_dir, **options).dropped}
+    return MRI(data_dir=data_dir, **options).report() if name == "mri" else {}
 
 
 @command
@@ -92,8 +95,8 @@ def main() -> None:
         unset = {name: getattr(rules, name) for name in ("maximum", "mean") if getattr(options, name) is None}
         options = replace(options, **unset, drawing=rules.drawing)
         builder.setdefault("hash_key", key.hex())
-    splits, unreadable = load_radiographs(run.dataset, run.data_dir, **builder)
-    record, more = source_record(run.dataset, run.data_dir, builder)
+    splits, unreadable = load_radiographs(run.dataset, run.data_dir, **run.grouping, **builder)
+    record = source_record(run.dataset, run.data_dir, builder)
     manifest = prepare(
         splits,
         run.output_dir,
@@ -101,7 +104,7 @@ def main() -> None:
         key=key,
         root=run.data_dir,
         source={"dataset": run.dataset, **record},
-        unreadable=[*unreadable, *more],
+        unreadable=unreadable,
         num_proc=run.num_proc,
         threads=run.threads,
         part=run.part,

@@ -39,8 +39,8 @@ class PrepareOptions:
         encoding: "pgm" (uncompressed within the shard's zstd, several times faster to decode than the others), "png"
             (a third to a half of the size), or "jpeg" (quality 95, 8 bit, the smallest, lossy).
         crop_to_field: Cut off borders that are nearly constant and nearly black or white.
-        maximum: Drop an image with no grey value above this; None drops none.
-        mean: Drop an image whose mean grey value is at most this; None drops none.
+        maximum: Drop an image with no grey value above this, see `pixel_rule`; None drops none.
+        mean: Drop an image whose mean grey value is at most this, see `pixel_rule`; None drops none.
         drawing: Drop a DICOM file whose ImageType says DRAWING.
         keep_burned_in: Keep a DICOM file whose BurnedInAnnotation says YES: text in the picture may name the patient.
         labels: Columns to keep beside sizes and ids; by default those of classes and of truth values.

@@ -167,7 +167,8 @@ class ShardWriter:
     def _prepare(self, content: bytes, row: dict, report: Report, name: str) -> dict[str, Any] | None:
         """The image and its sizes; None where a cleaning rule drops it."""
         pixels, header = _read(content, name)
-        rule = pixel_rule(pixels, CleaningRules(maximum=self.options.maximum, mean=self.options.mean))
+        limits = CleaningRules(maximum=self.options.maximum, mean=self.options.mean)
+        rule = pixel_rule(pixels, limits, header and header.bits_stored)
         if header and self.options.drawing and "DRAWING" in header.image_type:
             rule = "drawing"
         if header and not self.options.keep_burned_in and header.burned_in_annotation == "YES":

@@ -58,6 +58,15 @@ def normalise_patient(value: Any) -> str | None:
     return f"{match['word'] or ''}{match['number']}" if match else text
 
 
+def one_spelling(values: Iterable[str | None]) -> dict[str | None, str]:
+    """Key of a patient -> the first, in the alphabet, of its spellings among some values."""
+    found: dict[str | None, str] = {}
+    for value in sorted({value for value in values if value is not None}):
+        if (key := normalise_patient(value)) is not None:
+            found.setdefault(key, value)
+    return found
+
+
 def means_patient(column: str) -> bool:
     """True for a column's name that says, in any spelling, that it holds the patient: `Patient ID`, `patientId`, ..."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", column.strip())

@@ -111,6 +111,16 @@ def sort_files(files: Iterable[Found], result: Scan, *, threads: int = 16) -> No
     result.metadata.sort(key=lambda file: file.name)
 
 
+def suffix_of(base: str) -> str:
+    """The suffix of a file's name in lower case, without the dot; empty where there is none."""
+    return base.rsplit(".", 1)[-1].lower() if "." in base[1:] else ""
+
+
+def is_hidden(name: str) -> bool:
+    """True where a file's name, or that of a folder of it, begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def walk(root: str, result: Scan, *, exclude: Iterable[str] = (), threads: int = 16) -> Iterator[Found]:
     """Yield every file below a folder or in a zip once; what cannot be listed or followed goes to `result.listed`.
 
@@ -250,8 +260,7 @@ def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Pa
 def _kind(file: Found, result: Scan) -> str:
     """ "image" or "unknown" (to be looked at); anything else is counted or listed here."""
     base = file.name.rsplit("/", 1)[-1]
-    suffix = base.rsplit(".", 1)[-1].lower() if "." in base[1:] else ""
-    hidden = any(part.startswith(".") and part not in (".", "..") for part in file.name.split("/"))
+    suffix, hidden = suffix_of(base), is_hidden(file.name)
     if _JUNK.fullmatch(base) or "__MACOSX" in file.name.split("/"):
         result.others["hidden"] += 1
     elif base.lower() in METADATA and not hidden:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet
 
 MISSING_TEXTS = ("", "nan", "NaN", "None", "null", "NULL", "<NA>")
@@ -35,6 +36,7 @@ _CODE_PAGES = ("cp1252", "cp1250", "cp1254", "iso8859-1", "iso8859-2", "iso8859-
 _AGREED = {byte for byte in range(0xA0, 0x100) if len({bytes([byte]).decode(page) for page in _CODE_PAGES}) == 1}
 _REMEDY = "save the table as CSV UTF-8, or convert it, e.g. with iconv -f CP1252 -t UTF-8"
 _ROWS_AT_ONCE = 50_000
+_PLAIN_FROM = 2**20  # characters from which on the faster parser is tried
 
 
 class TableError(ValueError):
@@ -64,7 +66,10 @@ def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[st
     if path.suffix.lower() == ".parquet":
         table = _read_parquet(path, required, optional)
         return pa.table({name: _text(path, name, table[name]) for name in table.column_names})
-    names, records = read_csv(path)
+    text = _decoded(path)
+    if (table := _read_plain_csv(path, text, required, optional)) is not None:
+        return table
+    names, records = read_csv(path, text)
     wanted = _wanted(path, names, required, optional)
     places = [names.index(name) for name in wanted]
     chunks: list[list[pa.Array]] = [[] for _ in places]
@@ -114,14 +119,18 @@ def read_table(path: Path, text: Sequence[str] = ()) -> tuple[pa.Table, list[int
     return pa.table(arrays), lines
 
 
-def read_csv(path: Path) -> tuple[list[str], Iterator[Record]]:
+def read_csv(path: Path, text: str | None = None) -> tuple[list[str], Iterator[Record]]:
     """Return the names in a CSV's header and its rows, spaces cut off, empty rows left out.
+
+    Args:
+        path: the file.
+        text: its content, where it was read already.
 
     Raises:
         TableError: at once for an encoding that is not clear or a header without names or with one twice; while the
             rows are read for one with too many or too few cells (all such rows are read first), or with open quotes.
     """
-    text, first_line = _decoded(path), 1
+    text, first_line = _decoded(path) if text is None else text, 1
     if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # what Excel writes and reads
         delimiter, text, first_line = match[1], text[match.end() :], 2
     else:
@@ -196,6 +205,34 @@ def _decoded(path: Path) -> str:
         place = _first_doubtful(content, error.start)
         line = content.count(b"\n", 0, place) + 1
         raise TableError(f"{path}, line {line}: not UTF-8 (byte 0x{content[place]:02X}); {_REMEDY}") from error
+
+
+def _read_plain_csv(path: Path, text: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table | None:
+    """The wanted columns of a large CSV without oddities, by Arrow's parser; None where `read_csv` has to see it."""
+    if len(text) < _PLAIN_FROM or re.match(r"sep=|\s", text, re.IGNORECASE):
+        return None
+    delimiter = _delimiter(text)
+    if re.search(rf'(?<![{re.escape(delimiter)}\r\n"])"(?![{re.escape(delimiter)}\r\n"])|""', text):
+        return None  # quotes elsewhere than around a cell
+    names = [name.strip().strip('"').strip() for name in text[: text.find("\n")].split(delimiter)]
+    wanted = _wanted(path, names, required, optional)
+    ragged: list[pa.csv.InvalidRow] = []
+
+    def skip(row: pa.csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "skip"
+
+    read = pa.csv.ReadOptions(column_names=names, skip_rows=1)
+    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
+    convert = pa.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
+    try:
+        table = pa.csv.read_csv(io.BytesIO(text.encode()), read, parse, convert)
+    except pa.ArrowException:
+        return None
+    table = pa.table({name: _emptied(pc.utf8_trim_whitespace(table[name])) for name in wanted})
+    if ragged or not pc.all(pc.is_valid(table[0])).as_py():  # rows that are empty, or faulty
+        return None
+    return table
 
 
 def _first_doubtful(content: bytes, start: int) -> int:

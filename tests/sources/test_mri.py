@@ -82,8 +82,10 @@ def prepare(root: Path, cache: Path, num_proc: int | None = None, **options) -> 
 def dirty(archive: Path, folder: Path) -> Path:
     """Return a copy of the archive with one file for every rule, and one that cannot be read."""
     subprocess.run(["cp", "-r", str(archive), str(folder)], check=True)
+    series = folder / "HAND/PAT0000/EX0000/S0"
     for suffix, elements in DIRT.values():
-        write_dicom(folder / f"HAND/PAT0000/EX0000/S0/1.2.276.0{suffix}", **elements)
+        write_dicom(series / f"1.2.276.0{suffix}", **elements)
+    (series / "1.2.276.0[1]").write_bytes((series / "1.2.276.0").read_bytes())
     (folder / "HAND/PAT0000/EX0000/S0/1.2.276.text").write_text("no DICOM")
     (folder / "HAND/PAT0000/notes.txt").write_text("misplaced")
     return folder
@@ -107,11 +109,10 @@ def test_every_rule_drops_its_file_and_is_counted_and_can_be_off(archive, tmp_pa
     rows, builder = prepare(root, tmp_path / "on", table=None)
     report = builder.report()
     assert report["dropped"] == dict.fromkeys(["unreadable", *DIRT], 1) and len(rows) == 60
-    assert report["misplaced"] == 1 and report["indexed"] == 67
-    with (Path(builder.cache_dir) / "unreadable.csv").open(encoding="utf-8") as file:
-        (unreadable,) = csv.DictReader(file)
-    assert unreadable["path"].endswith("1.2.276.text") and "is no DICOM file" in unreadable["reason"]
-    assert len(unreadable["image_id"]) == 32 and unreadable["image_id"] not in rows["image_id"]
+    assert report["others"] == {".txt": 1, ".csv": 1} and report["indexed"] == 67
+    listed = {Path(entry["image"]).name.removeprefix("1.2.276."): entry["reason"] for entry in builder.skipped()}
+    assert "is no DICOM file" in listed.pop("text")
+    assert listed == {f"0{suffix}": f"is dropped by the rule {rule}" for rule, (suffix, _) in DIRT.items()}
     rows, builder = prepare(root, tmp_path / "off", table=None, cleaning=CleaningRules(drawing=False, width=None))
     assert len(rows) == 62 and not {"drawing", "width"} & set(builder.report()["dropped"])
     by_name = prepare(root, tmp_path / "off", table=None, cleaning={"drawing": False, "width": None})[1]
@@ -183,7 +184,8 @@ def test_the_body_part_is_that_of_the_folder_else_of_the_header_else_null(tmp_pa
     for number in range(12):
         folder, spelled = (("Fuß rechts", "HAND"), ("DIVERSE", "HÜFTE LI"), ("DIVERSE", "SONSTIGES"))[number % 3]
         path = tmp_path / "tree" / folder / f"P{number}/E{number}/S/1.{number}"
-        write_dicom(path, BodyPartExamined=spelled, SpecificCharacterSet="ISO_IR 192")
+        pixels = np.arange(48, dtype=np.uint16).reshape(6, 8) + number
+        write_dicom(path, pixels, BodyPartExamined=spelled, SpecificCharacterSet="ISO_IR 192")
     rows, builder = prepare(tmp_path / "tree", tmp_path / "cache")
     names = rows.features["body_part"].names
     found = {row["image"]["path"].rsplit(".", 1)[1]: row["body_part"] for row in rows}

@@ -10,7 +10,6 @@ replaced by keyed hashes; the paths in the local cache are what they are, so tha
 what may leave the machine.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from datasets.fingerprint import Hasher
 
+from hf_radmae.batching.skipped import read_skipped, skipped_image, write_skipped
 from hf_radmae.sources.mri.body_parts import BodyParts
 from hf_radmae.sources.mri.cleaning import CleaningRules
 from hf_radmae.sources.mri.index import Counts, Verify, build_index, find_table, read_report
@@ -113,7 +113,7 @@ class MRI(datasets.ArrowBasedBuilder):
     """The archive's radiographs; see `MRIConfig` for the options.
 
     Beside the rows, `cache_dir` holds archive.json (see `report`), splits.csv (the split of every hashed patient), and
-    unreadable.csv (image_id, path, reason), which as the rows do names files of the archive: it stays where they are.
+    skipped.csv (see `skipped`), which as the rows do names files of the archive: it stays where they are.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -152,6 +152,10 @@ class MRI(datasets.ArrowBasedBuilder):
             raise FileNotFoundError(f"{path}: call download_and_prepare() first")
         return json.loads(path.read_text(encoding="utf-8"))
 
+    def skipped(self) -> list[dict[str, Any]]:
+        """Return the files of the archive that are no row, each with its reason: unreadable, or dropped by a rule."""
+        return read_skipped(Path(self.cache_dir) / "skipped.csv")
+
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         index, counts = build_index(
@@ -164,11 +168,12 @@ class MRI(datasets.ArrowBasedBuilder):
             threads=config.threads,
         )
         labels = [index[name].fill_null(-1).to_numpy() for name in ("body_part", *LABELS.values())]
-        patients = _ranks(index["patient"])
+        owners = pc.coalesce(index["patient"], pc.binary_join_element_wise("exam", index["exam"], " "))
+        patients = _ranks(owners)
         splits = split_by_patient(patients, np.stack(labels, 1), config.fractions, config.seed)
         audit = audit_splits(patients, splits)
         rows = self._rows(index)
-        self._write_records(counts, audit, rows["patient"], splits)
+        self._write_records(counts, audit, rows, splits)
         generators = []
         for name in config.fractions:
             part = rows.filter(pa.array(splits == name))
@@ -184,7 +189,7 @@ class MRI(datasets.ArrowBasedBuilder):
         """Return the columns of the data set, ids hashed."""
         key = self._key()
         paths = pc.binary_join_element_wise(str(self.config.folder), index["path"], "/").combine_chunks()
-        exams = pc.binary_join_element_wise(index["patient"], index["exam"], "/")
+        exams = pc.binary_join_element_wise(index["patient"].fill_null(""), index["exam"], "/")
         columns = {
             "image": pa.StructArray.from_arrays([pa.nulls(len(index), pa.binary()), paths], names=["bytes", "path"]),
             **{name: index[name] for name in ("height", "width", "body_part", *LABELS.values(), "inverted")},
@@ -209,20 +214,22 @@ class MRI(datasets.ArrowBasedBuilder):
             return hashlib.blake2b(self.config.hash_key.encode()).digest()
         return load_key(Path(self._cache_dir_root) / "mri_hash.key")
 
-    def _write_records(self, counts: Counts, audit: dict, patients: pa.ChunkedArray, splits: np.ndarray) -> None:
-        """Write beside the rows: the counts, the split of each patient (hashed), and the files that cannot be read."""
+    def _write_records(self, counts: Counts, audit: dict, rows: pa.Table, splits: np.ndarray) -> None:
+        """Write beside the rows: the counts, the split of each patient (hashed), and the files that are no row."""
         folder = Path(self._output_dir)
         if not folder.is_dir():  # streaming: nothing is written
             return
-        record = {**asdict(counts), "unreadable": len(counts.unreadable), "splits": audit}
+        record = {**asdict(counts), "listed": len(counts.listed), "splits": audit}
+        record["known_patients"] = 1 - rows["patient"].null_count / max(1, len(rows))
         (folder / "archive.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
-        owners = pa.table({"patient": patients, "split": pa.array(splits)}).group_by(["patient", "split"]).aggregate([])
+        owners = (
+            pa.table({"patient": rows["patient"], "split": pa.array(splits)})
+            .group_by(["patient", "split"])
+            .aggregate([])
+        )
         pa.csv.write_csv(owners.sort_by("patient"), folder / "splits.csv")
-        paths = pa.chunked_array([[path for path, _ in counts.unreadable]], pa.string())
-        hashed = pseudonyms(paths, self._key(), b"image_id").to_pylist()
-        with (folder / "unreadable.csv").open("w", encoding="utf-8", newline="") as file:
-            rows = [(image_id, *entry) for image_id, entry in zip(hashed, counts.unreadable, strict=True)]
-            csv.writer(file).writerows([("image_id", "path", "reason"), *rows])
+        root = str(self.config.folder)
+        write_skipped(folder / "skipped.csv", [skipped_image(f"{root}/{name}", why) for name, why in counts.listed])
         logger.info("archive: %s", json.dumps(record))
         if counts.inverted_mismatches or counts.size_mismatches:
             logger.warning(

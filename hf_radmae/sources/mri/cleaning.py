@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+RULE_BITS = 12
+"""Depth that the limits on grey values are meant for; deeper images are held to them as they are."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,16 @@ class CleaningRules:
     """Each rule drops images; False or None switches it off.
 
     Args:
-        duplicates: a file whose name but for a trailing `[n]` was met before.
+        duplicates: a copy of another file: the same SOP Instance UID and the same stored pixels.
         no_pixels: no pixel data, or a shape without rows and columns.
         drawing: ImageType holds DRAWING (a sketch made at the console).
         width: exactly this many columns: 650, the console's screen shots.
         three_dimensions: several frames, or colour planes in the table's shape.
         max_side: a side of more pixels: 3072, the largest detector; more is stitched or scanned film.
-        maximum: no grey value above this: 1000, an unexposed image.
-        mean: a mean grey value of at most this: 100, a nearly black image.
+        maximum: no grey value above this: 1000, an unexposed image. It is meant for 12 bits and more; of an image with
+            fewer it is the same share of the range, and images of fractions (optical densities) have no such rule.
+        mean: a mean grey value of at most this: 100, a nearly black image. Scaled likewise; of fractions it is a share
+            of the range that the image fills.
     """
 
     duplicates: bool = True
@@ -54,55 +58,56 @@ def clean_index(index: pa.Table, rules: CleaningRules) -> tuple[np.ndarray, dict
     """Apply the rules that need no pixels.
 
     Args:
-        index: one row per image with the columns path, height, width, dimensions (0: no pixels) and drawing (null:
+        index: one row per image with the columns height, width, dimensions (0: no pixels), drawing and duplicate (null:
             not looked at).
         rules: which rules to apply.
 
     Returns:
-        keep: (images,) bool.
+        rules: (images,) the rule that dropped each image, "" for those that stay.
         dropped: rule -> number of images that it was the first to drop; None for a rule that is on, but could not be
-            applied because no header was read. A rule that is off is left out.
+            applied because no file was looked at. A rule that is off is left out.
     """
     height, width, dimensions = (index[name].to_numpy() for name in ("height", "width", "dimensions"))
-    drawing = index["drawing"]
     tests = {
-        "duplicates": lambda: _duplicates(index["path"]),
+        "duplicates": lambda: index["duplicate"].fill_null(False).to_numpy(),
         "no_pixels": lambda: (dimensions == 0) | (height == 0) | (width == 0),
-        "drawing": lambda: drawing.fill_null(False).to_numpy(),
+        "drawing": lambda: index["drawing"].fill_null(False).to_numpy(),
         "width": lambda: width == rules.width,
         "three_dimensions": lambda: dimensions > 2,
         "max_side": lambda: np.maximum(height, width) > rules.max_side,
     }
-    keep = np.ones(len(index), bool)
+    dropped_by = np.full(len(index), "", dtype="U20")
     dropped: dict[str, int | None] = {}
     for rule, test in tests.items():
         if getattr(rules, rule) in (False, None):
             continue
-        if rule == "drawing" and len(drawing) and drawing.null_count == len(drawing):
+        needs = {"drawing": "drawing", "duplicates": "duplicate"}.get(rule)
+        if needs and len(index) and index[needs].null_count == len(index):
             dropped[rule] = None
             continue
-        bad = test() & keep
-        keep &= ~bad
+        bad = test() & (dropped_by == "")
+        dropped_by[bad] = rule
         dropped[rule] = int(bad.sum())
-    return keep, dropped
+    return dropped_by, dropped
 
 
-def pixel_rule(pixels: np.ndarray, rules: CleaningRules) -> str | None:
-    """Return the rule, "maximum" or "mean", that drops a picture (rows, columns) of grey values, None to keep it."""
-    if rules.maximum is not None and pixels.max() <= rules.maximum:
+def pixel_rule(pixels: np.ndarray, rules: CleaningRules, bits: int | None = None) -> str | None:
+    """Return the rule, "maximum" or "mean", that drops a picture, None to keep it.
+
+    Args:
+        pixels: (rows, columns) grey values.
+        rules: of which `maximum` and `mean` are looked at; their values are those of `RULE_BITS` bits.
+        bits: that a pixel has by the file's header; by default those of the pixels' type.
+    """
+    maximum, mean = float(pixels.max()), float(pixels.mean(dtype=np.float64))
+    if pixels.dtype.kind == "f" and (pixels[::7, ::7] % 1).any():  # fractions: nothing says how far they could go
+        low = float(pixels.min())
+        scale, maximum, mean = (maximum - low) / (2**RULE_BITS - 1), np.inf, mean - low
+    else:
+        depth = bits or 8 * pixels.dtype.itemsize
+        scale = (2 ** min(depth, RULE_BITS) - 1) / (2**RULE_BITS - 1)
+    if rules.maximum is not None and maximum <= rules.maximum * scale:
         return "maximum"
-    if rules.mean is not None and pixels.mean(dtype=np.float64) <= rules.mean:
+    if rules.mean is not None and mean <= rules.mean * scale:
         return "mean"
     return None
-
-
-def _duplicates(paths: pa.ChunkedArray) -> np.ndarray:
-    """Return which files repeat another's name; the one without `[n]` stays, else the first."""
-    names = pc.replace_substring_regex(paths, r"^.*/", "")
-    stems = pc.replace_substring_regex(names, r"\[\d+\]$", "")
-    codes = stems.combine_chunks().dictionary_encode().indices.to_numpy()
-    suffixed = pc.not_equal(names, stems).to_numpy()
-    order = np.lexsort((np.arange(len(codes)), suffixed, codes))
-    repeats = np.ones(len(codes), bool)
-    repeats[order[np.unique(codes[order], return_index=True)[1]]] = False
-    return repeats

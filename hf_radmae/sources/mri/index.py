@@ -15,7 +15,16 @@ from hf_radmae.reports.labels import labels_from_report
 from hf_radmae.sources.mri.body_parts import BodyParts
 from hf_radmae.sources.mri.cleaning import CleaningRules, clean_index
 from hf_radmae.sources.mri.table import ANSWERS, LABELS, read_table
-from hf_radmae.sources.mri.tree import HeaderFacts, index_tree, missing_files, read_headers, read_tree, threaded
+from hf_radmae.sources.mri.tree import (
+    HeaderFacts,
+    copies_of,
+    index_tree,
+    missing_files,
+    read_headers,
+    read_tree,
+    threaded,
+)
+from hf_radmae.sources.patients import connected_groups
 from hf_radmae.sources.table_file import TableError, refuse_pickle
 
 Verify = Literal["none", "files", "headers"]
@@ -24,16 +33,16 @@ TABLES = ("table.csv", "table.parquet")
 
 @dataclass
 class Counts:
-    """What happened on the way to the index; nothing in it names a patient, but `unreadable` names files."""
+    """What happened on the way to the index; nothing in it names a patient, but `listed` names files, with reasons."""
 
     indexed: int = 0
-    misplaced: int = 0
+    others: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int | None] = field(default_factory=dict)
     inverted_mismatches: int | None = None
     size_mismatches: int | None = None
     unknown_body_part: int = 0
     exams_without_report: int | None = None
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    listed: list[tuple[str, str]] = field(default_factory=list)
 
 
 def find_table(data_dir: Path, table: str | None) -> Path | None:
@@ -90,7 +99,8 @@ def build_index(
     counts = Counts()
     if table is None:
         exclude = [] if reports is None else [reports.name]
-        paths, counts.misplaced = read_tree(data_dir, exclude=exclude, threads=threads)
+        paths, found = read_tree(data_dir, exclude=exclude, threads=threads)
+        counts.others, counts.listed = dict(found.others), list(found.listed)
         headers = read_headers(data_dir, paths, threads=threads)
         index = index_tree(paths, headers, body_parts)
     else:
@@ -106,11 +116,18 @@ def build_index(
         index = _correct(index, headers, body_parts, counts) if headers else index
     counts.indexed = len(index)
     readable = np.array([not header.problem for header in headers] or [True] * len(index), bool)
-    counts.unreadable = [(paths[row], headers[row].problem) for row in np.flatnonzero(~readable)]
+    counts.listed += [(paths[row], headers[row].problem) for row in np.flatnonzero(~readable)]
     index = index.filter(pa.array(readable))
-    keep, dropped = clean_index(index, rules)
+    if paths and rules.duplicates:
+        paths = index["path"].to_pylist()
+        sops = [header.sop for header in headers if not header.problem] if headers else None
+        index = _without_copies(index, copies_of(data_dir, paths, sops, threads=threads))
+    dropped_by, dropped = clean_index(index, rules)
     counts.dropped = {"unreadable": int((~readable).sum()), **dropped}
-    index = index.filter(pa.array(keep))
+    left_out = index["path"].filter(pa.array(dropped_by != "")).to_pylist()
+    reasons = [f"is dropped by the rule {rule}" for rule in dropped_by[dropped_by != ""]]
+    counts.listed += zip(left_out, reasons, strict=True)
+    index = index.filter(pa.array(dropped_by == ""))
     if len(index) == 0:
         raise ValueError(f"{table or data_dir}: no image is left of {counts.indexed}; dropped: {counts.dropped}")
     if reports is not None:
@@ -134,6 +151,29 @@ def read_report(folder: Path, exam: str) -> str | None:
         raise ValueError(
             f"{path}: not UTF-8 at byte {error.start}; convert the reports, e.g. with iconv -f CP1252 -t UTF-8"
         ) from error
+
+
+def _without_copies(index: pa.Table, groups: list[list[int]]) -> pa.Table:
+    """Mark the copies within a patient, and make one patient of those that share a picture."""
+    patients = index["patient"].to_pylist()
+    duplicate = np.zeros(len(index), bool)
+    shared: list[str | None] = [None] * len(index)
+    for number, group in enumerate(groups):
+        seen = set()
+        for row in group:
+            duplicate[row] = patients[row] in seen
+            seen.add(patients[row])
+            shared[row] = str(number)
+    if any(len({patients[row] for row in group}) > 1 for group in groups):
+        joined = connected_groups([patients, shared], len(index))
+        first: dict[int, str] = {}
+        for group_of, patient in zip(joined.tolist(), patients, strict=True):
+            if patient is not None and patient < first.get(group_of, "\U0010ffff"):
+                first[group_of] = patient
+        patients = [first.get(group_of) for group_of in joined.tolist()]
+    for name, values in (("duplicate", pa.array(duplicate)), ("patient", pa.array(patients, pa.string()))):
+        index = index.set_column(index.schema.get_field_index(name), name, values)
+    return index
 
 
 def _correct(index: pa.Table, headers: list[HeaderFacts], body_parts: BodyParts, counts: Counts) -> pa.Table:

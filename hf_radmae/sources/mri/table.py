@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_radmae.sources.mri.body_parts import BodyParts
+from hf_radmae.sources.patients import normalise_patient, one_spelling
 from hf_radmae.sources.table_file import TableError, read_text_columns
 
 REQUIRED = ("patientid", "path", "pixelarr_shape", "inverted", "bodypart")
@@ -32,6 +33,7 @@ INDEX_SCHEMA = pa.schema(
         "fracture": pa.int32(),
         "foreign_material": pa.int32(),
         "drawing": pa.bool_(),  # null where no header was read
+        "duplicate": pa.bool_(),  # a copy of another file; null where no file was looked at
     }
 )
 
@@ -66,19 +68,19 @@ def read_table(path: str | Path, body_parts: BodyParts) -> pa.Table:
     _refuse(path, "pixelarr_shape", unread, "hold", "write (rows, columns)", columns["pixelarr_shape"])
     a, b, c = (_integers(pc.struct_field(shape, name)) for name in "abc")
     frames_first = c > 4  # (frames, rows, columns); otherwise (rows, columns) or (rows, columns, colours)
-    parts = pc.split_pattern(paths, "/")
     index = {
         "path": paths,
-        "patient": columns["patientid"],
-        "exam": pc.list_element(parts, 2),
+        "patient": _normalised(columns["patientid"]),
+        "exam": pc.coalesce(_usual(paths, "exam"), pc.replace_substring_regex(paths, r"/?[^/]*$", "")),
         "height": np.where(frames_first, b, a),
         "width": np.where(frames_first, c, b),
         "dimensions": np.where(a == 0, 0, np.where(c > 0, 3, 2)),
         "inverted": _codes(
             path, "inverted", columns["inverted"], {"false": 0, "0": 0, "true": 1, "1": 1}, nullable=False
         ),
-        "body_part": _body_part(path, columns["bodypart"], pc.list_element(parts, 0), body_parts),
+        "body_part": _body_part(path, columns["bodypart"], _usual(paths, "part"), body_parts),
         "drawing": pa.nulls(len(columns), pa.bool_()),
+        "duplicate": pa.nulls(len(columns), pa.bool_()),
     }
     answers = {answer: code for code, answer in enumerate(ANSWERS)}
     for column, label in LABELS.items():
@@ -94,12 +96,27 @@ def _check_paths(path: Path, paths: pa.ChunkedArray) -> None:
     _refuse(path, "path", absolute, "are absolute", "write them relative to the archive's folder")
     outside = pc.match_substring_regex(paths, r"(^|[/\\])\.\.([/\\]|$)")
     _refuse(path, "path", outside, "lead out of the archive by '..'", "remove the rows")
-    shape = pc.match_substring_regex(paths, r"^[^/\\]+(/[^/\\]+){4}$")
-    _refuse(path, "path", pc.invert(shape), "are not <PART>/<patient>/<exam>/<series>/<SOP uid>", "give all five parts")
+    backslash = pc.match_substring(paths, "\\")
+    _refuse(path, "path", backslash, "are not <PART>/<patient>/<exam>/<series>/<SOP uid>", "write / between folders")
     codes = paths.combine_chunks().dictionary_encode().indices.to_numpy()
     repeated = np.ones(len(codes), bool)
     repeated[np.unique(codes, return_index=True)[1]] = False
     _refuse(path, "path", pa.array(repeated), "repeat an earlier one", "remove the duplicate rows")
+
+
+def _usual(paths: pa.ChunkedArray, group: str) -> pa.ChunkedArray:
+    """A folder of paths that are <PART>/<patient>/<exam>/<series>/<SOP uid>, null for others but for the first one."""
+    if group == "part":
+        return pc.struct_field(pc.extract_regex(paths, r"^(?P<part>[^/]+)/"), "part")
+    return pc.struct_field(pc.extract_regex(paths, r"^[^/]+/[^/]+/(?P<exam>[^/]+)/[^/]+/[^/]+$"), "exam")
+
+
+def _normalised(column: pa.ChunkedArray) -> pa.Array:
+    """The patients, each in one of the ways in which it is written."""
+    encoded = column.combine_chunks().dictionary_encode()
+    spellings = encoded.dictionary.to_pylist()
+    one = one_spelling(spellings)
+    return pa.array([one.get(normalise_patient(value)) for value in spellings], pa.string()).take(encoded.indices)
 
 
 def _codes(
