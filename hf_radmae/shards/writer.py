@@ -168,7 +168,7 @@ class ShardWriter:
         """The image and its sizes; None where a cleaning rule drops it."""
         pixels, header = _read(content, name)
         limits = CleaningRules(maximum=self.options.maximum, mean=self.options.mean)
-        rule = pixel_rule(pixels, limits, header and header.bits_stored)
+        rule = pixel_rule(pixels, limits, header.bits_stored if header else None)
         if header and self.options.drawing and "DRAWING" in header.image_type:
             rule = "drawing"
         if header and not self.options.keep_burned_in and header.burned_in_annotation == "YES":

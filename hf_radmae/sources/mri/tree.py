@@ -317,5 +317,5 @@ def _facts(source: str | bytes, head: bytes) -> HeaderFacts:
         return HeaderFacts(problem=error.reason)
     flat = header.frames == 1 and not header.photometric.startswith(("RGB", "YBR"))
     drawing = "DRAWING" in header.image_type
-    shape = header.rows, header.columns, 2 if flat else 3
+    shape = *header.shape, 2 if flat else 3
     return HeaderFacts(*shape, header.inverted, header.body_part, drawing, "", sop, person, study)
