@@ -69,7 +69,9 @@ def to_luma(rgb: np.ndarray) -> np.ndarray:
     if rgb.dtype.kind in "ui" and rgb.dtype.itemsize <= 2:
         return np.rint(rgb[..., :3].astype(np.float32) @ LUMA.astype(np.float32)).astype(np.uint16)
     luma = rgb[..., :3].astype(np.float64) @ LUMA
-    return luma.astype(np.float32) if rgb.dtype.kind == "f" and rgb.dtype.itemsize <= 4 else luma
+    if rgb.dtype.kind in "ui":
+        return np.rint(luma)
+    return luma.astype(np.float32) if rgb.dtype.itemsize <= 4 else luma
 
 
 def stored_values(

@@ -18,7 +18,7 @@ import tifffile
 from PIL import ExifTags, Image
 
 from hf_radmae.images.greyscale import to_luma
-from hf_radmae.images.streams import check_complete, decode_strictly, stream_facts
+from hf_radmae.images.streams import check_complete, check_png, decode_strictly, stream_facts
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
 """What Pillow may take a file for: radiographs come as these, and others (EPS) start programs."""
@@ -70,9 +70,11 @@ def decode(content: bytes, check: Check) -> np.ndarray:
         check(image.height, image.width)
         if content[:4] == b"\x89PNG" and content[24] == 16 and content[25] != 0 and frames(image) == 1:
             return turned(grey_of(imagecodecs.png_decode(content)), orientation(image))
+        if content[:4] == b"\x89PNG":
+            check_png(content)
         array = from_pil(image)
-    if facts is not None:
-        check_complete(content, facts[4], array if image.format != "JPEG2000" else None)
+    if facts is not None:  # of inks the check needs libjpeg's own picture
+        check_complete(content, facts[4], array if image.mode in ("L", "RGB") else None)
     return array
 
 
@@ -202,7 +204,7 @@ def _pnm(content: bytes, found: re.Match[bytes], check: Check) -> np.ndarray:
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of text that is no number, counted below
-            values = np.fromstring(content[found.end() :], np.int64, count, sep=" ")
+            values = np.fromstring(content[found.end() :], np.int64, sep=" ")[:count]
         missing = count - len(values)
         pixels = values.clip(0, most).astype(dtype) if missing <= 0 else None
     if pixels is None:
@@ -264,6 +266,8 @@ def _tiff_pixels(page: Any) -> np.ndarray:
         raise RasterError(f"has colours {name}: export it as grey or RGB")
     _check_segments(page)
     samples = page.asarray(maxworkers=1)
+    if samples.dtype == np.float16:
+        samples = samples.astype(np.float32)
     if samples.ndim == 3 and page.axes == "SYX":
         samples = np.moveaxis(samples, 0, 2)
     if samples.shape[:2] != (page.imagelength, page.imagewidth):

@@ -7,6 +7,7 @@ more than its header declares.
 """
 
 import re
+import zlib
 from collections.abc import Iterator
 from struct import error as StructError
 from struct import unpack
@@ -20,7 +21,7 @@ _LOSSLESS, _PROGRESSIVE = 0xC3, (0xC2, 0xC6)  # SOF3; SOF2 and SOF6
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _ZEROS = bytes(16)  # an intact stream has such runs too, where the picture is one grey
 _NOISE = np.random.default_rng(0).integers(1, 255, 128, np.uint8).tobytes()  # neither zeros nor markers
-_LAST = 8  # bytes of a segment that are exchanged: some encoders leave a few unused behind the picture
+_LAST = 4  # bytes of a segment that are exchanged: some encoders leave a few unused behind the picture
 
 
 class IncompleteError(ValueError):
@@ -55,6 +56,8 @@ def decode_strictly(frame: bytes, marker: int) -> np.ndarray | None:
         IncompleteError: it is cut or damaged.
     """
     if marker == 0xF7:
+        if frame.rfind(b"\xff\xd9", -4096) < 0:  # CharLS, too, wants the end marker, but looks for it for seconds
+            raise IncompleteError("its JPEG-LS stream is cut: it has no end marker")
         try:
             return imagecodecs.jpegls_decode(frame)
         except imagecodecs.JpeglsError as error:
@@ -64,7 +67,7 @@ def decode_strictly(frame: bytes, marker: int) -> np.ndarray | None:
             picture = imagecodecs.jpeg8_decode(frame)
         except imagecodecs.Jpeg8Error:  # what libjpeg-turbo does not know
             return None
-        _check_jpeg(frame, picture)
+        _check_jpeg(frame, picture, marker)
         return picture
     return None
 
@@ -82,36 +85,70 @@ def check_complete(frame: bytes, marker: int, picture: np.ndarray | None = None)
     elif marker == 0xF7:
         decode_strictly(frame, marker)
     elif marker in _START_OF_FRAME:
+        torn = frame.rfind(b"\xff\xd9", -4096) < 0 or frame.find(_ZEROS, max(frame.find(b"\xff\xda"), 0)) >= 0
         try:
             picture = imagecodecs.jpeg8_decode(frame) if picture is None else picture
-            if marker in (_LOSSLESS, *_PROGRESSIVE) or _is_suspect(frame, picture):
-                _check_jpeg(frame, imagecodecs.jpeg8_decode(frame))
-        except imagecodecs.Jpeg8Error:  # a kind that libjpeg-turbo does not know
-            return
+            if torn or marker in (_LOSSLESS, *_PROGRESSIVE) or _ends_in_grey(picture):
+                _check_jpeg(frame, imagecodecs.jpeg8_decode(frame), marker)
+        except imagecodecs.Jpeg8Error as error:
+            if torn and marker < 0xC8:  # libjpeg-turbo does not know every kind of arithmetic coding
+                raise IncompleteError(f"its JPEG stream is damaged: {error}") from None
 
 
-def _is_suspect(frame: bytes, picture: np.ndarray) -> bool:
-    """Whether a stream lacks its end marker, has zeros, or ends in the mid-grey that libjpeg fills in."""
-    if frame.rfind(b"\xff\xd9", -4096) < 0 or frame.find(_ZEROS, max(frame.find(b"\xff\xda"), 0)) >= 0:
-        return True
-    corner = picture[-4:, -4:]
-    return bool((corner == corner[-1, -1]).all()) and int(corner.flat[0]) in (127, 128, 129, 2047, 2048, 2049)
+def check_png(content: bytes) -> None:
+    """Raise `IncompleteError` for a part of a PNG's pixels that its checksum does not fit (ISO/IEC 15948, 5.3)."""
+    start = 8
+    while start + 12 <= len(content) and (kind := content[start + 4 : start + 8]) != b"IEND":
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(content[start + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise IncompleteError("is damaged: a checksum of its pixels is wrong, or they are truncated")
+        start = end + 4
 
 
-def _check_jpeg(frame: bytes, whole: np.ndarray) -> None:
-    """Compare the picture with those of two altered streams; see the module's text."""
+def _ends_in_grey(picture: np.ndarray) -> bool:
+    """Whether a picture ends in the mid-grey that libjpeg fills in, or has inks, of which that is not known."""
+    corner = picture[-4:, -4:].reshape(-1, *picture.shape[2:])
+    grey = (127, 128, 129, 2047, 2048, 2049)
+    return picture.shape[2:] == (4,) or (bool((corner == corner[-1]).all()) and int(corner.flat[0]) in grey)
+
+
+def _check_jpeg(frame: bytes, whole: np.ndarray, marker: int) -> None:
+    """Compare the picture with those of altered streams; see the module's text.
+
+    The last bytes of a progressive scan may change less than a grey value: there the scans are counted instead, and
+    zeros inside a scan are not noticed.
+    """
     if (end := frame.rfind(b"\xff\xd9")) < 0:
         frame, end = frame + b"\xff\xd9", len(frame)
     segments = list(_segments(frame, end))
     suspects = [(start, stop) for start, stop in segments if frame.find(_ZEROS, start, stop) >= 0]
-    for start, stop in dict.fromkeys((*suspects[:1], *suspects[-1:], *segments[-1:])):  # two altered streams for each
-        keep = max(start, stop - _LAST)
-        longer = frame[:stop] + _NOISE + frame[stop:]
-        other = frame[:keep] + _NOISE[: stop - keep] + frame[stop:]
-        if not _same(longer, whole):
+    for start, stop in dict.fromkeys((*suspects[:1], *suspects[-1:], *segments[-1:])):  # altered streams for each
+        if not _same(frame[:stop] + _NOISE + frame[stop:], whole):
             raise IncompleteError("its JPEG stream is cut: it ends before the picture does")
-        if stop - keep >= 2 and _same(other, whole):
+        if marker in _PROGRESSIVE:
+            continue
+        last = frame[max(start, stop - _LAST) : stop]
+        others = bytes(min(255 - byte, 254) for byte in last), _NOISE[: len(last)], _NOISE[-len(last) :]
+        if len(last) > 1 and all(_same(frame[: stop - len(last)] + other + frame[stop:], whole) for other in others):
             raise IncompleteError("its JPEG stream is damaged: the picture ends before the stream does")
+    if marker in _PROGRESSIVE and not _has_every_scan(frame, end):
+        raise IncompleteError("its JPEG stream is cut or damaged: scans are missing")
+
+
+def _has_every_scan(frame: bytes, end: int) -> bool:
+    """Whether the scans of a progressive JPEG give every coefficient its last bit (ISO/IEC 10918-1 G.1.1.1)."""
+    lacking: dict[int, set[int]] = {}
+    start = frame.find(b"\xff\xda")
+    while 0 <= start < end and start + 5 < len(frame):
+        count = frame[start + 4]
+        components = frame[start + 5 : start + 5 + 2 * count : 2]
+        first, last, bits = frame[start + 5 + 2 * count : start + 8 + 2 * count]
+        for component in components:
+            missing = lacking.setdefault(component, set(range(64)))
+            if bits & 15 == 0:
+                missing -= set(range(first, last + 1))
+        start = frame.find(b"\xff\xda", start + 2)
+    return bool(lacking) and not any(lacking.values())
 
 
 def _segments(frame: bytes, end: int) -> Iterator[tuple[int, int]]:
@@ -164,4 +201,4 @@ def _zeros_allowed(header: bytes) -> int:
         down = -(-min(tile_height, height) // 2 ** (reduced + (exponents >> 4))) + 1
         packets += across * down if style & 1 else 1
     raw = bool(block_style & 0x41)  # bits that bypass arithmetic coding, and high-throughput blocks, may be zeros
-    return packets * layers * samples + (4096 if raw else 32)
+    return packets * layers * samples + (256 if raw else 32)
