@@ -1,11 +1,12 @@
 """Writes small DICOM files for the tests of the readers: one picture, any element overridden, removed or corrupted."""
 
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 IDENTIFIERS = {
     "PatientName": "Mustermann^Erika",
@@ -19,9 +20,18 @@ IDENTIFIERS = {
 
 
 def tiny_dicom(
-    pixels: np.ndarray | None = None, *, syntax: str = ExplicitVRLittleEndian, drop: tuple[str, ...] = (), **elements
+    pixels: np.ndarray | None = None,
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    drop: tuple[str, ...] = (),
+    edits: Iterable[Callable[[Dataset], object]] = (),
+    implicit: bool = False,
+    **elements,
 ) -> bytes:
-    """Return a file with `pixels` (rows, columns), 6 x 8 of uint16 by default, and fake identifiers."""
+    """Return a file with `pixels` (rows, columns), 6 x 8 of uint16 by default, and fake identifiers.
+
+    `edits` change the data set before it is written; `implicit` writes no VRs, where the syntax has native pixels.
+    """
     if pixels is None:
         pixels = np.arange(48, dtype=np.uint16).reshape(6, 8)
     bits = 8 * pixels.dtype.itemsize
@@ -53,12 +63,16 @@ def tiny_dicom(
             setattr(dataset, name, value)
     if "PixelData" in dataset:
         dataset["PixelData"].VR = "OW"
+    for edit in edits:
+        edit(dataset)
+    implicit = implicit and syntax == ExplicitVRLittleEndian
+    syntax = ImplicitVRLittleEndian if implicit else syntax
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     dataset.file_meta.MediaStorageSOPInstanceUID = values["SOPInstanceUID"]
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
     stream = BytesIO()
-    dataset.save_as(stream, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    dataset.save_as(stream, enforce_file_format=True, implicit_vr=implicit, little_endian=True)
     return stream.getvalue()
 
 
