@@ -69,8 +69,11 @@ def one_spelling(values: Iterable[str | None]) -> dict[str | None, str]:
 
 def means_patient(column: str) -> bool:
     """True for a column's name that says, in any spelling, that it holds the patient: `Patient ID`, `patientId`, ..."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", column.strip())
-    words = re.sub(r"[^a-z0-9]+", " ", spaced.casefold()).split()
+    humps = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", column.strip())
+    return any(_means_patient(re.sub(r"[^a-z0-9]+", " ", name.casefold()).split()) for name in (humps, column))
+
+
+def _means_patient(words: list[str]) -> bool:
     if " ".join(words) in _ALONE or "".join(words) in _ALONE:
         return True
     split = [part for word in words for part in _parts(word)]

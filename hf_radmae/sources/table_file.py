@@ -312,7 +312,7 @@ def _typed_text(column: Sequence[str]) -> pa.Array:
 
 
 _WHOLE, _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_IDENTIFIER, _COMMA = re.compile(r"[+-]?0\d+"), re.compile(r"[+-]?\d+(,\d+)?")
+_IDENTIFIER, _COMMA = re.compile(r"[+-]?0\d+|\d{16,}"), re.compile(r"[+-]?\d+(,\d+)?")
 _TRUTH = {"true": True, "false": False}
 
 

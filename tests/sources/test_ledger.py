@@ -1,0 +1,283 @@
+"""Every file that goes in is a row or is listed with a reason, whatever its name, folder, container or table."""
+
+import errno
+import itertools
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from damaged import encode, radiograph
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_dicom import tiny_dicom
+
+from hf_radmae.images.storage import StorageError
+from hf_radmae.sources.folder import read_folder
+from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.scan import scan
+
+FOLDERS = (
+    *("", "a", "train", "Test", "val", "dev", "other", "a/b/c", "my_train_data", "patient001/study1", "test set"),
+    *("träin", "x" * 100, "with space", "evaluation/normal"),
+)
+NAMES = ("1", "train_1", "my-test-2", "VAL", "x.dev", "latest", "1.2.840.113", "scan (1)", "ü", "eval")
+KINDS = ("png", "PNG", "jpg", "JPEG", "tif", "dcm", "DCM", "", "dicom", "img")
+_content = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def picture(kind: str) -> bytes:
+    """A radiograph that no other file holds: DICOM where the suffix is none of Pillow's."""
+    seed = next(_content)
+    pixels = radiograph(24, 20, seed=seed)
+    kind = kind.lower()
+    if kind in ("png", "jpg", "jpeg", "tif"):
+        return encode(pixels, {"png": "PNG", "tif": "TIFF"}.get(kind, "JPEG"))
+    return tiny_dicom(pixels, SOPInstanceUID=f"1.2.{seed}", PatientID=f"P{seed}", StudyInstanceUID=f"1.3.{seed}")
+
+
+def put(root: Path, name: str, content: bytes) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def accounted(root: Path, name: str = "imagefolder") -> tuple[int, int, list[dict]]:
+    splits, skipped = load_radiographs(name, str(root), num_proc=1, allow_shared_patients=True)
+    assert all(entry["reason"] and entry["image"] for entry in skipped)
+    return sum(len(rows) for rows in splits.values()), len(skipped), skipped
+
+
+files = st.lists(
+    st.tuples(st.sampled_from(FOLDERS), st.sampled_from(NAMES), st.sampled_from(KINDS)),
+    min_size=3,
+    max_size=9,
+    unique=True,
+)
+
+
+@given(files)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_files_are_called_and_wherever_they_lie_none_is_lost(tmp_path_factory, found):
+    root = tmp_path_factory.mktemp("tree")
+    for folder, name, kind in found:
+        put(root, f"{folder}/{name}.{kind}".strip("/") if kind else f"{folder}/{name}".strip("/"), picture(kind))
+    put(root, "notes.txt", b"no image")
+    source = read_folder(root)
+    assert source.files + len(source.listed) == source.found == len(found)
+    assert sum(len(rows) for rows in source.splits.values()) == source.files
+    assert source.others == {".txt": 1}
+    used = {name for names in source.names.values() for name in names}
+    assert used.isdisjoint({entry["image"] for entry in source.listed})
+
+
+@given(files, st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_of_a_table_and_files_are_all_accounted_for(tmp_path_factory, found, data):
+    """Some files are in no row, some rows name no file or nothing, some files have several rows."""
+    root = tmp_path_factory.mktemp("tree")
+    names = [f"{folder}/{name}.{kind}".strip("/") for folder, name, kind in found if kind]
+    if not names:
+        return
+    for name in names:
+        put(root, name, picture(name.rsplit(".", 1)[1]))
+    rows = data.draw(st.lists(st.sampled_from([*names, "", "missing.png", "../out.png"]), min_size=1, max_size=12))
+    if not {*rows} & {*names}:
+        return
+    table = "\n".join(["file_name,y", *(f'"{row}",{number}' for number, row in enumerate(rows))])
+    (root / "metadata.csv").write_text(table, encoding="utf-8")
+    try:
+        source = read_folder(root)
+    except FileNotFoundError as error:
+        assert "there is no image" in str(error)  # those that have a row are in no split's folder
+        return
+    whole = sum(len(part) for part in source.splits.values())
+    listed_rows = [entry for entry in source.listed if "metadata.csv" in entry["image"] + entry["reason"]]
+    in_no_split = {e["image"] for e in source.listed if "in no split" in e["reason"]}
+    assert source.files + len(source.listed) == source.found
+    assert whole + len(listed_rows) == len(rows) - sum(row in in_no_split for row in rows) + sum(
+        "names it" in e["reason"] and e["image"] in in_no_split for e in source.listed
+    )
+    for split, names_of in source.names.items():
+        for name, y in zip(names_of, source.splits[split]["y"], strict=True):
+            assert rows[y] == name
+
+
+def test_a_table_above_split_folders_keeps_its_columns(tmp_path):
+    names = [f"{split}/{n}.png" for split in ("train", "validation", "test") for n in range(4)]
+    for name in names:
+        put(tmp_path / "set", name, picture("png"))
+    (tmp_path / "set" / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": name, "finding": f"of {name}"}) for name in names)
+    )
+    splits, skipped = load_radiographs("imagefolder", str(tmp_path / "set"))
+    assert skipped == [] and {split: len(rows) for split, rows in splits.items()} == dict.fromkeys(splits, 4)
+    for split, rows in splits.items():
+        for row in rows:
+            assert row["finding"] == f"of {split}/{Path(row['image']['path']).name}"
+
+
+@pytest.mark.parametrize("inside", ["", "scans", "train"])
+@pytest.mark.parametrize("beside", [0, 3])
+def test_images_in_a_zip_are_rows(tmp_path, inside, beside):
+    root = tmp_path / "set"
+    for number in range(beside):
+        put(root, f"{inside}/{number}.png" if inside else f"{number}.png", picture("png"))
+    root.mkdir(exist_ok=True)
+    with zipfile.ZipFile(root / "more.zip", "w") as archive:
+        for number, kind in enumerate(("png", "dcm", "", "jpg", "png")):
+            archive.writestr(f"{inside}/z{number}.{kind}" if inside else f"z{number}.{kind}", picture(kind))
+        archive.writestr("readme.txt", "no image")
+        nested = tmp_path / "nested.zip"
+        with zipfile.ZipFile(nested, "w") as inner:
+            inner.writestr(f"{inside}/deep.png" if inside else "deep.png", picture("png"))
+        archive.write(nested, "nested.zip")
+    assert accounted(root)[:2] == (6 + beside, 0)
+    assert accounted(root / "more.zip")[:2] == (6, 0)
+
+
+def test_a_table_in_a_zip_and_one_beside_it_name_its_images(tmp_path):
+    for number, (inside, text) in enumerate(
+        ((True, "file_name,y\n0.png,a\n1.png,b\n"), (False, "file_name,y\nz/0.png,a\n"))
+    ):
+        root = tmp_path / str(number)
+        root.mkdir()
+        with zipfile.ZipFile(root / "z.zip", "w") as archive:
+            for n in range(2):
+                archive.writestr(f"{n}.png", picture("png"))
+            if inside:
+                archive.writestr("metadata.csv", text)
+        if not inside:
+            (root / "metadata.csv").write_text(text)
+        source = read_folder(root)
+        assert (source.files, len(source.listed)) == ((2, 0) if inside else (1, 1))
+        assert source.splits["train"]["y"][0] == "a"
+
+
+def test_links_are_followed_once_and_broken_ones_are_listed(tmp_path):
+    outside = tmp_path / "elsewhere"
+    for number in range(4):
+        put(outside, f"deep/{number}.png", picture("png"))
+    root = tmp_path / "set"
+    put(root, "own/1.png", picture("png"))
+    (root / "linked").symlink_to(outside)
+    (root / "again").symlink_to(outside)
+    (root / "loop").symlink_to(root)
+    (root / "file.png").symlink_to(put(tmp_path, "single.png", picture("png")))
+    (root / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    rows, listed, skipped = accounted(root)
+    assert (rows, listed) == (6, 1) and "link to nothing" in skipped[0]["reason"]
+
+
+def test_names_that_are_not_utf8_hidden_empty_and_odd_files_are_listed_and_the_rest_is_read(tmp_path):
+    root = tmp_path / "set"
+    for number in range(4):
+        put(root, f"{number}.png", picture("png"))
+    with open(os.fsencode(root) + b"/r\xf6ntgen.png", "wb") as file:
+        file.write(picture("png"))
+    for name in ("empty", "empty.png", ".hidden.png", "__MACOSX/._1.png", ".DS_Store", "volume.nii.gz", "odd.xyz"):
+        put(root, name, b"" if "empty" in name else b"something else" if "." in name[1:] or "DS" in name else b"")
+    rows, listed, skipped = accounted(root)
+    reasons = {entry["image"].rsplit("/", 1)[-1]: entry["reason"] for entry in skipped}
+    assert (rows, listed) == (4, 6)
+    assert {*reasons} == {r"r\xf6ntgen.png", "empty", "empty.png", ".hidden.png", "volume.nii.gz", "odd.xyz"}
+
+
+def test_a_very_deep_tree_is_read_and_what_is_too_deep_is_listed(tmp_path):
+    root = tmp_path / "set"
+    for number in range(3):
+        put(root, f"{number}.png", picture("png"))
+    put(root, "/".join(["folder"] * 60) + "/deep.png", picture("png"))
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(25):  # 5,000 bytes of path, which no system call takes at once
+        os.mkdir("d" * 200, dir_fd=here)
+        here = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+    with os.fdopen(os.open("1.png", os.O_CREAT | os.O_WRONLY, dir_fd=here), "wb") as file:
+        file.write(picture("png"))
+    rows, listed, skipped = accounted(root)
+    assert (rows, listed) == (4, 1) and "too long" in skipped[0]["reason"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_listed(tmp_path):
+    put(tmp_path / "set", "1.png", picture("png"))
+    put(tmp_path / "set", "closed/2.png", picture("png"))
+    (tmp_path / "set" / "closed").chmod(0)
+    rows, listed, skipped = accounted(tmp_path / "set")
+    assert (rows, listed) == (1, 1) and "cannot be listed" in skipped[0]["reason"]
+
+
+@pytest.mark.parametrize(("number", "ends"), [(errno.EACCES, False), (errno.EPERM, False), (errno.EIO, True)])
+@pytest.mark.parametrize("where", ["closed", "file"])
+def test_a_folder_or_file_that_is_refused_is_listed_and_storage_that_fails_ends_the_run(
+    tmp_path, monkeypatch, number, ends, where
+):
+    put(tmp_path / "set", "1.png", picture("png"))
+    target = put(tmp_path / "set", "closed/2", picture(""))
+    target = target.parent if where == "closed" else target
+    real = os.scandir if where == "closed" else open
+
+    def refuse(path, *args, **options):
+        if str(path) == str(target):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr("hf_radmae.images.storage.PAUSES", (0, 0))
+    monkeypatch.setattr("os.scandir" if where == "closed" else "builtins.open", refuse)
+    if ends:
+        with pytest.raises(StorageError, match="does not answer"):
+            scan(tmp_path / "set")
+    else:
+        found = scan(tmp_path / "set")
+        assert len(found.images) + len(found.listed) == 2 and len(found.listed) == 1
+
+
+NULLS = {
+    "null": None,
+    "empty struct": {"bytes": None, "path": None},
+    "empty bytes": {"bytes": b"", "path": None},
+    "no file": {"bytes": None, "path": "/nowhere/1.png"},
+    "text": {"bytes": b"not an image", "path": "1.png"},
+}
+
+
+@pytest.mark.parametrize("odd", NULLS)
+@pytest.mark.parametrize("sizes", ["none", "right", "null", "wrong"])
+@pytest.mark.parametrize("name", ["train", "train-00000-of-00001", "data/train/part0", "odd name"])
+def test_rows_of_parquet_without_an_image_or_a_size_are_listed_or_measured(tmp_path, odd, sizes, name):
+    images = [{"bytes": picture("png"), "path": None} for _ in range(12)] + [NULLS[odd]]
+    features = {"image": datasets.Image(decode=False)}
+    rows = [{"image": image} for image in images]
+    if sizes != "none":
+        features |= {axis: datasets.Value("int32") for axis in ("height", "width")}
+        given = {"right": (24, 20), "null": (None, None), "wrong": (3000, 2000)}[sizes]
+        rows = [{**row, "height": given[0], "width": given[1]} for row in rows]
+    path = tmp_path / "set" / f"{name}.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=datasets.Features(features).arrow_schema), path)
+    splits, skipped = load_radiographs("parquet", str(tmp_path / "set"))
+    assert sum(len(part) for part in splits.values()) == 12 and len(skipped) == 1
+    assert {(row["height"], row["width"]) for part in splits.values() for row in part} == {(24, 20)}
+
+
+def test_parquet_files_beside_those_of_splits_are_listed(tmp_path):
+    for name in ("train-0", "test-0", "extra"):
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": picture("png"), "path": None} for _ in range(9)]})
+        (tmp_path / "set").mkdir(exist_ok=True)
+        rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "set" / f"{name}.parquet"))
+    splits, skipped = load_radiographs("parquet", str(tmp_path / "set"))
+    assert sum(len(part) for part in splits.values()) == 18
+    assert [entry["image"] for entry in skipped] == ["extra.parquet"]
