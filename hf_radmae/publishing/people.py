@@ -147,7 +147,7 @@ _BORN = re.compile(
     rf"le|il|el)\s+)?(?:the\s+)?(?:['(]?\d|{_CAP})"
     rf"|{_CAP}\s*[,(]?\s*(?:geb\.|geboren|née|\*\s?(?:{_YEAR}|\d))"
 )
-_EQUALS = re.compile(r"[\"'”]?\s?(?:[:=|]|->|→|⟶)[\s\"'“„\[(<|]*([^\s\"'|]+)")
+_EQUALS = re.compile(r"[\"'”]?\s?(?:[:=|]|->|→|⟶)(?=[\s\"'“„\[(<|]*([^\s\"'|]+))")
 _NOT_OF_A_PERSON = words("no_value")
 """What may stand after "patient id:" in a sentence: hashed, none, removed."""
 _WORDS = words("no_name")
@@ -197,7 +197,7 @@ def _in_form(text: str) -> Iterator[Finding]:
         names = [" ".join(words[first:]) for first in range(len(words))]
         if value and value not in _NOT_OF_A_PERSON and any(map(is_personal, names)):
             told = next(name for name in reversed(names) if is_personal(name))
-            yield "the name of a field that identifies people, with a value", f"{told}{found[0]}"[:80]
+            yield "the name of a field that identifies people, with a value", f"{told}{found[0]} {found[1]}"[:80]
 
 
 def _is_id(text: str, found: re.Match[str]) -> bool:
@@ -290,11 +290,10 @@ def readable(text: str) -> str:
 
 def _forms(text: str) -> Iterator[str]:
     """A text as it is read: as written and without marks of Markdown; and what its base64 or hexadecimal parts say."""
+    escapes = r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))"
     plain = readable(text)
-    if re.search(r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})", plain):
-        plain += "\n" + re.sub(
-            r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))", lambda m: chr(int(m[1] or m[2], 16)), plain
-        )
+    if re.search(escapes, plain):
+        plain += "\n" + readable(re.sub(escapes, lambda code: chr(int(code[1] or code[2], 16)), plain))
     yield re.sub(r"\s+", " ", plain)
     yield re.sub(r"\s+", " ", _MARKS.sub(" ", plain))
     yield re.sub(r"\s+", " ", re.sub(r"[*`~\\]+", "", plain))

@@ -30,6 +30,31 @@ def load_key(path: str | Path) -> bytes:
     return bytes.fromhex(text)
 
 
+def key_path(output_dir: str | Path, key_file: str | Path | None = None) -> Path:
+    """Where the secret of the hashes in a folder lies: never in the folder or beside it, where it would travel along.
+
+    Args:
+        output_dir: the folder with the hashes.
+        key_file: where the user wants it; by default a file under the folder's name in `~/.config/hf_radmae/keys`
+            (`XDG_CONFIG_HOME` in place of `~/.config` where it is set).
+
+    Raises:
+        ValueError: `key_file` lies in the folder or beside it.
+    """
+    folder = Path(output_dir).absolute()
+    if key_file is None:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "hf_radmae", "keys")
+        where = hashlib.blake2b(str(folder).encode(), digest_size=4).hexdigest()  # folders of one name are told apart
+        return base / f"{folder.name}-{where}.key"
+    path = Path(key_file).absolute()
+    if path.parent == folder.parent or path.is_relative_to(folder):
+        raise ValueError(
+            f"--key_file {key_file} lies in {output_dir} or beside it, and would travel with what it protects: give a "
+            "place that is not copied with the data, or leave the option out"
+        )
+    return path
+
+
 def key_check(key: bytes) -> str:
     """A digest by which two runs see whether they have the same key."""
     return hashlib.blake2b(b"which key", digest_size=8, key=key).hexdigest()
