@@ -29,3 +29,9 @@ def radiographs() -> Path:
 def dicoms() -> Path:
     """The folder of real DICOM files in many transfer syntaxes."""
     return _folder("dicom")
+
+
+@pytest.fixture(autouse=True)
+def keys_of_tests(tmp_path_factory, monkeypatch):
+    """Keys of pseudonyms in a folder of the tests, not of whoever runs them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))

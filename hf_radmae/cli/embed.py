@@ -25,7 +25,7 @@ from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.pretraining.setup import load_processor
-from hf_radmae.sources.pseudonyms import load_key
+from hf_radmae.sources.pseudonyms import key_path, load_key
 
 
 @dataclass
@@ -41,7 +41,9 @@ class EmbedArguments:
     )
     pattern: str = field(default="**/*", metadata={"help": "Which files of a folder, as in '**/*.dcm'."})
     keep_names: bool = field(default=False, metadata={"help": "Write relative paths in place of their hashes."})
-    key_file: str | None = field(default=None, metadata={"help": "Key of the hashes; drawn where it is missing."})
+    key_file: str | None = field(
+        default=None, metadata={"help": "Key of the hashes, apart from them; by default in ~/.config/hf_radmae/keys."}
+    )
     images_per_part: int = field(default=1000, metadata={"help": "Images of a file, lost at most by a kill."})
     batch_size: int = field(default=32, metadata={"help": "Images of one shape at once."})
     threads: int = field(default=4, metadata={"help": "Images that are read at once."})
@@ -54,7 +56,7 @@ def main() -> None:
     if any(Path(args.data_dir).glob("**/*.parquet")):
         parts = shard_parts(args.data_dir)
     else:
-        key = None if args.keep_names else load_key(args.key_file or f"{args.output_dir.rstrip('/')}.key")
+        key = None if args.keep_names else load_key(key_path(args.output_dir, args.key_file))
         parts = folder_parts(args.data_dir, key, pattern=args.pattern, images_per_part=args.images_per_part)
     encoder = load_encoder(args.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
     processor = load_processor(args.model)

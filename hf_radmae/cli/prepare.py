@@ -13,7 +13,8 @@ from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepar
 The output folder holds data/*.parquet, manifest.json (options, counts, what was dropped, versions) and quarantine.csv
 (what is in no shard: its split, its row there, a hash, the reason; of the split "none" is what was no row of the
 source, listed with its path in skipped.csv in the cache of the builder). Ids are hashed with the key in --key_file, by
-default beside the output folder: whoever has it can link the shards with the archive, so keep it, and keep it apart.
+default in ~/.config/hf_radmae/keys and never in the output folder or beside it: whoever has the key can link the shards
+with the archive, so keep it, and keep it apart.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from hf_radmae.sources.irma.builder import IRMA
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.mri.builder import MRI
 from hf_radmae.sources.mri.cleaning import CleaningRules
-from hf_radmae.sources.pseudonyms import load_key
+from hf_radmae.sources.pseudonyms import key_path, load_key
 
 
 @dataclass
@@ -48,7 +49,9 @@ class RunArguments:
         default=False, metadata={"help": "Take splits of the source that share patients or files; say so."}
     )
     near_duplicates: bool = field(default=False, metadata={"help": "Keep images that look alike in one split."})
-    key_file: str | None = field(default=None, metadata={"help": "Key of the hashes; drawn where it is missing."})
+    key_file: str | None = field(
+        default=None, metadata={"help": "Key of the hashes, apart from them; by default in ~/.config/hf_radmae/keys."}
+    )
     num_proc: int = field(default=1, metadata={"help": "Processes that decode, one per core."})
     threads: int = field(default=16, metadata={"help": "Files that each process reads at once."})
     shard: str = field(default="0/1", metadata={"help": "i/n: do the i-th part of n, counted from 0."})
@@ -88,7 +91,7 @@ def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> d
 @command
 def main() -> None:
     run, options = parse((RunArguments, PrepareOptions), description=__doc__)
-    key = load_key(run.key_file or f"{run.output_dir.rstrip('/')}.key")
+    key = load_key(key_path(run.output_dir, run.key_file))
     builder = run.options
     if run.dataset == "mri":
         rules = CleaningRules.from_dict(builder.get("cleaning") or {})

@@ -24,6 +24,7 @@ from hf_radmae.publishing.card import FIGURE, TEMPLATES, read_results, render_ca
 from hf_radmae.publishing.contents import Guard, how_to_allow, rewrite, rewrite_text
 from hf_radmae.publishing.json_files import parse_json
 from hf_radmae.publishing.private import Private
+from hf_radmae.publishing.tables import says_nothing_burnt_in
 from hf_radmae.publishing.words import words
 
 Kind = Literal["model", "dataset"]
@@ -104,12 +105,14 @@ class Entry:
         verdict: see `review`.
         reason: what was taken out or allowed, or why it does not go.
         size: bytes on this machine.
+        is_unmarked: whether the source of a shard said that nothing is burnt into its images.
     """
 
     path: str
     verdict: Verdict
     reason: str
     size: int
+    is_unmarked: bool = False
     _write: Callable[[Path], object] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -216,14 +219,13 @@ def refusals(
         needed = {"config.json": "the folder holds no model", "README.md": "make a card with scripts/card.py"}
         found += [f"no {name} goes: {why}" for name, why in needed.items() if name not in going]
     if kind == "dataset":
+        shards = [entry for entry in entries if entry.is_pushed and entry.path.endswith(".parquet")]
         if statement is None:
             found.append(
                 "a data set goes only with its license and a sentence on its de-identification: give --license and "
                 "--deidentified"
             )
-        elif not (
-            statement.burned_in_checked or is_seen or any("generated images" in entry.reason for entry in entries)
-        ):
+        elif not (statement.burned_in_checked or is_seen or all(entry.is_unmarked for entry in shards)):
             found.append(
                 "nothing says that no name is burnt into the images: look at them and say so with --burned_in_checked, "
                 "or let --deid look (pip install hf_radmae[deid])"
@@ -311,9 +313,8 @@ def _entry(
         same = filecmp.cmp(path, target, shallow=False)
     except ValueError as error:
         return Entry(name, "refused", str(error), size)
-    if name == "manifest.json" and manifest and (manifest.get("source") or {}).get("dataset") == "phantom":
-        note = "; ".join(filter(None, [note, "generated images, with nothing burnt in"]))
-    return Entry(name, "goes" if same else "scrubbed", note or ("" if same else "written anew"), size, write)
+    unmarked = path.suffix == ".parquet" and (_is_phantom(manifest) or says_nothing_burnt_in(path))
+    return Entry(name, "goes" if same else "scrubbed", note or ("" if same else "written anew"), size, unmarked, write)
 
 
 def _card(
@@ -355,7 +356,13 @@ def _card(
     except ValueError as error:
         return Entry("README.md", "refused", str(error), size)
     same = path.is_file() and target.read_bytes() == path.read_bytes()
-    return Entry("README.md", "goes" if same else "scrubbed", note, size or target.stat().st_size, write)
+    return Entry("README.md", "goes" if same else "scrubbed", note, size or target.stat().st_size, False, write)
+
+
+def _is_phantom(manifest: dict[str, Any] | None) -> bool:
+    """Whether a manifest says that the images are generated."""
+    source = (manifest or {}).get("source")
+    return isinstance(source, dict) and source.get("dataset") == "phantom"
 
 
 def _name(folder: Path) -> str:

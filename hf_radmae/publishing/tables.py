@@ -21,6 +21,8 @@ from hf_radmae.shards.writer import FOOTER, SIZES
 
 HASHES = {"image_id", *GROUPS.values()}
 """Columns that hold keyed hashes, see `pseudonyms`."""
+ANSWERS = {"burned_in_annotation", "patient_identity_removed"}
+"""Columns that hold YES, NO or nothing, as DICOM headers do."""
 Burnt = Callable[[bytes], Iterable[tuple[str, str]]]
 """From an encoded image to (kind, words) of texts in its pixels."""
 _COLUMN = re.compile(r"[A-Za-zÄÖÜäöüß][\wÄÖÜäöüß .-]{0,63}")
@@ -104,6 +106,14 @@ def rewrite_shard(
     return "; ".join(notes)
 
 
+def says_nothing_burnt_in(path: Path) -> bool:
+    """Whether the headers of all images of a shard said that nothing is burnt in."""
+    column = "burned_in_annotation"
+    if column not in pq.read_schema(path).names:
+        return False
+    return set(pc.unique(pq.read_table(path, columns=[column])[column]).to_pylist()) == {"NO"}
+
+
 def _check_field(field: pa.Field, labels: list[str]) -> None:
     if field.metadata:
         raise ValueError(f"column {field.name} has metadata of its own, which prepare does not write")
@@ -114,7 +124,9 @@ def _check_field(field: pa.Field, labels: list[str]) -> None:
     elif field.name in HASHES:
         if not pa.types.is_string(field.type):
             raise ValueError(f"column {field.name} is {field.type}: expected hashes")
-    elif field.name in labels and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+    elif (field.name in ANSWERS and pa.types.is_string(field.type)) or (
+        field.name in labels and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
+    ):
         pass
     elif not _is_plain(field.type):
         raise ValueError(
@@ -160,6 +172,10 @@ def _check_column(
                 raise ValueError(
                     f"column {name} holds something else than hashes of 32 hexadecimal digits: raw ids do not go"
                 )
+    if name in ANSWERS:
+        for batch in file.iter_batches(columns=[name]):
+            if odd := set(pc.unique(batch[name]).to_pylist()) - {"YES", "NO", None}:
+                raise ValueError(f"column {name} holds {len(odd)} values that are neither YES nor NO")
     if name not in labels:
         return ""
     values = pa.chunked_array([batch[name] for batch in file.iter_batches(columns=[name])] or [pa.array([], kind)])

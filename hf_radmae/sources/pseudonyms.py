@@ -41,12 +41,12 @@ def key_path(output_dir: str | Path, key_file: str | Path | None = None) -> Path
     Raises:
         ValueError: `key_file` lies in the folder or beside it.
     """
-    folder = Path(output_dir).absolute()
+    folder = Path(os.path.abspath(output_dir))
     if key_file is None:
         base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "hf_radmae", "keys")
         where = hashlib.blake2b(str(folder).encode(), digest_size=4).hexdigest()  # folders of one name are told apart
         return base / f"{folder.name}-{where}.key"
-    path = Path(key_file).absolute()
+    path = Path(os.path.abspath(Path(key_file).expanduser()))
     if path.parent == folder.parent or path.is_relative_to(folder):
         raise ValueError(
             f"--key_file {key_file} lies in {output_dir} or beside it, and would travel with what it protects: give a "

@@ -29,7 +29,7 @@ from hf_radmae.shards.shrink import ENCODINGS, PrepareOptions, encode, field_box
 from hf_radmae.shards.writer import read_bytes, read_report
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.phantom import write_archive
-from hf_radmae.sources.pseudonyms import load_key
+from hf_radmae.sources.pseudonyms import key_path, load_key
 
 KEY = bytes(range(32))
 OPTIONS = PrepareOptions(longest_side=48, images_per_shard=5, maximum=1000, mean=100, drawing=True)
@@ -316,6 +316,17 @@ def test_a_key_is_drawn_once_and_for_its_owner_alone(tmp_path):
     path.write_text("secret")
     with pytest.raises(ValueError, match="holds 6 characters"):
         load_key(path)
+
+
+@pytest.mark.parametrize("name", ["shards.key", "shards/key", "shards/a/b.key", "shards/../x.key"])
+def test_the_key_never_lies_in_the_folder_that_it_protects_or_beside_it(name, tmp_path):
+    folder = tmp_path / "a" / "shards"
+    with pytest.raises(ValueError, match="would travel with what it protects"):
+        key_path(folder, folder.parent / name)
+    assert key_path(folder, tmp_path / "keys" / "k") == tmp_path / "keys" / "k"
+    default = key_path(folder)
+    assert default == key_path(str(folder)) != key_path(tmp_path / "b" / "shards")
+    assert not default.is_relative_to(folder.parent)
 
 
 def test_labels_that_are_ids_or_missing_are_refused(archive, splits, tmp_path):
