@@ -51,7 +51,7 @@ def bucketed(
 
     Args:
         rows: split -> rows of `load_radiographs`, "train" among them.
-        batch_size: images of a step over all processes; no bin and no level has fewer.
+        batch_size: images of a step over all processes; no bin and no level has fewer training images.
         flat_threshold: see `informative_patches`; 0 keeps the background in, and then no image is read.
         token_levels: most levels of a shape, see `with_levels`.
         crop_to_content: cut each image to the box around what is informative in it, before it is given a bin.
@@ -73,10 +73,11 @@ def bucketed(
         sizes = {split: measured.boxes[:, 2:] for split, measured in content.items()}
     everything = np.concatenate(list(sizes.values()))
     budget = {"num_bins": num_bins, "patch_size": patch_size, "max_tokens": max_tokens}
-    bins = fit_bins(everything, strategy=binning, batch_size=batch_size, **budget)
+    own = sizes["train"]  # alone: what is only evaluated fills no batch of the training
+    bins = fit_bins(own, strategy=binning, batch_size=batch_size, **budget)
     if flat_threshold > 0:
-        share = np.concatenate([measured.informative for measured in content.values()])
-        bins = with_levels(bins, assign(everything, bins), share, num_levels=token_levels, min_images=batch_size)
+        share = content["train"].informative
+        bins = with_levels(bins, assign(own, bins), share, num_levels=token_levels, min_images=batch_size)
 
     parts = {split: RadiographDataset(part, bins, content=content[split], **options) for split, part in rows.items()}
     options |= {"train": True, "crop_scale": crop_scale}

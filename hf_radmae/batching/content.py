@@ -11,14 +11,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from datasets.fingerprint import Hasher
 from numpy.typing import NDArray
 
+from hf_radmae.batching.columns import numbers
 from hf_radmae.batching.grids import target_sizes
+from hf_radmae.batching.processes import processes
 from hf_radmae.images.background import content_box, informative_patches
 from hf_radmae.images.fitting import as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 
 COLUMNS = ("informative", "content_box")
+FEW = 64  # images for which no process is worth its start
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,26 @@ def measure_content(
         num_proc: processes that read images.
     """
     if set(COLUMNS) <= set(rows.column_names):
-        return Content(*(np.asarray(rows[name]) for name in COLUMNS))
+        return Content(*(numbers(rows, name) for name in COLUMNS))
     measure = partial(_measure, patch_size=patch_size, max_tokens=max_tokens, threshold=threshold, scaling=scaling)
     columns = rows.select_columns(["image", "height", "width"])
-    measured = columns.map(
-        measure,
-        remove_columns=columns.column_names,
-        num_proc=num_proc if num_proc > 1 else None,
-        desc="Measuring content",
-    )
-    return Content(*(np.asarray(measured.with_format("numpy")[name][:]) for name in COLUMNS))
+    options = [patch_size, max_tokens, threshold, scaling]
+    with processes(num_proc if len(rows) > num_proc * FEW else 1) as in_processes:
+
+        def measure_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            images = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+            found = in_processes(measure, images)
+            return {name: [entry[name] for entry in found] for name in COLUMNS}
+
+        measured = columns.map(
+            measure_batch,
+            batched=True,
+            batch_size=FEW * num_proc,
+            remove_columns=columns.column_names,
+            new_fingerprint=Hasher.hash([columns._fingerprint, "content", *options]),  # the cache of an earlier run
+            desc="Measuring content",
+        )
+    return Content(*(numbers(measured, name) for name in COLUMNS))
 
 
 def measure_image(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hf_radmae.batching.binning import Bins, assign, content_sizes
+from hf_radmae.batching.columns import numbers
 from hf_radmae.batching.content import Content
 from hf_radmae.batching.sampler import Repeat
 from hf_radmae.images.fitting import as_tensor, fit_image
@@ -136,7 +137,7 @@ class RadiographDataset(torch.utils.data.Dataset):
 
 def sizes_of(rows: Any) -> np.ndarray:
     """int (rows, 2): the columns `height` and `width`, in pixels."""
-    return np.stack([np.asarray(rows[column]) for column in ("height", "width")], axis=1)
+    return np.stack([numbers(rows, column) for column in ("height", "width")], axis=1)
 
 
 def fit_item(

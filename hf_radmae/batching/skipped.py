@@ -48,8 +48,7 @@ class TooManySkippedError(ValueError):
 class SkippedImages:
     """Appends every unusable image once to a CSV file, and raises when their share passes a limit.
 
-    Every process of a run appends to the same file, and a resumed run too. Each process counts what it saw itself and
-    what the file held at the start.
+    One process of a run writes the file, with what a trainer gathers from the others; a resumed run appends to it.
 
     Args:
         path: the CSV file, made with the first entry.
@@ -71,8 +70,8 @@ class SkippedImages:
         rows = {row["image"]: row for row in read_skipped(self.path)}
         return [rows[image] for image in sorted(rows)]
 
-    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Lists the images that are new.
+    def add(self, records: Iterable[Mapping[str, Any]], *, write: bool = True) -> None:
+        """Lists the images that are new; without `write` it only counts them.
 
         Raises:
             TooManySkippedError: the share of unusable images is above the limit.
@@ -82,12 +81,13 @@ class SkippedImages:
             return
         self._seen.update(new)
         self._faulty += sum(record.get("split") != NO_SPLIT for record in new.values())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, restval="", extrasaction="ignore", lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerows(new.values())
+        if write:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, FIELDS, restval="", extrasaction="ignore", lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerows(new.values())
         if self._faulty > self.max_share * self.total:
             last = next(reversed(new.values()))
             raise TooManySkippedError(

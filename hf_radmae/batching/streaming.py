@@ -1,27 +1,35 @@
 """Training from prepared shards that stay on disk: a row group is read when the turn of its images comes.
 
 `ShardRows` stands in for a `datasets.Dataset`, without the copy that it makes: sizes and labels come from the shards'
-small columns, images by row group. `StreamBatchSampler` stands in for `BucketBatchSampler` and reads on: a worker goes
-through row groups of its own, and images wait in a pool until their bin has a batch of them, so that each row group is
-read about once. The price is that ranks share a bin less evenly. Where the copy fits on a fast disk, do without.
+small columns, images by row group. `StreamBatchSampler` stands in for `BucketBatchSampler`: each rank reads row groups
+of its own, one after another, and images wait in a pool until their bin has a batch of them on every rank. Row groups
+are dealt so that all ranks hold nearly as many images of every bin at any time, hence they wait little for each other.
+
+Why own code: the libraries considered (MosaicML streaming, WebDataset, torchdata's stateful loader, `datasets`) hand
+out single samples; bins that are even over the ranks would need this sampler all the same. And its order follows from
+(seed, epoch, ranks) alone, so that a run resumes with another number of workers.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Sampler
 
-from hf_radmae.batching.sampler import Load, order_of, per_bin, piece, process
+from hf_radmae.batching.row_pool import RowPool
+from hf_radmae.batching.sampler import Load, Repeat, order_of, per_bin, piece, process
+from hf_radmae.images.storage import steady
 
 Array = NDArray[Any]
 
@@ -59,20 +67,20 @@ def open_shards(folder: str | Path | None, columns: Sequence[str] = ()) -> dict[
 class ShardRows:
     """Rows of Parquet files: `rows["height"]` is a column, `rows[7]` a row, whose row group is read and held a while.
 
-    A row is let go when it was asked for, so that memory holds what is still to come.
+    The other rows of the group wait in a `RowPool` that all loader workers share; a row that was asked for is let go.
 
     Args:
         files: Parquet files with columns `image`, `height` and `width`, as `scripts/prepare.py` writes them.
-        held_rows: rows that a process holds at most, beside those of the row group just read. With too few, row groups
-            are read more often.
+        held_bytes: bytes of rows that wait, at most, on all workers together. With too few, row groups are read more
+            often; `pool.reads` counts.
 
     Attributes:
         groups: int64 (row groups + 1,), the first row of each row group, and the number of rows.
         features: the columns, as `datasets` describes them.
     """
 
-    def __init__(self, files: Sequence[str | Path], *, held_rows: int = 4096):
-        self.files, self.held_rows = [str(file) for file in files], held_rows
+    def __init__(self, files: Sequence[str | Path], *, held_bytes: int = 3 * 2**30):
+        self.files, self.held_bytes = [str(file) for file in files], held_bytes
         with ThreadPoolExecutor(16) as pool:  # threads hide the latency of network storage
             self._footers = list(pool.map(pq.read_metadata, self.files))
         self.features = datasets.Features.from_arrow_schema(self._footers[0].schema.to_arrow_schema())
@@ -82,7 +90,7 @@ class ShardRows:
         counts = [footer.row_group(i).num_rows for footer in self._footers for i in range(footer.num_row_groups)]
         self._places = [(n, i) for n, footer in enumerate(self._footers) for i in range(footer.num_row_groups)]
         self.groups = np.cumsum([0, *counts])
-        self._held: dict[int, dict[int, dict[str, Any]]] = {}
+        self.pool = RowPool(len(self), len(self._places), held_bytes)
 
     def __len__(self) -> int:
         return int(self.groups[-1])
@@ -90,52 +98,58 @@ class ShardRows:
     def select_columns(self, names: Sequence[str]) -> ShardRows:
         """The same rows with only these columns."""
         rows = copy(self)
-        rows.column_names, rows._held = list(names), {}
+        rows.column_names, rows.pool = list(names), RowPool(len(self), len(self._places), self.held_bytes)
         return rows
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of all rows."""
+        with ThreadPoolExecutor(16) as pool:
+            tables = pool.map(lambda file: pq.read_table(file, columns=[name], use_threads=False), self.files)
+            return pa.chunked_array([chunk for table in tables for chunk in table[name].chunks])
 
     def __getitem__(self, key: str | int) -> Any:
         if isinstance(key, str):
-            with ThreadPoolExecutor(16) as pool:
-                tables = pool.map(lambda file: pq.read_table(file, columns=[key], use_threads=False), self.files)
-                return [value for table in tables for value in table[key].to_pylist()]
-        group = int(np.searchsorted(self.groups, key, side="right")) - 1
-        if key not in self._held.get(group, ()):
-            self._held.pop(group, None)
-            self._held[group] = self._read(group)
-            while len(self._held) > 1 and sum(map(len, self._held.values())) > self.held_rows:
-                del self._held[next(iter(self._held))]  # the one that was read first
-        return self._held[group].pop(key)
+            return self.column(key).to_pylist()
+        row = int(key)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        group = int(np.searchsorted(self.groups, row, side="right")) - 1
+        return self.pool.take(row, group, lambda: self._read(group))
 
     def _read(self, group: int) -> dict[int, dict[str, Any]]:
         file, index = self._places[group]
-        # Without threads of its own, which a forked worker would wait for.
-        with pq.ParquetFile(self.files[file], metadata=self._footers[file]) as shard:
-            rows = shard.read_row_group(index, columns=self.column_names, use_threads=False).to_pylist()
-        return dict(enumerate(rows, start=int(self.groups[group])))
+
+        def read() -> list[dict[str, Any]]:
+            try:  # without threads of its own, which a forked worker would wait for
+                with pq.ParquetFile(self.files[file], metadata=self._footers[file]) as shard:
+                    return shard.read_row_group(index, columns=self.column_names, use_threads=False).to_pylist()
+            except FileNotFoundError as error:  # it was there when the run started
+                raise OSError(errno.ESTALE, "the shard is no longer there", self.files[file]) from error
+
+        return dict(enumerate(steady(read, self.files[file]), start=int(self.groups[group])))
 
 
 class StreamBatchSampler(Sampler[list[int]]):
     """Yields this rank's batches, lists of indices whose images share a bin, in an order that reads row groups once.
 
-    Row groups are dealt to ranks and, within each, to lanes; a lane is what one worker reads. In an epoch a lane's row
-    groups come in a new order, the rows of `window` of them mixed. Lanes take turns, so where the loader's workers
-    divide the lanes, each of them reads lanes of its own.
+    Row groups are dealt to the ranks in rounds, one a rank, so that the ranks hold nearly as many images of every bin
+    after each round (`deal`). Row groups that make no whole round are dealt row by row. In an epoch the rounds start at
+    another place and are shuffled in blocks, and the rows of `window` row groups are mixed.
 
-    On all ranks the batches of a lane have the same bins in the same order: its images of a bin are cut evenly into as
-    many batches as the rank with most of them needs, and a batch is due when every rank has read its last image. So
-    every image comes once per epoch, but for `load.repeats`: a rank with fewer images of a bin than batches repeats
-    them, one with none takes the bin's first image. The order follows from (seed, epoch, ranks), and not from workers.
+    On all ranks the batches have the same bins in the same order: a rank's images of a bin are cut evenly into as many
+    batches as the rank with most of them needs, and a batch is due when every rank has read its last image. So every
+    image comes once per epoch; a rank with fewer images of a bin than batches repeats one, as a `Repeat`
+    (`load.repeats`). The order follows from (seed, epoch, ranks), and not from workers.
 
     Args:
         bin_ids: (N,) bin of each image; images with -1 are left out.
-        groups: first row of each row group, and N. With fewer row groups than lanes on all ranks, rows are dealt.
+        groups: first row of each row group, and N.
         batch_size: Images per rank and step: one number, or one per bin.
         bin_tokens: (K,) patches per image of each bin. With it, epoch 0 of a shuffled order opens with a batch of most
             tokens, so that running out of memory shows at once.
         shuffle: Draw a new order each epoch; else row groups in their order.
         seed: Seed of the order.
-        lanes: What each rank's row groups are dealt to.
-        window: Row groups of a lane whose rows are mixed.
+        window: Row groups of a rank whose rows are mixed.
         rank, world_size: This process among all, by default from `torch.distributed`.
 
     Raises:
@@ -151,7 +165,6 @@ class StreamBatchSampler(Sampler[list[int]]):
         bin_tokens: ArrayLike | None = None,
         shuffle: bool = True,
         seed: int = 42,
-        lanes: int = 4,
         window: int = 4,
         rank: int | None = None,
         world_size: int | None = None,
@@ -159,38 +172,35 @@ class StreamBatchSampler(Sampler[list[int]]):
         self.rank, self.world_size = process(rank, world_size)
         self.bin_ids, self.shuffle, self.seed, self.window = np.asarray(bin_ids, np.int64), shuffle, seed, window
         self.batch_sizes = per_bin(batch_size, self.bin_ids)
-        self.epoch, self.lanes, parts = 0, lanes, lanes * self.world_size
-        bounds = np.asarray(groups)
-        if len(bounds) <= parts:
-            bounds = np.linspace(0, len(self.bin_ids), parts + 1).astype(np.int64)
-        self._groups = [np.arange(start, end) for start, end in pairwise(bounds)]
-        order = np.arange(len(self._groups))
-        if shuffle:
-            order = np.random.default_rng(seed).permutation(order)
-        dealt = [order[part::parts] for part in range(parts)]
-        self._dealt = [dealt[lane * self.world_size :][: self.world_size] for lane in range(lanes)]
-        kinds = len(self.batch_sizes)
+        self.epoch, kinds = 0, len(self.batch_sizes)
+        self._bounds = np.asarray(groups, np.int64)
         self._tokens = np.ones(kinds, np.int64) if bin_tokens is None else np.asarray(bin_tokens)[:kinds]
         self._first = np.array([np.argmax(self.bin_ids == b) for b in range(kinds)])
-        self._counts = np.array([[self._count(groups) for groups in lane] for lane in self._dealt])
-        self._batches = -(-self._counts.max(1) // self.batch_sizes)
+        order = np.arange(len(self._bounds) - 1)
+        if shuffle:
+            order = np.random.default_rng(seed).permutation(order)
+        whole = len(order) - len(order) % self.world_size
+        counts = self._group_counts()
+        self._rounds = deal(counts[order[:whole]], self.world_size, self._tokens, order[:whole])
+        self._counts = counts[self._rounds].sum(0)
+        self._rest = self._deal_rows(order[whole:])
+        self._batches = -(-self._counts.max(0) // self.batch_sizes)
         self._open_with_largest = shuffle and bin_tokens is not None
 
     @property
     def order(self) -> dict[str, Any]:
         """What the order of the epochs follows from, ready for JSON: the split into ranks too."""
-        dealt = {"ranks": self.world_size, "lanes": self.lanes, "window": self.window, "row groups": len(self._groups)}
+        dealt = {"ranks": self.world_size, "window": self.window, "row groups": len(self._bounds) - 1}
         return {**order_of(self.bin_ids, self.seed), "images of a batch": np.unique(self.batch_sizes).tolist(), **dealt}
 
     @property
     def load(self) -> Load:
         """How evenly an epoch loads the ranks."""
-        missing = np.maximum(self._batches[:, None] - self._counts, 0)
-        slots = (np.maximum(self._counts.max(1), self._batches) * self._tokens).sum() * self.world_size
+        slots = (np.maximum(self._counts.max(0), self._batches) * self._tokens).sum() * self.world_size
         return Load(
             steps=len(self),
             images=int(self._counts.sum()),
-            repeats=int(missing.sum()),
+            repeats=int(np.maximum(self._batches - self._counts, 0).sum()),
             idle_share=float(1 - (self._counts * self._tokens).sum() / slots),
         )
 
@@ -202,45 +212,111 @@ class StreamBatchSampler(Sampler[list[int]]):
         return int(self._batches.sum())
 
     def __iter__(self) -> Iterator[list[int]]:
-        turns = zip_longest(*(self._lane(lane) for lane in range(self.lanes)))
-        batches = [batch for turn in turns for batch in turn if batch is not None]
-        if self._open_with_largest and self.epoch == 0:
-            largest = max(range(len(batches)), key=lambda index: batches[index][0])
-            batches[0], batches[largest] = batches[largest], batches[0]
-        for _, rows in batches:
-            yield rows.tolist()
-
-    def _lane(self, lane: int) -> list[tuple[int, Array]]:
-        """The batches of a lane in order: tokens of the longest piece, the same on all ranks, and this rank's rows."""
-        pieces, mine = self._batches[lane], []
-        due, longest = np.zeros((2, pieces.sum()))
+        """Batches in the order in which they are due: when the last rank has read the last image of its piece."""
+        pieces, bins = self._batches, np.repeat(np.arange(len(self._batches)), self._batches)
+        due, longest = np.zeros((2, len(bins)))
+        mine: list[list[int]] = []
+        rounds = self._order_of_rounds()
         for rank in range(self.world_size):
-            rows = self._reading_order(lane, rank)
+            rows = self._reading_order(rank, rounds)
             places = np.argsort(self.bin_ids[rows], kind="stable")
-            by_bin = np.split(places, np.cumsum(self._counts[lane, rank])[:-1])
+            by_bin = np.split(places, np.cumsum(self._counts[rank])[:-1])
             cut = [
                 piece(own, k, n) if len(own) else own for own, n in zip(by_bin, pieces, strict=True) for k in range(n)
             ]
             due = np.maximum(due, [own[-1] / len(rows) if len(own) else 0 for own in cut])
             longest = np.maximum(longest, [len(own) for own in cut])
             if rank == self.rank:
-                mine = [rows[own] for own in cut]
-        bins = np.repeat(np.arange(len(pieces)), pieces)
-        tokens = longest * self._tokens[bins]
-        own_or_first = [rows if len(rows) else self._first[[b]] for b, rows in zip(bins, mine, strict=True)]
-        return [(int(tokens[index]), own_or_first[index]) for index in np.argsort(due, kind="stable")]
+                numbers = [k for n in pieces for k in range(n)]
+                mine = [
+                    [Repeat(self._first[b])]
+                    if not len(own)
+                    else rows[own].tolist()
+                    if k < self._counts[rank, b]
+                    else [Repeat(row) for row in rows[own].tolist()]
+                    for own, b, k in zip(cut, bins, numbers, strict=True)
+                ]
+        order = np.argsort(due, kind="stable")
+        if self._open_with_largest and self.epoch == 0:
+            largest = int((longest * self._tokens[bins])[order].argmax())
+            order[[0, largest]] = order[[largest, 0]]
+        for index in order:
+            yield mine[index]
 
-    def _reading_order(self, lane: int, rank: int) -> Array:
-        """The rows of a rank's lane in the order in which they are read."""
-        groups = self._dealt[lane][rank]
-        rng = np.random.default_rng([self.seed, self.epoch, lane, rank])
-        if self.shuffle:
-            groups = rng.permutation(groups)
-        windows = [groups[start : start + self.window] for start in range(0, len(groups), self.window)]
-        rows = [np.concatenate([self._groups[group] for group in window]) for window in windows]
-        order = np.concatenate([rng.permutation(part) if self.shuffle else part for part in rows])
+    def _order_of_rounds(self) -> Array:
+        """The rounds of this epoch, the same for all ranks.
+
+        Rounds that follow each other were dealt to even out, so they stay near each other: a start is drawn, and
+        blocks of rounds are shuffled within.
+        """
+        rounds = np.arange(len(self._rounds))
+        if not self.shuffle or not len(rounds):
+            return rounds
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rounds = np.roll(rounds, -int(rng.integers(len(rounds))))
+        return np.concatenate([rng.permutation(rounds[i : i + BLOCK]) for i in range(0, len(rounds), BLOCK)])
+
+    def _reading_order(self, rank: int, rounds: Array) -> Array:
+        """The rows of a rank in the order in which they are read."""
+        groups = self._rounds[rounds, rank]
+        rng = np.random.default_rng([self.seed, self.epoch, rank])
+        rows = [np.arange(*self._bounds[group : group + 2]) for group in groups]
+        starts = range(0, len(rows), self.window)
+        windows = [np.concatenate(rows[start : start + self.window]) for start in starts] + [self._rest[rank]]
+        order = np.concatenate([rng.permutation(part) if self.shuffle else part for part in windows])
         return order[self.bin_ids[order] >= 0]
 
-    def _count(self, groups: Array) -> Array:
-        ids = np.concatenate([self.bin_ids[self._groups[group]] for group in groups])
-        return np.bincount(ids[ids >= 0], minlength=len(self.batch_sizes))
+    def _group_counts(self) -> Array:
+        """(row groups, K) images of each bin."""
+        groups, kinds = len(self._bounds) - 1, len(self.batch_sizes)
+        group = np.repeat(np.arange(groups), np.diff(self._bounds))
+        used = self.bin_ids >= 0
+        cells = np.bincount(group[used] * kinds + self.bin_ids[used], minlength=groups * kinds)
+        return cells.reshape(groups, kinds)
+
+    def _deal_rows(self, groups: Array) -> list[Array]:
+        """The rows of some row groups, each to the rank with the fewest images of its bin, then tokens; counts them."""
+        dealt: list[list[int]] = [[] for _ in range(self.world_size)]
+        load = self._counts @ self._tokens
+        for group in groups:
+            for row in range(*self._bounds[group : group + 2]):
+                if (kind := self.bin_ids[row]) >= 0:
+                    rank = int(np.lexsort((load, self._counts[:, kind]))[0])
+                    dealt[rank].append(row)
+                    self._counts[rank, kind] += 1
+                    load[rank] += self._tokens[kind]
+        return [np.array(rows, np.int64) for rows in dealt]
+
+
+BLOCK = 16  # rounds that are shuffled
+
+
+def deal(counts: Array, world_size: int, bin_tokens: Array, order: Array) -> Array:
+    """Deal row groups to ranks in rounds, one a rank, so that after each round the ranks are even.
+
+    In each round the assignment is the one (Hungarian algorithm) of least squared deviation of the ranks' images from
+    the mean, summed over bins with a weight of tokens over images: a bin's tokens that a rank has too many of are time
+    that all others wait. Three more passes exchange the row groups of each round once all are dealt.
+
+    Args:
+        counts: (row groups, K) images of each bin, whole rounds of them.
+        world_size: row groups of a round.
+        bin_tokens: (K,).
+        order: (row groups,) what is returned in place of the rows of `counts`.
+
+    Returns:
+        (rounds, world_size), each of `order` once.
+    """
+    rounds = np.arange(len(counts)).reshape(-1, world_size)
+    if world_size == 1 or not len(rounds):
+        return order[rounds]
+    weights = bin_tokens / np.maximum(counts.sum(0), 1)
+    excess = (counts - counts.mean(0)) * np.sqrt(weights / weights.mean())  # weighted once, for plain products below
+    total = np.zeros((world_size, counts.shape[1]))
+    for again in range(4):
+        for place, groups in enumerate(rounds):
+            if again:
+                total -= excess[groups]
+            rounds[place] = groups[linear_sum_assignment(total @ excess[groups].T)[1]]
+            total += excess[rounds[place]]
+    return order[rounds]

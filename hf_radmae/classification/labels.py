@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
+from hf_radmae.batching.columns import arrow_column
 from hf_radmae.metrics.bootstrap import is_missing
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _guess(rows: datasets.Dataset, columns: Sequence[str]) -> Task:
 
 def _values(rows: datasets.Dataset, column: str) -> list[Any]:
     """A column's values, None where the label is missing, and names where it is a `ClassLabel`."""
-    feature, values = rows.features[column], list(rows[column])
+    feature, values = rows.features[column], arrow_column(rows, column).to_pylist()
     if isinstance(feature, datasets.ClassLabel):
         values = [None if value is None or value < 0 else feature.names[value] for value in values]
     lists = np.array([isinstance(value, list) for value in values])

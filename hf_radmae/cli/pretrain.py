@@ -17,10 +17,12 @@ preprocessor_config.json, in mae/ the whole masked autoencoder to continue from,
 reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
 from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
@@ -35,7 +37,12 @@ from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.memory import tokens_that_fit
 from hf_radmae.pretraining.results import environment, train_figures
 from hf_radmae.pretraining.setup import initial_model, make_trainer, patch_size_of
-from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint, use_all_cores
+from hf_radmae.pretraining.trainer import (
+    RadMAETrainer,
+    RadMAETrainingArguments,
+    last_complete_checkpoint,
+    use_all_cores,
+)
 from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.publishing.export import lay_out_run
@@ -54,6 +61,42 @@ REPEATED: tuple[str, ...] = (
 REPEATED += ("tokens_per_batch", "streaming")
 
 
+COMPARED = 20_000
+"""Images, drawn at random, on which ways to batch are compared where there are more."""
+UNPREPARED = 20_000
+"""Images that several processes may start on unprepared: one reads them all, while the others wait `ddp_timeout`."""
+
+
+def check_prepared(images: int, columns: list[str], flat_threshold: float, world_size: int) -> None:
+    """Refuses to measure a large source behind a barrier of many processes.
+
+    Raises:
+        ValueError: several processes, more than `UNPREPARED` images, and no columns that say what is background.
+    """
+    if world_size > 1 and flat_threshold > 0 and images > UNPREPARED and not set(CONTENT) <= set(columns):
+        raise ValueError(
+            f"{images:,} images without the columns {', '.join(CONTENT)}: one process would read all of them while the "
+            f"other {world_size - 1} wait, and are ended after --ddp_timeout. Run scripts/prepare.py once and train on "
+            "its folder (--dataset parquet or --streaming), or train on the background too with --flat_threshold 0."
+        )
+
+
+def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float:
+    """The validation loss of the network before training, measured once: a resumed run reads it.
+
+    The ranks ask together whether it is known, so that all of them evaluate, or none.
+    """
+    file = folder / "before.json"
+    found = json.loads(file.read_text())["eval_loss"] if resumed and file.is_file() else None
+    known = broadcast_object_list([found])[0]
+    if known is None:
+        known = trainer.evaluate()["eval_loss"]
+        if trainer.args.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"eval_loss": known}) + "\n", encoding="utf-8")
+    return known
+
+
 @command
 def main() -> None:
     data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
@@ -68,6 +111,7 @@ def main() -> None:
         else:
             rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
     images = {split: len(part) for split, part in rows.items()}
+    check_prepared(sum(images.values()), rows["train"].column_names, data_args.flat_threshold, args.world_size)
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
     with args.main_process_first(desc="measure the images"):
@@ -78,9 +122,12 @@ def main() -> None:
     binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)
     if args.process_index == 0:
         budget = {"num_bins": data_args.num_bins, "patch_size": patch_size, "max_tokens": data_args.max_tokens}
-        others = format_table(compare(data.sizes, batch_size=batch_size, **budget))
+        sizes, share = data.sizes, min(1.0, COMPARED / len(data.sizes))
+        if share < 1:
+            sizes = sizes[np.random.default_rng(0).choice(len(sizes), COMPARED, replace=False)]
+        others = format_table(compare(sizes, batch_size=max(1, round(batch_size * share)), **budget))
         folder.mkdir(parents=True, exist_ok=True)
-        text = f"{binned.table()}\n\nOther ways to batch them:\n\n{others}\n"
+        text = f"{binned.table()}\n\nOther ways to batch {len(sizes):,} of them:\n\n{others}\n"
         (folder / "bins.txt").write_text(text, encoding="utf-8")
         say(f"\n{sum(images.values()):,} images {images}, {len(unreadable)} unreadable; {data_args.binning} binning:\n")
         say(f"{binned.summary()} Every level, and other ways to batch: {folder / 'bins.txt'}\n")
@@ -90,14 +137,14 @@ def main() -> None:
     trainer = make_trainer(model, args, data_args, data.train, parts["validation"], skipped=skipped)
 
     if args.find_tokens_per_batch:
-        say(f"--tokens_per_batch {tokens_that_fit(trainer.model, bins, trainer.accelerator.autocast)}")
+        say(f"--tokens_per_batch {tokens_that_fit(trainer, bins)}")
         return
     if not args.streaming:
         trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer, data_args.probe_column))
-    losses = {"before": trainer.evaluate()["eval_loss"]}
     checkpoint = args.resume_from_checkpoint
     if checkpoint in (None, "true", "True", "last"):
         checkpoint = last_complete_checkpoint(folder)
+    losses = {"before": loss_before(trainer, folder, resumed=bool(checkpoint))}
     if checkpoint:
         say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from transformers import Trainer
 
 from hf_radmae.batching.binning import Bins
-from hf_radmae.models.mae import RadMAEForPreTraining
+from hf_radmae.batching.sampler import batch_sizes
 
 SPARE = 0.9  # of what fits: the rest is for the buckets of several ranks, and memory in pieces
 
 
-def tokens_that_fit(
-    model: RadMAEForPreTraining, bins: Bins, autocast: Callable[[], AbstractContextManager] = nullcontext
-) -> int:
-    """The largest `tokens_per_batch` with which training steps on the largest bin fit the model's GPU, with some spare.
+def tokens_that_fit(trainer: Trainer, bins: Bins) -> int:
+    """The largest `tokens_per_batch` with which training steps fit the trainer's GPU, with some spare.
+
+    Each trial trains on two batches within the budget, that of most tokens and that of most pixels.
 
     Args:
-        model: on a GPU. Its gradients are lost, its weights are not changed.
+        trainer: its model on a GPU. The gradients are lost, the weights are not changed.
         bins: the shapes of the run.
-        autocast: the context of a training step, as `accelerator.autocast`.
 
     Raises:
         ValueError: the model is not on a GPU, whose memory alone can be tried out.
         OutOfMemoryError: not even one image fits.
     """
+    model: Any = trainer.model
     device = next(model.parameters()).device
     if device.type != "cuda":
         raise ValueError(f"the model is on {device.type}: what fits can be tried out on a CUDA GPU only")
-    largest, tokens = int(bins.patches.argmax()), int(bins.tokens.max())
+    if trainer.args.gradient_checkpointing:  # which Trainer turns on when it trains
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs)
     # Steps of size 0: AdamW's moments take their memory and the weights stay.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
+    tokens = int(bins.tokens.max())
 
     def fits(images: int) -> bool:
+        sizes = batch_sizes(bins, images * tokens)
         try:
-            height, width = bins.shapes[largest].tolist()
-            pixels = torch.rand(images, model.config.num_channels, height, width, device=device)
-            with autocast():
-                loss = model(pixel_values=pixels, num_tokens=tokens).loss
-            loss.backward()
-            optimizer.step()
+            for bin_id in {int((sizes * bins.tokens).argmax()), int((sizes * bins.patches).argmax())}:
+                trial_step(trainer, trial_batch(model, bins, bin_id, int(sizes[bin_id])))
+                optimizer.step()
             return True
         except torch.OutOfMemoryError:
             return False
@@ -55,6 +56,29 @@ def tokens_that_fit(
             f"not one image of {tokens} tokens fits: lower --max_tokens, or take a smaller model"
         )
     return int(images * tokens * SPARE)
+
+
+def trial_batch(model: Any, bins: Bins, bin_id: int, images: int) -> dict[str, Any]:
+    """A batch of random images of a bin, with all that `BucketCollator` gives for training."""
+    (height, width), patches = bins.shapes[bin_id].tolist(), int(bins.patches[bin_id])
+    return {
+        "pixel_values": torch.rand(images, model.config.num_channels, height, width),
+        "patch_mask": torch.ones(images, patches, dtype=torch.bool),
+        "noise": torch.rand(images, patches),
+        "num_tokens": int(bins.tokens[bin_id]),
+        "index": torch.arange(images),
+    }
+
+
+def trial_step(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Forward and backward as in training: train mode, autocast, masks, channels and the loss of an update."""
+    trainer.model.train()
+    count = trainer._get_num_items_in_batch([batch], trainer.args.device)
+    inputs = trainer._prepare_inputs(batch)
+    with trainer.accelerator.autocast():
+        loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count)
+    loss.backward()
+    return loss.detach()
 
 
 def largest_fitting(fits: Callable[[int], bool]) -> int:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -21,7 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from hf_radmae.batching.collator import BucketCollator
-from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.dataset import RadiographDataset, Skipped
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.batching.sampler import batch_sizes, images_within
 from hf_radmae.batching.skipped import SkippedImages
@@ -82,6 +82,7 @@ class RadMAETrainer(PushThroughGate):
         self._throughput = Throughput()
         self.add_callback(self._throughput)
         self._eval_sums: list[torch.Tensor] = []
+        self._found_unusable: list[Skipped] = []  # since they were last gathered
         self._step_weight: torch.Tensor | float = 1.0
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
@@ -130,9 +131,19 @@ class RadMAETrainer(PushThroughGate):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
+        # Ranks that see a folder of network storage at different times would start from different checkpoints.
+        resume_from_checkpoint = broadcast_object_list([resume_from_checkpoint])[0]
+        check_agreement(self._order())
         if isinstance(resume_from_checkpoint, str):
             check_order(resume_from_checkpoint, *self._order(), begin_anew=self.args.ignore_data_skip)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._gather_unusable()
+        return output
+
+    def _gather_unusable(self) -> None:
+        """Lists what all ranks found, written by the first; all count them, so that all stop at too many."""
+        found, self._found_unusable = gather_object(self._found_unusable), []
+        self.skipped.add(found, write=self.args.process_index == 0)
 
     def _save_checkpoint(self, model, trial) -> None:
         if self.args.should_save:
@@ -190,7 +201,7 @@ class RadMAETrainer(PushThroughGate):
             raise torch.OutOfMemoryError(f"{held} ({error})") from error
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        self.skipped.add(inputs.get("skipped", ()))
+        self._found_unusable += inputs.get("skipped", ())
         return super()._prepare_inputs({key: inputs[key] for key in inputs if key not in ("skipped", "index")})
 
     def _prepare_input(self, data: Any) -> Any:
@@ -225,6 +236,7 @@ class RadMAETrainer(PushThroughGate):
             self.model._is_accelerate_prepared = False  # type: ignore[assignment]
         sums = torch.stack(self._eval_sums).cpu().double().sum(0) if self._eval_sums else torch.zeros(2)
         loss, count = np.sum(gather_object([sums.tolist()]), axis=0)
+        self._gather_unusable()
         metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": float(loss / max(count, 1))})
         metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
         return output._replace(metrics=metrics)
@@ -233,6 +245,8 @@ class RadMAETrainer(PushThroughGate):
         if self.control.should_log:
             tr_loss.cpu()  # the clock stops when the device has done its work, not when the work was handed to it
         self._throughput.stop()
+        if self.control.should_log or self.control.should_save:
+            self._gather_unusable()
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
         self._throughput.start()
 
@@ -245,6 +259,20 @@ class RadMAETrainer(PushThroughGate):
         if "loss" in logs:
             logs |= self._throughput.rates()
         super().log(logs, start_time)
+
+
+def check_agreement(order: Any) -> None:
+    """Compares the order of batches that the ranks derived, each for itself, before the first of them is trained on.
+
+    Raises:
+        ValueError: a rank has another order than rank 0, whose ranks would wait for each other for ever.
+    """
+    orders = gather_object([order])
+    if other := [rank for rank, found in enumerate(orders) if found != orders[0]]:
+        raise ValueError(
+            f"rank {other[0]} found other batches than rank 0: {orders[other[0]]}, not {orders[0]}. All ranks must see "
+            "the same files with the same options: compare their data folders and package versions."
+        )
 
 
 def counted(batch: dict[str, Any]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Batches from a stream of shards: every image once, one bin a step on all ranks, row groups read once, and no copy."""
 
+import shutil
 from pathlib import Path
 
 import datasets
@@ -9,10 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_radmae.batching.binning import Bins, fit_bins
+from hf_radmae.batching.binning import Bins, assign, fit_bins
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.levels import with_levels
 from hf_radmae.batching.loader import bucket_loader
+from hf_radmae.batching.row_pool import PAGE, RowPool
+from hf_radmae.batching.sampler import Repeat
 from hf_radmae.batching.streaming import ShardRows, StreamBatchSampler, open_shards
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
@@ -27,10 +31,10 @@ batches_per_bin = st.integers(1, 9) | st.lists(st.integers(1, 9), min_size=5, ma
 
 @st.composite
 def streams(draw) -> dict:
-    """Bins of rows, row groups of any length, batch sizes, ranks and lanes."""
+    """Bins of rows, row groups of any length, batch sizes and ranks."""
     ids = draw(bin_lists)
     cuts = draw(st.lists(st.integers(1, len(ids)), max_size=30, unique=True))
-    options = {"batch_size": draw(batches_per_bin), "lanes": draw(st.integers(1, 3)), "window": draw(st.integers(1, 4))}
+    options = {"batch_size": draw(batches_per_bin), "window": draw(st.integers(1, 4))}
     shuffle, world_size = draw(st.booleans()), draw(st.integers(1, 4))
     options |= {"groups": sorted({0, *cuts, len(ids)}), "shuffle": shuffle, "world_size": world_size}
     return {"bin_ids": ids, **options}
@@ -48,7 +52,9 @@ def epoch_of_all_ranks(stream: dict, epoch: int = 0, **options) -> tuple[StreamB
 def test_every_image_with_a_bin_comes_once_but_for_the_stated_repeats(stream, epoch):
     sampler, ranks = epoch_of_all_ranks(stream, epoch)
     seen = [index for rank in ranks for batch in rank for index in batch]
-    assert set(seen) == {index for index, bin_id in enumerate(stream["bin_ids"]) if bin_id >= 0}
+    own = [index for index in seen if not isinstance(index, Repeat)]
+    assert len(own) == len(set(own))
+    assert set(own) == {index for index, bin_id in enumerate(stream["bin_ids"]) if bin_id >= 0}
     assert len(seen) - len(set(seen)) == sampler.load.repeats
     assert len(set(seen)) == sampler.load.images
 
@@ -97,22 +103,67 @@ def test_epochs_and_seeds_differ_in_training_and_not_in_evaluation():
     assert orders[False, 0, 0] == orders[False, 1, 1]
 
 
-def test_few_images_wait_for_their_bin_and_a_lane_reads_on():
-    """Rows are needed in the order of reading, a few hundred early or late: a pool, and not a random access."""
+ARCHIVE = 640_000
+HEIGHTS, WIDTHS = (246, 1543, 2002, 2438, 3072), (219, 1117, 1417, 1852, 3071)  # quantiles 0, 25, 50, 75, 100 %
+GROUPS = [*range(0, ARCHIVE, 23), ARCHIVE]  # 64 MB of images of the median size, as they are written there
+
+
+def archive_bins(images: int) -> tuple[Bins, np.ndarray]:
+    """Bins with levels of the archive's sizes at patch 48 within 4,096 tokens, for batches of 1,024."""
     rng = np.random.default_rng(0)
-    ids, groups = rng.choice(8, 40_000, p=np.array([1, 2, 3, 4, 5, 6, 7, 8]) / 36), np.arange(0, 40_001, 100)
-    sampler = StreamBatchSampler(ids, groups, 16, world_size=4, rank=1, lanes=2, window=4)
-    batches = list(sampler)
-    for lane in range(2):
-        opened, waiting, most = set(), 0, 0
-        for batch in batches[lane::2][:600]:
-            for row in batch:
-                if row // 100 not in opened:
-                    opened.add(row // 100)
-                    waiting += 100
-                waiting -= 1
-            most = max(most, waiting)
-        assert most < 1000
+    ranks = rng.multivariate_normal([0, 0], [[1, 0.7], [0.7, 1]], images).argsort(0).argsort(0) / (images - 1)
+    quantiles = np.linspace(0, 1, 5)
+    sides = [np.interp(rank, quantiles, known) for rank, known in zip(ranks.T, (HEIGHTS, WIDTHS), strict=True)]
+    sizes = np.stack(sides, 1).round().astype(np.int64)
+    informative = rng.beta(4, 2, images)
+    shapes = fit_bins(sizes, num_bins=16, patch_size=48, max_tokens=4096, batch_size=1024)
+    bins = with_levels(shapes, assign(sizes, shapes), informative, num_levels=6, min_images=1024)
+    return bins, assign(sizes, bins, informative)
+
+
+@pytest.mark.slow
+def test_64_ranks_wait_little_for_each_other_at_the_archives_sizes():
+    bins, ids = archive_bins(ARCHIVE)
+    sampler = StreamBatchSampler(ids, GROUPS, 16, bin_tokens=bins.tokens, rank=0, world_size=64)
+    assert len(bins) > 80
+    assert sampler.load.images == ARCHIVE
+    assert sampler.load.idle_share < 0.02
+    assert most_waiting(sampler, bins.shapes.prod(1)[ids]) < 3 * 2**30  # of 8-bit pixels: the pool holds them all
+
+
+@pytest.fixture(scope="module")
+def archive() -> tuple[np.ndarray, np.ndarray]:
+    """Bins of the archive's images, and tokens of each bin: 96 bins of very different frequency."""
+    rng = np.random.default_rng(0)
+    share = rng.lognormal(0, 0.8, 96)
+    return rng.choice(96, ARCHIVE, p=share / share.sum()), np.linspace(4096, 256, 96).astype(int)
+
+
+def test_64_ranks_wait_little_for_each_other(archive):
+    ids, tokens = archive
+    for world_size, limit in [(8, 0.005), (64, 0.02)]:
+        sampler = StreamBatchSampler(ids, GROUPS, 16, bin_tokens=tokens, rank=0, world_size=world_size)
+        assert sampler.load.idle_share < limit
+
+
+def most_waiting(sampler: StreamBatchSampler, sizes: np.ndarray) -> int:
+    """The largest sum of `sizes` (rows,) over rows that were read with their group and not yet taken."""
+    opened, waiting, most = set(), 0, 0
+    for batch in sampler:
+        for row in batch:
+            if row // 23 not in opened:
+                opened.add(row // 23)
+                waiting += int(sizes[row // 23 * 23 :][:23].sum())
+            waiting -= int(sizes[row])
+        most = max(most, waiting)
+    return most
+
+
+def test_rows_are_taken_in_the_order_of_reading_some_hundred_early_or_late(archive):
+    ids, tokens = archive
+    sampler = StreamBatchSampler(ids, GROUPS, 16, bin_tokens=tokens, rank=5, world_size=64)
+    sampler.set_epoch(3)
+    assert most_waiting(sampler, np.ones(ARCHIVE, int)) < 1500
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +200,55 @@ def copied(shards, tmp_path_factory) -> datasets.Dataset:
     return rows.cast_column("image", datasets.Image(decode=False))
 
 
-@pytest.mark.parametrize("held_rows", [0, 4096])
-def test_rows_and_columns_are_those_that_datasets_reads(shards, copied, held_rows):
-    rows = ShardRows(open_shards(shards)["train"].files, held_rows=held_rows)
+@pytest.mark.parametrize("held_bytes", [0, 2**20, 2**30])
+def test_rows_and_columns_are_those_that_datasets_reads(shards, copied, held_bytes):
+    rows = ShardRows(open_shards(shards)["train"].files, held_bytes=held_bytes)
     assert len(rows) == len(copied)
     assert rows.column_names == copied.column_names
     assert all(rows[name] == copied[name][:] for name in rows.column_names if name != "image")
     order = np.random.default_rng(0).integers(0, len(rows), 2 * len(rows)).tolist()
     assert [rows[index] for index in order] == [copied[index] for index in order]
     assert set(rows.select_columns(["image", "kind"])[3]) == {"image", "kind"}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3, 5, pytest.param(16, marks=pytest.mark.slow)])
+def test_each_row_group_is_read_once_for_any_number_of_workers_and_nothing_stays(shards, bins, workers):
+    stream = RadiographDataset(open_shards(shards)["train"], bins, train=True)
+    pool = stream._columns.pool
+    loader = bucket_loader(stream, BucketCollator(8), BATCH, shuffle=True, num_workers=workers)
+    for epoch in range(2):
+        loader.batch_sampler.set_epoch(epoch)
+        seen = sorted(index for batch in loader for index in batch["index"].tolist())
+        assert seen == list(range(IMAGES))
+        assert pool.reads == (epoch + 1) * (len(stream.rows.groups) - 1)
+        assert pool.used_bytes == 0
+
+
+@quick
+@given(st.integers(1, 12), st.data())
+def test_a_pool_of_any_size_gives_each_row_as_it_was_read(pages, data):
+    """Rows of any length, taken in any order, repeatedly, from a pool that may be far too small."""
+    bounds = [0, 3, 4, 9]
+    rows = [bytes([i]) * data.draw(st.integers(0, 2 * PAGE)) for i in range(9)]
+    pool = RowPool(9, 3, pages * PAGE)
+    for row in data.draw(st.lists(st.integers(0, 8), max_size=30)):
+        group = int(np.searchsorted(bounds, row, side="right")) - 1
+        taken = pool.take(row, group, lambda g=group: {i: rows[i] for i in range(bounds[g], bounds[g + 1])})
+        assert taken == rows[row]
+        assert pool.used_bytes <= pages * PAGE
+
+
+def test_storage_that_is_gone_ends_the_run_with_one_error_that_says_so(shards, bins, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_radmae.images.storage.PAUSES", (0.01, 0.01))
+    mount = tmp_path / "mount"
+    shutil.copytree(shards, mount / "archive" / "shards")
+    stream = RadiographDataset(open_shards(mount / "archive" / "shards")["train"], bins)
+    loader = bucket_loader(stream, BucketCollator(8), BATCH, num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    (mount / "archive").rename(tmp_path / "away")
+    with pytest.raises(OSError, match="the storage does not answer"):
+        list(batches)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

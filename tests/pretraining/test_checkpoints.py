@@ -59,7 +59,7 @@ def test_a_stream_goes_on_with_the_ranks_and_batches_that_it_was_dealt_to_alone(
 
     save_order(tmp_path, stream(), STRAIGHT)
     check_order(tmp_path, stream(rank=1), STRAIGHT, begin_anew=False)
-    for changed in ({"world_size": 1}, {"batch_size": 2}, {"lanes": 2}, {"seed": 1}):
+    for changed in ({"world_size": 1}, {"batch_size": 2}, {"window": 2}, {"seed": 1}):
         with pytest.raises(OtherBatchesError):
             check_order(tmp_path, stream(**changed), STRAIGHT, begin_anew=False)
 

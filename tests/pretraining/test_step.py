@@ -10,8 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
-from hf_radmae.batching.sampler import Repeat
-from hf_radmae.pretraining.trainer import RadMAETrainer, counted, warn_of_slow_bf16
+from hf_radmae.batching.sampler import Repeat, images_within
+from hf_radmae.cli.pretrain import check_prepared
+from hf_radmae.pretraining.memory import trial_batch, trial_step
+from hf_radmae.pretraining.trainer import RadMAETrainer, check_agreement, counted, warn_of_slow_bf16
 
 
 def batch_of(indices, train: bool = True) -> dict:
@@ -138,3 +140,39 @@ def test_tokens_per_second_are_those_that_take_part(tmp_path):
     batch = batch_of(rows_of_a_bin(4)) | {"num_tokens": 5}
     trainer.training_step(trainer.model, batch)
     assert (trainer._throughput.images, trainer._throughput.tokens) == (4, 20)
+
+
+def test_the_trial_of_a_budget_trains_as_training_does(tmp_path):
+    """Train mode, masks, the model's channels and the loss of an update; a bin of each kind within the budget."""
+    trainer = make_trainer(tmp_path)
+    trainer.model.eval()
+    for bin_id in range(len(BINS)):
+        batch = trial_batch(trainer.model, BINS, bin_id, 3)
+        real = batch_of([int((RadiographDataset(ROWS, BINS).bin_ids == bin_id).argmax())])
+        assert batch.keys() == real.keys()
+        assert all(batch[key].dtype == real[key].dtype for key in batch if key != "num_tokens")
+        assert batch["pixel_values"].shape[1:] == real["pixel_values"].shape[1:]
+        assert trial_step(trainer, batch) > 0
+        assert trainer.model.training
+    assert all(p.grad is not None for p in trainer.model.parameters() if p.requires_grad)
+
+
+def test_ranks_that_disagree_on_the_order_of_batches_are_told(monkeypatch):
+    check_agreement({"checksum of bins": 1})
+    monkeypatch.setattr("hf_radmae.pretraining.trainer.gather_object", lambda found: [*found, {"checksum of bins": 2}])
+    with pytest.raises(ValueError, match="rank 1 found other batches than rank 0"):
+        check_agreement({"checksum of bins": 1})
+
+
+def test_a_token_budget_bounds_pixels_too():
+    assert images_within(1000, tokens=100, patches=100) == 10
+    assert images_within(1000, tokens=10, patches=1000) == 4  # not 100 whole images of 1,000 patches
+    assert images_within(10, tokens=100, patches=100) == 1
+
+
+def test_many_images_must_be_prepared_before_several_processes_wait_for_one():
+    check_prepared(10**6, [], 0.01, world_size=1)
+    check_prepared(10**6, ["informative", "content_box"], 0.01, world_size=8)
+    check_prepared(10**6, [], 0.0, world_size=8)
+    with pytest.raises(ValueError, match=r"1,000,000 images without.*other 7 wait.*prepare.py"):
+        check_prepared(10**6, [], 0.01, world_size=8)

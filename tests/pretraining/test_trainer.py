@@ -284,11 +284,11 @@ def test_running_out_of_memory_says_at_the_first_step_what_was_held_and_what_to_
     assert trainer.state.global_step == 0
 
 
-def test_the_largest_fitting_number_is_found_and_asked_for_on_a_gpu_only():
+def test_the_largest_fitting_number_is_found_and_asked_for_on_a_gpu_only(tmp_path):
     for limit in range(40):
         assert largest_fitting(lambda number, limit=limit: number <= limit) == limit
     with pytest.raises(ValueError, match="the model is on cpu: what fits can be tried out on a CUDA GPU only"):
-        tokens_that_fit(make_model(), BINS)
+        tokens_that_fit(make_trainer(tmp_path), BINS)
 
 
 def test_other_batches_are_not_gone_on_with_unless_the_epoch_may_begin_anew(tmp_path):

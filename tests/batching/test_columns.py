@@ -1,0 +1,87 @@
+"""Columns come from Arrow in the order of the rows, and work in processes does not hang on threads of the parent."""
+
+import subprocess
+import sys
+import time
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.batching.columns import arrow_column, numbers
+
+ROWS = 1000
+DATA = datasets.Dataset.from_dict({"a": list(range(ROWS)), "box": [[i, i + 1] for i in range(ROWS)], "s": ["x"] * ROWS})
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        DATA,
+        DATA.select(range(10, 900)),
+        DATA.select(np.random.default_rng(0).permutation(ROWS)),
+        DATA.shuffle(seed=1).select(range(5, 500)).filter(lambda a: a % 3 == 0, input_columns="a"),
+        DATA.select([3, 3, 1]).flatten_indices(),
+        datasets.concatenate_datasets([DATA.select(range(9, 0, -1)), DATA.shuffle(seed=2)]),
+        DATA.select([]),
+    ],
+)
+def test_columns_are_those_of_the_rows_whatever_was_selected(rows):
+    assert numbers(rows, "a").tolist() == list(rows["a"])
+    assert numbers(rows, "box").tolist() == list(rows["box"])
+    assert arrow_column(rows, "s").to_pylist() == list(rows["s"])
+
+
+def test_missing_numbers_and_ragged_lists_are_named():
+    with pytest.raises(ValueError, match="column a: 1 of 2 values are missing"):
+        numbers(datasets.Dataset.from_dict({"a": [1, None]}), "a")
+    with pytest.raises(ValueError, match="column b: expected lists of one length in 2 rows, found 3"):
+        numbers(datasets.Dataset.from_dict({"b": [[1], [1, 2]]}), "b")
+
+
+def test_a_column_takes_no_python_object_a_row():
+    many = datasets.Dataset.from_dict({"a": np.arange(1_000_000)}).select(np.arange(999_999, -1, -1))
+    start = time.perf_counter()
+    assert numbers(many, "a")[0] == 999_999
+    assert time.perf_counter() - start < 5  # 40 s and more by np.asarray(rows["a"])
+
+
+HANG = """
+import sys
+sys.path[:0] = {path!r}
+import datasets, numpy as np, torch
+from rows import make_rows
+from hf_radmae.batching.content import measure_content
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    torch.randn(1500, 1500) @ torch.randn(1500, 1500)
+    rows = make_rows(images=200)
+    few = [measure_content(rows, patch_size=8, max_tokens=64, num_proc=n) for n in (1, 2)]
+    assert np.array_equal(few[0].informative, few[1].informative) and np.array_equal(few[0].boxes, few[1].boxes)
+    print("measured", len(few[1].informative))
+"""
+
+
+@pytest.mark.slow
+def test_measuring_in_processes_after_torch_used_threads_ends(tmp_path):
+    script = tmp_path / "measure.py"
+    script.write_text(HANG.format(path=sys.path))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
+    assert "measured 200" in done.stdout, done.stderr[-2000:]
+
+
+def test_no_bin_has_fewer_training_images_than_a_batch():
+    """Evaluation images fill no batch of the training."""
+    rng = np.random.default_rng(0)
+    sizes = {"train": (120, 100), "validation": (40, 300), "test": (300, 40)}
+
+    def rows(height: int, width: int) -> datasets.Dataset:
+        heights = (height * rng.uniform(0.8, 1.2, 60)).astype(int)
+        return datasets.Dataset.from_dict({"image": [None] * 60, "height": heights, "width": [width] * 60})
+
+    parts = {split: rows(*size) for split, size in sizes.items()}
+    data = bucketed(parts, patch_size=8, max_tokens=100, batch_size=16, num_bins=8, flat_threshold=0)
+    counts = np.bincount(data.train.bin_ids, minlength=len(data.bins))
+    assert counts.min() >= 16
+    assert all((part.bin_ids >= 0).all() for part in data.parts.values())
