@@ -1,11 +1,13 @@
 """An item is a function of (seed, epoch, row) alone, and an unusable image costs no batch its shape."""
 
+import errno
 import re
 
+import datasets
 import numpy as np
 import pytest
 import torch
-from damaged import damaged_files, encode
+from damaged import damaged_files, encode, radiograph
 from rows import SIZES, make_rows
 
 from hf_radmae.batching.binning import Bins, fit_bins
@@ -14,6 +16,7 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.image import ImageError
+from hf_radmae.images.storage import StorageError
 
 PATCH = 8
 ROWS = make_rows()
@@ -176,6 +179,31 @@ def test_a_bin_without_one_good_image_takes_the_next_of_another_at_its_own_shape
     assert (item["index"], [record["image"] for record in item["skipped"]]) == (1, ["a"])
     assert (np.array(item["content"]) <= (height, width)).all()
     assert item["pixel_values"].std() > 0.05
+
+
+def test_a_worker_tries_twenty_replacements_and_no_more():
+    contents = [b""] * 40 + [encode(radiograph(40, 24), "PNG")]
+    assert len(RadiographDataset(make_rows(contents[20:]), BINS)[0]["skipped"]) == 20
+    with pytest.raises(ImageError, match="none of the other 20 images that were tried can be read"):
+        RadiographDataset(make_rows(contents), BINS)[0]
+
+
+def test_storage_that_fails_ends_the_run_and_lists_no_image(tmp_path, monkeypatch):
+    """The file is whole: EIO and ESTALE say nothing about it, nor about those tried in its place."""
+    path = tmp_path / "scan.png"
+    path.write_bytes(encode(radiograph(40, 24), "PNG"))
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": None, "path": str(path)}] * 4, "height": [40] * 4, "width": [24] * 4}
+    ).cast_column("image", datasets.Image(decode=False))
+    dataset = RadiographDataset(rows, BINS)
+
+    def fail(file, *args, **options):
+        raise OSError(errno.EIO, "Input/output error", str(file))
+
+    monkeypatch.setattr("hf_radmae.images.storage.PAUSES", (0, 0))
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(StorageError, match="does not answer"):
+        dataset[0]
 
 
 def test_images_of_which_none_is_good_are_an_error():

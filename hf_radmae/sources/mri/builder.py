@@ -29,7 +29,7 @@ from hf_radmae.batching.skipped import read_skipped, skipped_image, write_skippe
 from hf_radmae.sources.mri.body_parts import BodyParts
 from hf_radmae.sources.mri.cleaning import CleaningRules
 from hf_radmae.sources.mri.index import Counts, Verify, build_index, find_table, read_report
-from hf_radmae.sources.mri.table import ANSWERS, LABELS
+from hf_radmae.sources.mri.table import ANSWERS, HEADER_ANSWERS, LABELS
 from hf_radmae.sources.pseudonyms import load_key, pseudonyms
 from hf_radmae.sources.splits import FRACTIONS, audit_splits, split_by_patient
 
@@ -130,6 +130,7 @@ class MRI(datasets.ArrowBasedBuilder):
             "fracture": answer,
             "foreign_material": answer,
             "inverted": datasets.Value("bool"),
+            **{name: datasets.Value("string") for name in HEADER_ANSWERS},
             "patient": datasets.Value("string"),
             "exam": datasets.Value("string"),
             "image_id": datasets.Value("string"),
@@ -193,6 +194,7 @@ class MRI(datasets.ArrowBasedBuilder):
         columns = {
             "image": pa.StructArray.from_arrays([pa.nulls(len(index), pa.binary()), paths], names=["bytes", "path"]),
             **{name: index[name] for name in ("height", "width", "body_part", *LABELS.values(), "inverted")},
+            **{name: index[name] for name in HEADER_ANSWERS},
             "patient": pseudonyms(index["patient"], key, b"patient"),
             "exam": pseudonyms(exams, key, b"exam"),
             "image_id": pseudonyms(index["path"], key, b"image_id"),

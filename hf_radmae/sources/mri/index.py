@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from hf_radmae.reports.labels import labels_from_report
 from hf_radmae.sources.mri.body_parts import BodyParts
 from hf_radmae.sources.mri.cleaning import CleaningRules, clean_index
-from hf_radmae.sources.mri.table import ANSWERS, LABELS, read_table
+from hf_radmae.sources.mri.table import ANSWERS, HEADER_ANSWERS, LABELS, read_table
 from hf_radmae.sources.mri.tree import (
     HeaderFacts,
     copies_of,
@@ -189,6 +189,7 @@ def _correct(index: pa.Table, headers: list[HeaderFacts], body_parts: BodyParts,
     counts.size_mismatches = int((differ[0] | differ[1]).sum())
     new["dimensions"] = np.array([header.dimensions for header in headers])
     new["drawing"] = np.array([header.drawing for header in headers])
+    new |= {name: np.array([getattr(header, name) for header in headers], object) for name in HEADER_ANSWERS}
     spelled = np.array(body_parts.codes([header.body_part for header in headers]))
     new["body_part"] = pc.coalesce(index["body_part"], pa.array(spelled, pa.int32(), mask=spelled < 0))
     for name, values in new.items():

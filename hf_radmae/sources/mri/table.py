@@ -20,6 +20,9 @@ REQUIRED = ("patientid", "path", "pixelarr_shape", "inverted", "bodypart")
 LABELS = {"fracture": "fracture", "foreignmaterial": "foreign_material"}
 ANSWERS = ("no", "yes", "unsure")
 
+HEADER_ANSWERS = ("burned_in_annotation", "patient_identity_removed")
+"""What a header says about names in the picture and in itself: columns, YES or NO."""
+
 INDEX_SCHEMA = pa.schema(
     {
         "path": pa.string(),
@@ -34,6 +37,7 @@ INDEX_SCHEMA = pa.schema(
         "foreign_material": pa.int32(),
         "drawing": pa.bool_(),  # null where no header was read
         "duplicate": pa.bool_(),  # a copy of another file; null where no file was looked at
+        **dict.fromkeys(HEADER_ANSWERS, pa.string()),  # YES or NO; null where no header was read, or it says nothing
     }
 )
 
@@ -81,6 +85,7 @@ def read_table(path: str | Path, body_parts: BodyParts) -> pa.Table:
         "body_part": _body_part(path, columns["bodypart"], _usual(paths, "part"), body_parts),
         "drawing": pa.nulls(len(columns), pa.bool_()),
         "duplicate": pa.nulls(len(columns), pa.bool_()),
+        **dict.fromkeys(HEADER_ANSWERS, pa.nulls(len(columns), pa.string())),
     }
     answers = {answer: code for code, answer in enumerate(ANSWERS)}
     for column, label in LABELS.items():

@@ -20,7 +20,7 @@ import pyarrow as pa
 from datasets.utils import tqdm
 from pydicom import dcmread
 
-from hf_radmae.images.dicom import DicomError, NoPixelsError, read_header
+from hf_radmae.images.dicom import DicomError, NoPixelsError, read_header, yes_or_no
 from hf_radmae.images.storage import StorageError, steady, storage_fault
 from hf_radmae.sources.identity import HEAD, read_head, read_identity
 from hf_radmae.sources.mri.body_parts import BodyParts
@@ -42,7 +42,7 @@ class HeaderFacts(NamedTuple):
     """What the index takes from one header; `problem` is empty, or says why the file cannot be read.
 
     `dimensions` is 0 without pixels, 2 for one grey picture and 3 for several frames or colours. `sop`, `person` and
-    `study` are the identifiers as they stand, empty where the header has none.
+    `study` are the identifiers as they stand, empty where the header has none. The last two are YES, NO or None.
     """
 
     height: int = 0
@@ -55,6 +55,8 @@ class HeaderFacts(NamedTuple):
     sop: str = ""
     person: str = ""
     study: str = ""
+    burned_in_annotation: str | None = None
+    patient_identity_removed: str | None = None
 
 
 def read_tree(folder: str | Path, *, exclude: Iterable[str] = (), threads: int = 32) -> tuple[list[str], Scan]:
@@ -318,4 +320,5 @@ def _facts(source: str | bytes, head: bytes) -> HeaderFacts:
     flat = header.frames == 1 and not header.photometric.startswith(("RGB", "YBR"))
     drawing = "DRAWING" in header.image_type
     shape = *header.shape, 2 if flat else 3
-    return HeaderFacts(*shape, header.inverted, header.body_part, drawing, "", sop, person, study)
+    answers = yes_or_no(header.burned_in_annotation), yes_or_no(header.patient_identity_removed)
+    return HeaderFacts(*shape, header.inverted, header.body_part, drawing, "", sop, person, study, *answers)
