@@ -88,12 +88,13 @@ def load_radiographs(
         first = f"{unread[0]['image']}: {unread[0]['reason']}"
         raise ValueError(f"none of the {before} images can be read; the first: {first}")
     _count(source, images, before, unread)
-    own = name in BUILDERS or bool(trusted)
+    own = name in ("mri", "phantom") or (bool(trusted) and name != "irma")
     splits, notes = with_groups(
         splits, source.names, patient_column=patient_column, own=own, near_duplicates=near_duplicates
     )
     splits = {s: rows if good[s].all() else rows.select(np.flatnonzero(good[s])) for s, rows in splits.items()}
-    result, more = complete_splits(splits, seed, allow_shared_patients=allow_shared_patients)
+    allowed = allow_shared_patients or name == "irma"  # whose split is the paper's, by image
+    result, more = complete_splits(splits, seed, allow_shared_patients=allowed)
     for note in (*notes, *more):
         say(note)
     return result, skipped

@@ -66,7 +66,7 @@ def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[st
     if path.suffix.lower() == ".parquet":
         table = _read_parquet(path, required, optional)
         return pa.table({name: _text(path, name, table[name]) for name in table.column_names})
-    text = _decoded(path)
+    text = decoded(path)
     if (table := _read_plain_csv(path, text, required, optional)) is not None:
         return table
     names, records = read_csv(path, text)
@@ -130,11 +130,11 @@ def read_csv(path: Path, text: str | None = None) -> tuple[list[str], Iterator[R
         TableError: at once for an encoding that is not clear or a header without names or with one twice; while the
             rows are read for one with too many or too few cells (all such rows are read first), or with open quotes.
     """
-    text, first_line = _decoded(path) if text is None else text, 1
+    text, first_line = decoded(path) if text is None else text, 1
     if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # what Excel writes and reads
         delimiter, text, first_line = match[1], text[match.end() :], 2
     else:
-        delimiter = _delimiter(text)
+        delimiter = delimiter_of(text)
     reader = _reader(text, delimiter, strict=True)
 
     def records() -> Iterator[Record]:
@@ -184,8 +184,12 @@ def _check_file(path: Path) -> None:
     refuse_pickle(path)
 
 
-def _decoded(path: Path) -> str:
-    """The text of a file whose encoding follows from its bytes."""
+def decoded(path: Path) -> str:
+    """The text of a file whose encoding follows from its bytes.
+
+    Raises:
+        TableError: it does not, with the line.
+    """
     content = path.read_bytes()
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -211,7 +215,7 @@ def _read_plain_csv(path: Path, text: str, required: Sequence[str], optional: Se
     """The wanted columns of a large CSV without oddities, by Arrow's parser; None where `read_csv` has to see it."""
     if len(text) < _PLAIN_FROM or re.match(r"sep=|\s", text, re.IGNORECASE):
         return None
-    delimiter = _delimiter(text)
+    delimiter = delimiter_of(text)
     if re.search(rf'(?<![{re.escape(delimiter)}\r\n"])"(?![{re.escape(delimiter)}\r\n"])|""', text):
         return None  # quotes elsewhere than around a cell
     names = [name.strip().strip('"').strip() for name in text[: text.find("\n")].split(delimiter)]
@@ -250,7 +254,7 @@ def _decode(path: Path, content: bytes, encoding: str) -> str:
         raise TableError(f"{path}, line {line}: not {encoding.upper()} as its first bytes say; {_REMEDY}") from error
 
 
-def _delimiter(text: str) -> str:
+def delimiter_of(text: str) -> str:
     """The delimiter by which all of the first rows have as many cells as the header, the most; else the header's."""
     head = text[:200_000]
     if len(text) > len(head):
@@ -339,7 +343,7 @@ def _typed(column: Sequence[str]) -> list:
 
 def _read_json_lines(path: Path) -> tuple[pa.Table, list[int]]:
     rows, lines = [], []
-    for number, line in enumerate(_decoded(path).splitlines(), start=1):
+    for number, line in enumerate(decoded(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -22,9 +22,10 @@ import datasets
 import torch
 from datasets.fingerprint import Hasher
 
+from hf_radmae.batching.skipped import skipped_image
 from hf_radmae.images.image import ImageError, image_size
 from hf_radmae.sources.irma.code import BODY_REGIONS, IRMACode, axis_name, parse_code
-from hf_radmae.sources.irma.files import PARTS, IRMADataError, Part, Row, find_part, read_part
+from hf_radmae.sources.irma.files import MISSING, PARTS, IRMADataError, Part, Row, find_part, read_part
 
 logger = logging.getLogger(__name__)
 
@@ -163,15 +164,19 @@ class IRMA(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         self.dropped: dict[str, dict[str, int]] = {}
         self._rows: dict[str, list[Row]] = {}
+        self._left_out: list[tuple[str, str]] = []
         codes: set[str] = set()
         values: dict[str, set[str]] = {column: set() for column in self.config.label_columns}
         for name, part in self.config.parts().items():
-            rows, unlabelled = read_part(part, self.config.label_columns)
+            rows, left_out = read_part(part, self.config.label_columns)
             codes.update(row.code for row in rows)
             for column, seen in values.items():
                 seen.update(label for row in rows if (label := row.labels[column]) is not None)
             self._rows[name], self.dropped[name] = self._select(rows)
-            self.dropped[name]["unlabelled"] = unlabelled
+            self.dropped[name]["unlabelled"] = sum(MISSING in reason for _, reason in left_out)
+            used = {row.path for row in self._rows[name]}
+            left_out += [(row.path, _why_not(row)) for row in rows if row.path not in used]
+            self._left_out += left_out
             logger.info("%s: %d images kept, left out: %s", part.table, len(self._rows[name]), self.dropped[name])
         features: dict[str, Any] = {
             "image": datasets.Image(),
@@ -193,6 +198,10 @@ class IRMA(datasets.GeneratorBasedBuilder):
             citation="Deserno, Ott: 15,363 IRMA images of 193 categories for ImageCLEFmed 2009, RWTH Aachen, 2009",
             license="No redistribution. Courtesy of T. M. Deserno, Department of Medical Informatics, RWTH Aachen.",
         )
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """The images that are no row, each with its reason."""
+        return [skipped_image(path, reason) for path, reason in self._left_out]
 
     def _select(self, rows: list[Row]) -> tuple[list[Row], dict[str, int]]:
         """The rows that the configuration uses, and how many it leaves out and why."""
@@ -240,3 +249,8 @@ class IRMA(datasets.GeneratorBasedBuilder):
             yield row.image_id, example
         if problems:
             raise IRMADataError(problems)
+
+
+def _why_not(row: Row) -> str:
+    """Why the eight body regions leave a row out."""
+    return "shows the whole body" if parse_code(row.code).is_whole_body else "has no body region"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hf_radmae.sources.irma.code import parse_code
+from hf_radmae.sources.table_file import decoded, delimiter_of
 
 PARTS = {
     "train": ("ImageCLEFmed2009_train_codes.02.csv", "ImageCLEFmed2009_train.02"),
@@ -66,11 +68,12 @@ def find_part(data_dir: Path, name: str) -> Part | None:
     return Part(table, folder, images)
 
 
-def read_part(part: Part, label_columns: Sequence[str] = ()) -> tuple[list[Row], int]:
+def read_part(part: Part, label_columns: Sequence[str] = ()) -> tuple[list[Row], list[tuple[str, str]]]:
     r"""Reads one table, in its order, and checks every line of it.
 
     Returns:
-        The rows, and the number of lines left out because their irma_code is `\N`.
+        The rows, and (path, reason) of the images that are no row: those whose irma_code is `\N`, and those that no
+        line names.
 
     Raises:
         IRMADataError: lists every line with a wrong number of columns, an id that is no number or is there twice, a
@@ -79,16 +82,21 @@ def read_part(part: Part, label_columns: Sequence[str] = ()) -> tuple[list[Row],
     rows: list[Row] = []
     problems: list[str] = []
     first_line: dict[int, int] = {}
-    unlabelled = 0
-    with part.table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=";")
+    left_out: list[tuple[str, str]] = []
+    text = decoded(part.table)
+    between = delimiter_of(text)
+    with io.StringIO(text, newline="") as file:
+        reader = csv.reader(file, delimiter=between)
         columns = [name.strip() for name in next(reader, [])]
         if absent := [column for column in ("image_id", "irma_code", *label_columns) if column not in columns]:
-            raise IRMADataError([f"{part.table}: no column {', '.join(absent)} between ';' in the header {columns}"])
+            raise IRMADataError(
+                [f"{part.table}: no column {', '.join(absent)} between {between!r} in the header {columns}"]
+            )
         for values in filter(None, reader):  # the file may end in empty lines
             where = f"{part.table}, line {reader.line_num}"
             if len(values) != len(columns):
-                problems.append(f"{where}: {len(values)} values between ';', the header has {len(columns)}: restore it")
+                found = f"{len(values)} values between {between!r}"
+                problems.append(f"{where}: {found}, the header has {len(columns)}: restore it")
                 continue
             record = {name: value.strip() for name, value in zip(columns, values, strict=True)}
             problem = _fault(record, part, first_line)
@@ -98,13 +106,17 @@ def read_part(part: Part, label_columns: Sequence[str] = ()) -> tuple[list[Row],
             number = int(record["image_id"])
             first_line[number] = reader.line_num
             if record["irma_code"] == MISSING:
-                unlabelled += 1
+                paths = [str(path) for path in part.images.get(number, ())]
+                left_out += [(path, f"has no irma_code: {MISSING}") for path in paths]
                 continue
             labels = {name: None if record[name] == MISSING else record[name] for name in label_columns}
             rows.append(Row(str(number), record["irma_code"], str(part.images[number][0]), labels))
     if problems:
         raise IRMADataError(problems)
-    return rows, unlabelled
+    for number, files in part.images.items():
+        if number not in first_line:
+            left_out += [(str(path), f"is in no line of {part.table.name}") for path in files]
+    return rows, left_out
 
 
 def _fault(record: dict[str, str], part: Part, first_line: dict[int, int]) -> str | None:
