@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ViTModel
 
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
-from hf_radmae.models.starts import is_classifier, load_encoder
+from hf_radmae.models.starts import config_values, is_classifier, load_encoder
 from hf_radmae.pretraining.arguments import DataArguments
 from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.setup import load_processor
@@ -40,6 +40,7 @@ from hf_radmae.publishing.export import (
     export_fine_tuned,
     export_processor,
     load_fine_tuned,
+    save_encoder,
 )
 from hf_radmae.publishing.onnx import export_onnx, largest_difference
 from hf_radmae.publishing.probe import probe_classifier
@@ -70,7 +71,7 @@ def main() -> None:
     model: PreTrainedModel
     if run.encoder:
         model = export_encoder(load_encoder(run.model), run.num_channels)
-    elif not is_classifier(run.model):
+    elif config_values(run.model).get("model_type") != "resnet" and not is_classifier(run.model):
         splits, _ = load_radiographs(**data.source())
         encoder = load_encoder(run.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
         model, results = probe_classifier(
@@ -82,13 +83,17 @@ def main() -> None:
         results |= {"environment": environment(), "data": vars(data)}
     else:
         model = export_fine_tuned(load_fine_tuned(run.model), run.num_channels)
+        results = {"classes": list((model.config.id2label or {}).values())}
         if (known := Path(run.model, "results.json")).is_file():
             results = json.loads(known.read_text(encoding="utf-8"))
-    model.save_pretrained(folder)
+    if isinstance(model, ViTModel):
+        save_encoder(model, folder)
+    else:
+        model.save_pretrained(folder)
     export_processor(processor, model.config).save_pretrained(folder)
     save_results(results | {"name": folder.name}, folder)
     template = TEMPLATES["classifier" if "classes" in results else "model"]
-    write_card(results | {"name": folder.name}, folder, template, remote_code=hasattr(model.config, "auto_map"))
+    write_card(results | {"name": folder.name}, folder, template)
     if "test" in results:
         print(json.dumps(results["test"], indent=1))
     if run.onnx:

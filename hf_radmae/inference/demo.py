@@ -22,7 +22,7 @@ from hf_radmae.images.background import informative_patches
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.masking import keyed_noise, patch_grid
-from hf_radmae.models.starts import config_values
+from hf_radmae.models.starts import config_values, whole_mae
 from hf_radmae.pretraining.figures import reconstruct
 from hf_radmae.publishing.export import export_encoder
 
@@ -70,7 +70,8 @@ class Viewer:
         self.autoencoder: RadMAEForPreTraining | None = None
         self.classify: Any = None  # a RadiographClassificationPipeline
         if pretrained:
-            _expect(pretrained, {ViTMAEConfig.model_type}, "checkpoint of pre-training (scripts/pretrain.py)")
+            if not whole_mae(pretrained):
+                _expect(pretrained, {ViTMAEConfig.model_type}, "checkpoint of pre-training (scripts/pretrain.py)")
             self.autoencoder = RadMAEForPreTraining.from_pretrained(pretrained).eval()
             channels = self.autoencoder.config.num_channels
             self.processor = RadiographImageProcessor.from_pretrained(pretrained, num_channels=channels)

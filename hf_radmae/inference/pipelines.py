@@ -1,8 +1,8 @@
 """`pipeline("image-classification")` and `pipeline("image-feature-extraction")` for radiographs of any size and depth.
 
-Importing this module puts its classes in the place of transformers' own; `import hf_radmae` alone changes nothing.
-Where a repository's processor is one of ours, files (DICOM too) keep their depth and their aspect; everything else goes
-the way that it goes without this package.
+Importing this module registers its classes for these tasks; `import hf_radmae` alone changes nothing. Where a
+repository's processor is one of ours, files (DICOM too) keep their depth and their aspect; everything else is read as
+without this package.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, ViTImagePr
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.image_classification import ImageClassificationPipeline
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
+from transformers.utils import logging
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.fitting import SCALINGS
@@ -111,11 +112,24 @@ def _download(url: str, timeout: float | None) -> bytes:
     return content
 
 
-for _task, _pipeline in (
-    ("image-classification", RadiographClassificationPipeline),
-    ("image-feature-extraction", RadiographFeatureExtractionPipeline),
-):
-    PIPELINE_REGISTRY.supported_tasks[_task]["impl"] = _pipeline
-# So that no one is asked whether its code may run.
-AutoConfig.register(RadiographViTConfig.model_type, RadiographViTConfig, exist_ok=True)
-AutoModelForImageClassification.register(RadiographViTConfig, RadiographViTForImageClassification, exist_ok=True)
+def register() -> None:
+    """Let `pipeline` use the classes of this module for its two tasks, and load our classifiers without a question.
+
+    Importing the module calls it. `PIPELINE_REGISTRY.register_pipeline` is the way that transformers documents.
+    """
+    for task, kind in (
+        ("image-classification", RadiographClassificationPipeline),
+        ("image-feature-extraction", RadiographFeatureExtractionPipeline),
+    ):
+        stock = PIPELINE_REGISTRY.supported_tasks[task]
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()  # that a task is registered already is what is meant
+        PIPELINE_REGISTRY.register_pipeline(task, kind, stock["pt"], stock.get("default"), stock["type"])
+        logging.set_verbosity(level)
+        # Else `save_pretrained` of a pipeline would copy this module into the repository, which cannot run there.
+        del kind._registered_impl  # type: ignore[union-attr]
+    AutoConfig.register(RadiographViTConfig.model_type, RadiographViTConfig, exist_ok=True)
+    AutoModelForImageClassification.register(RadiographViTConfig, RadiographViTForImageClassification, exist_ok=True)
+
+
+register()

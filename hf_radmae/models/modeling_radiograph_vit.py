@@ -96,7 +96,8 @@ def _cell_means(patches: Tensor, cells: int, shape: tuple[int, int] | None) -> T
         raise ValueError(f"{patches.shape[1]} patches are no grid of {shape[0]} x {shape[1]}: give their shape")
     # As matrices, and not by `adaptive_avg_pool2d`, whose export to ONNX needs one fixed shape.
     down, across = (_members(count, cells, patches) for count in shape)
-    return torch.einsum("ir,jc,brcd->bijd", down, across, patches.unflatten(1, shape)).flatten(1)
+    columns = across @ patches.unflatten(1, shape)  # (batch, rows, cells, width)
+    return (down @ columns.transpose(1, 2)).transpose(1, 2).flatten(1)
 
 
 def _members(count: int, cells: int, like: Tensor) -> Tensor:

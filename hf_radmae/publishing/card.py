@@ -20,6 +20,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUnde
 CARDS = Path(__file__).with_name("templates")
 TEMPLATES = {"model": "pretrain.md.j2", "classifier": "classifier.md.j2", "dataset": "dataset.md.j2"}
 FIGURE = "reconstructions.png"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 _SIZES = {10**power: name for power, name in zip(range(3, 8), ("1K", "10K", "100K", "1M", "10M"), strict=True)}
 
 
@@ -55,8 +56,10 @@ def public(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results with the names alone of the folders that the run was given (data, checkpoints)."""
     shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
     for section, name in (("data", "data_dir"), ("model", "model")):
-        if shown.get(section, {}).get(name):
-            shown[section][name] = Path(shown[section][name]).name
+        value = shown.get(section, {}).get(name)
+        on_the_hub = name == "model" and value and _HUB_ID.fullmatch(value) and not Path(value).exists()
+        if value and not on_the_hub:
+            shown[section][name] = Path(value).name
     return shown
 
 
@@ -67,7 +70,8 @@ def write_card(
     path, config = Path(folder, "README.md"), Path(folder, "config.json")
     facts = {"figure": FIGURE if Path(folder, FIGURE).is_file() else None, **facts}
     if config.is_file():
-        facts = {"use": use_of(json.loads(config.read_text(encoding="utf-8"))), **facts}
+        values = json.loads(config.read_text(encoding="utf-8"))
+        facts = {"use": use_of(values), "remote_code": "auto_map" in values, **facts}
     path.write_text(render_card(public(results), template, **facts), encoding="utf-8")
     return path
 
@@ -92,8 +96,11 @@ def model_metadata(results: Mapping[str, Any], license: str | None = None) -> Mo
     classifier = "classes" in results
     tags = ["radiograph", "x-ray", *(["vit"] if classifier else ["vit_mae", "masked-autoencoder", "self-supervised"])]
     evaluated = list(_classifier_results(results) if classifier else _probe_results(results))
+    base, dataset = results.get("model", {}).get("model"), results.get("data", {}).get("dataset")
     return ModelCardData(
         license=license,
+        base_model=base if base and _HUB_ID.fullmatch(base) else None,
+        datasets=dataset if dataset and _HUB_ID.fullmatch(dataset) else None,
         library_name="transformers",
         pipeline_tag="image-classification" if classifier else "image-feature-extraction",
         tags=tags,

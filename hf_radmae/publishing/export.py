@@ -24,6 +24,7 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
+    ViTModel,
 )
 
 from hf_radmae.batching.processing import RadiographImageProcessor
@@ -115,6 +116,25 @@ def export_fine_tuned(model: PreTrainedModel, num_channels: int = 3) -> PreTrain
     return model
 
 
+@torch.no_grad()
+def save_encoder(encoder: ViTModel, folder: str | Path) -> None:
+    """Write an encoder so that `AutoModel` finds every weight: its `pooler_output` is the CLS token.
+
+    `AutoModel` makes a `ViTModel` with a pooler. One that was not saved is drawn at random at each load.
+
+    Args:
+        encoder: of `export_encoder`, without a pooler.
+        folder: where to.
+    """
+    config = ViTConfig.from_dict(encoder.config.to_dict() | {"pooler_act": "linear"})
+    whole = ViTModel(config)
+    whole.load_state_dict(encoder.state_dict(), strict=False)
+    assert whole.pooler is not None
+    torch.nn.init.eye_(whole.pooler.dense.weight)
+    torch.nn.init.zeros_(whole.pooler.dense.bias)
+    whole.to(dtype=encoder.dtype).save_pretrained(folder, save_original_format=False)  # type: ignore[call-arg]
+
+
 def lay_out_run(source: str | Path, target: str | Path) -> None:
     """Make a repository of a pre-trained checkpoint: the encoder, and in `mae` the whole masked autoencoder.
 
@@ -131,7 +151,7 @@ def lay_out_run(source: str | Path, target: str | Path) -> None:
         for file in list(source.glob(pattern)):
             (shutil.move if source == Path(target) else shutil.copyfile)(file, whole / file.name)
     encoder = export_encoder(RadMAEForPreTraining.from_pretrained(whole))
-    encoder.save_pretrained(target)
+    save_encoder(encoder, target)
     if (whole / "preprocessor_config.json").is_file():
         export_processor(RadiographImageProcessor.from_pretrained(whole), encoder.config).save_pretrained(target)
 
@@ -143,6 +163,8 @@ def export_processor(processor: RadiographImageProcessor, config: PreTrainedConf
         processor: that the model was trained with.
         config: of the exported model; says the number of channels and the size of the square.
     """
-    options = {"size": {"height": config.image_size, "width": config.image_size}, "num_channels": config.num_channels}
+    options: dict[str, Any] = {"num_channels": config.num_channels}
+    if hasattr(config, "image_size"):  # not of a ResNet, which takes any
+        options["size"] = {"height": config.image_size, "width": config.image_size}
     options["do_convert_rgb"] = config.num_channels == 3
     return RadiographImageProcessor.from_dict(processor.to_dict() | options)

@@ -57,8 +57,11 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> Path:
         path: of the file.
 
     Raises:
+        ValueError: the model is no ViT.
         ModuleNotFoundError: onnx and onnxscript are not installed.
     """
+    if not hasattr(model.config, "patch_size"):
+        raise ValueError(f"{type(model).__name__} is no ViT: only ViTs are exported to ONNX")
     patch, channels = model.config.patch_size, model.config.num_channels
     batch, rows, columns = (torch.export.Dim(name, min=1, max=MOST) for name in ("batch", "rows", "columns"))
     program = torch.onnx.export(

@@ -90,7 +90,7 @@ def test_the_results_hold_every_figure_and_all_are_finite(finished):
 
 def test_the_model_loads_in_stock_classes_with_nothing_missing(finished):
     folder, _ = finished
-    stock, info = ViTMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
+    stock, info = ViTMAEForPreTraining.from_pretrained(folder / "mae", output_loading_info=True)
     assert not any(info.values())
     encoder, info = ViTModel.from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
     assert not info["missing_keys"]
@@ -100,7 +100,7 @@ def test_the_model_loads_in_stock_classes_with_nothing_missing(finished):
     pixels = processor(radiograph(120, 80), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         features = encoder.eval()(pixels, interpolate_pos_encoding=True).last_hidden_state
-        torch.testing.assert_close(features, ours.encode(pixels), rtol=0, atol=1e-4)
+        torch.testing.assert_close(features, ours.encode(pixels[:, :1]), rtol=0, atol=1e-4)
     assert stock.config.architectures == ["ViTMAEForPreTraining"]
 
 

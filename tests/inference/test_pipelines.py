@@ -129,6 +129,35 @@ def test_more_than_an_image_can_have_is_not_read(classify, monkeypatch, tmp_path
         classify(str(tmp_path / "scan.png"))
 
 
+def test_importing_the_package_changes_nothing_and_importing_the_pipelines_registers_them():
+    """In a process of its own, where nothing else has imported anything."""
+    code = """
+import sys
+from transformers import AutoConfig, pipelines
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING as models
+
+def state():
+    tasks = {task: dict(entry) for task, entry in pipelines.PIPELINE_REGISTRY.supported_tasks.items()}
+    registered = dict(CONFIG_MAPPING._extra_content), dict(models._extra_content)
+    return list(sys.meta_path), list(sys.path_hooks), tasks, *registered
+
+before = state()
+import hf_radmae
+for name in hf_radmae.__all__:
+    getattr(hf_radmae, name)
+assert state() == before
+import hf_radmae.inference.pipelines
+assert state()[:2] == before[:2]
+changed = {task for task, entry in state()[2].items() if entry != before[2][task]}
+assert changed == {"image-classification", "image-feature-extraction"}, changed
+assert state()[2].keys() == before[2].keys() and set(state()[3]) == {"radiograph_vit"}
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "already registered" not in run.stderr
+
+
 def test_importing_the_pipelines_is_enough_and_two_hundred_hostile_inputs_are_refused(repository, tmp_path):
     """In a process of its own: transformers comes later, each input gets a named error, and memory stays bounded."""
     code = """
