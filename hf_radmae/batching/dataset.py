@@ -23,8 +23,9 @@ MAX_REPLACEMENTS = 20
 
 
 class Skipped(TypedDict):
-    """An image that could not be used: its row, its name and why."""
+    """An image that could not be used: its split, its row, its name and why."""
 
+    split: str
     index: int
     image: str
     reason: str
@@ -77,6 +78,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         if self.boxes is not None:
             self.sizes = self.boxes[:, 2:]
         self.bin_ids = assign(self.sizes, bins, content.informative if content else None)
+        self._split = str(getattr(rows, "split", None) or "")
         self._names = "image_id" if "image_id" in rows.column_names else None
         self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
@@ -110,9 +112,9 @@ class RadiographDataset(torch.utils.data.Dataset):
             try:
                 image = as_tensor(read_image(row["image"], name=name))
             except ImageError as error:
-                skipped.append({"index": candidate, "image": name, "reason": error.reason})
+                skipped.append(self._skip(candidate, name, error.reason))
             except FileNotFoundError:
-                skipped.append({"index": candidate, "image": name, "reason": "is missing: no such file"})
+                skipped.append(self._skip(candidate, name, "is missing: no such file"))
             else:
                 repeated = isinstance(index, Repeat) or candidate != index
                 item = self._fit(image, candidate, self.bin_ids[index])
@@ -120,6 +122,9 @@ class RadiographDataset(torch.utils.data.Dataset):
         first = skipped[0]
         others = f"none of the other {len(skipped) - 1} images that were tried can be read"
         raise ImageError(first["image"], f"{first['reason']}; and {others}")
+
+    def _skip(self, index: int, image: str, reason: str) -> Skipped:
+        return {"split": self._split, "index": index, "image": image, "reason": reason}
 
     def _from(self, index: int) -> Iterator[int]:
         """The row itself, then the other rows of its bin in order, around the end, then the rows of other bins."""

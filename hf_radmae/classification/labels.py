@@ -11,7 +11,7 @@ out and counted. A list column has no label at None, and none of the names at an
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -139,6 +139,19 @@ def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> 
             found = ", ".join(classes) or "no label"
             raise ValueError(f"column {label}: expected two classes or more in {len(rows)} training images: {found}")
     return labels
+
+
+def rows_where(rows: Mapping[str, Any], column: str, value: str) -> dict[str, np.ndarray]:
+    """Split -> bool (images,), the rows whose column holds a value, compared as texts.
+
+    Raises:
+        ValueError: the column does not exist, or no row of any split has the value; with what there is.
+    """
+    texts = {split: Labels((column,), "single_label_classification", ()).read(part) for split, part in rows.items()}
+    seen = {text for part in texts.values() for text in part if text is not None}
+    if value not in seen:
+        raise ValueError(f"no image has {column}={value}; {column} holds {', '.join(sorted(seen)[:20])}")
+    return {split: part == value for split, part in texts.items()}
 
 
 def _check_columns(rows: datasets.Dataset, columns: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.data import CachedRadiographs
-from hf_radmae.classification.labels import Labels, fit_labels
+from hf_radmae.classification.labels import Labels, fit_labels, rows_where
 from hf_radmae.classification.networks import build_classifier
 from hf_radmae.models.mae import PRESETS
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
@@ -173,11 +173,4 @@ def restrict(rows: datasets.Dataset, where: str) -> datasets.Dataset:
         ValueError: the column does not exist, or no row has the value; with what there is.
     """
     column, _, value = where.partition("=")
-    if column not in rows.column_names:
-        raise ValueError(f"{where}: there is no column {column!r}; the columns are {', '.join(rows.column_names)}")
-    texts = Labels((column,), "single_label_classification", ()).read(rows)
-    chosen = np.flatnonzero(texts == value)
-    if not len(chosen):
-        listed = ", ".join(sorted({text for text in texts if text is not None})[:20])
-        raise ValueError(f"{where}: no image has this value; the column holds {listed}")
-    return rows.select(chosen)
+    return rows.select(np.flatnonzero(rows_where({"rows": rows}, column, value)["rows"]))

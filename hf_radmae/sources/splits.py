@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hf_radmae.metrics.bootstrap import is_missing
+
 FRACTIONS = {"train": 0.80, "validation": 0.05, "test": 0.15}
 
 
@@ -178,12 +180,7 @@ def _rarest_label(patient: np.ndarray, count: int, labels: ArrayLike) -> np.ndar
 def _codes(labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return the classes in order and, for each label, the index of its class, -1 where it is missing."""
     values = np.asarray(labels)
-    if values.dtype.kind == "O":
-        missing = np.array([v is None or v != v or v == "" or (not isinstance(v, str) and v < 0) for v in values], bool)
-    elif values.dtype.kind == "U":
-        missing = values == ""
-    else:
-        missing = np.isnan(values) if values.dtype.kind == "f" else values < 0
+    missing = is_missing(values)
     codes = np.full(len(values), -1, np.int64)
     classes, codes[~missing] = np.unique(values[~missing], return_inverse=True)
     return classes, codes

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import datasets
 import numpy as np
 
-from hf_radmae.classification.labels import Labels, fit_labels
+from hf_radmae.classification.labels import fit_labels, rows_where
 from hf_radmae.sources.patients import GROUP_COLUMNS, column_values, connected_groups
 from hf_radmae.sources.splits import audit_splits, label_fraction
 
@@ -139,12 +139,12 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
         raise ValueError(f"task {task.name}: column {task.columns} holds fractions, and a study predicts classes")
     found = {split: fitted.read(part) for split, part in rows.items()}
     for column, wanted in task.where:
-        holds = {split: Labels((column,), "single_label_classification", ()).read(part) for split, part in rows.items()}
-        if wanted not in (seen := {text for part in holds.values() for text in part}):
-            listed = ", ".join(sorted(text for text in seen if text is not None)[:20])
-            raise ValueError(f"task {task.name}: no image has {column}={wanted}; {column} holds {listed}")
-        for split, part in holds.items():
-            found[split][part != wanted] = np.nan if found[split].ndim == 2 else None
+        try:
+            chosen = rows_where(rows, column, wanted)
+        except ValueError as error:
+            raise ValueError(f"task {task.name}: {error}") from error
+        for split, part in chosen.items():
+            found[split][~part] = np.nan if found[split].ndim == 2 else None
     if fitted.task == "multi_label_classification":
         values = {split: np.nan_to_num(part, nan=-1).astype(np.int64) for split, part in found.items()}
         labels = TaskLabels(task, list(fitted.names), values)

@@ -55,7 +55,7 @@ def test_a_mae_becomes_a_classifier_with_scores_and_predictions_and_goes_on_when
     ("options", "message"),
     [
         (["--label", "organ"], "there is no column organ; the columns are image, "),
-        (["--where", "body_region=foot"], "no image has this value; the column holds abdomen"),
+        (["--where", "body_region=foot"], "no image has body_region=foot; body_region holds abdomen"),
         (["--model", "mae"], "--model mae: fine-tuning starts from a checkpoint"),
     ],
 )
