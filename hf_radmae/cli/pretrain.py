@@ -47,8 +47,10 @@ from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
 from hf_radmae.study.seen import save_seen
+from hf_radmae.study.steps import fingerprint
 
 REPEATED: tuple[str, ...] = (
     "seed",
@@ -154,12 +156,15 @@ def main() -> None:
     if args.process_index != 0:
         return
 
-    shown = {"rivals": [Path(name).name for name in data_args.rivals]}
+    shown: dict[str, Any] = {"rivals": [Path(name).name for name in data_args.rivals]}
+    if not args.streaming:
+        shown["fingerprint"] = fingerprint({split: part._fingerprint for split, part in rows.items()})
     results = {
         "name": folder.name,
         "environment": environment(),
         "data": vars(data_args) | shown | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
         "arguments": {name: getattr(args, name) for name in REPEATED},
+        "options": deciding_options(args),
         "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
         "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
         "losses": losses,

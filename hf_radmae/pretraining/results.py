@@ -14,7 +14,7 @@ from transformers import Trainer
 def environment() -> dict[str, Any]:
     """Versions and hardware of this process, without the names of host, user or folders."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    packages = ("hf_radmae", "torch", "transformers", "datasets", "accelerate")
+    packages = ("hf_radmae", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "scikit-image")
     versions = {package: version(package) for package in packages}
     return {"device": device, "cpus": os.cpu_count(), "python": platform.python_version(), **versions}
 

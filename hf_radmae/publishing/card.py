@@ -153,8 +153,8 @@ def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     for row in probe.get("rows", ()):
         if row["model"] == "pre-trained":
             measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
-            task = f"linear probe of {probe.get('column', 'the labels')}"
-            yield from _eval_results(results, measured, task, f"{row['labels']} labels")
+            task = f"probe of {probe.get('column', 'the labels')}"
+            yield from _eval_results(results, measured, task, f"{row['labels']} labels, {row.get('head', 'linear')}")
 
 
 def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
