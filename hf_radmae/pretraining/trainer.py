@@ -188,16 +188,14 @@ class RadMAETrainer(PushThroughGate):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        images, tokens = len(inputs["patch_mask"]), inputs["num_tokens"]
+        images, tokens = len(inputs["pixel_values"]), inputs.get("num_tokens", 0)  # a classifier's batch has none
         self._throughput.count(images * self.args.world_size, images * tokens * self.args.world_size)
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
             return loss if num_items_in_batch is None else loss / self._step_weight  # what is logged is a mean again
         except torch.OutOfMemoryError as error:
             height, width = inputs["pixel_values"].shape[-2:]
-            held = what_to_lower(
-                images, height, width, inputs["num_tokens"], tokens_per_batch=self.args.tokens_per_batch
-            )
+            held = what_to_lower(images, height, width, tokens, tokens_per_batch=self.args.tokens_per_batch)
             raise torch.OutOfMemoryError(f"{held} ({error})") from error
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
