@@ -158,7 +158,7 @@ def main() -> None:
 
     shown: dict[str, Any] = {"rivals": [Path(name).name for name in data_args.rivals]}
     if not args.streaming:
-        shown["fingerprint"] = fingerprint({split: part._fingerprint for split, part in rows.items()})
+        shown["fingerprint"] = fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
     results = {
         "name": folder.name,
         "environment": environment(),

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 COLUMNS = ("source", "body_part")
+STEPS = 8  # of each size, of equally many training images: a head is linear, and few sizes are common
 MOST_VALUES = 50  # a column with more texts names images rather than groups of them
 
 
 def metadata_features(
     rows: Mapping[str, Any], labels: np.ndarray, columns: Sequence[str] = COLUMNS
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Logarithms of height, width and their ratio, and one column for each value of the given columns.
+    """Logarithms of height, width and their ratio, in steps too, and one column for each value of the given columns.
 
     A column of which every value goes with one class only is the label by another name, and is left out.
 
@@ -31,9 +32,14 @@ def metadata_features(
         seen = {v: np.unique(labels[(texts == v) & (labels >= 0)]) for v in values[name]}
         if len(values[name]) > MOST_VALUES or all(len(classes) < 2 for classes in seen.values()):
             used.remove(name)
-    for split, part in rows.items():
+    for split in sorted(rows, key=lambda name: name != "train"):  # training first: its steps are those of all
+        part = rows[split]
         sizes = np.log(np.stack([np.asarray(part[axis], float) for axis in ("height", "width")], 1).clip(1))
-        parts = [sizes, sizes[:, :1] - sizes[:, 1:]]
+        numbers = np.concatenate([sizes, sizes[:, :1] - sizes[:, 1:]], axis=1)
+        if split == "train":
+            edges = [np.unique(np.quantile(column, np.linspace(0, 1, STEPS + 1)[1:-1])) for column in numbers.T]
+        steps = [column[:, None] > cut for column, cut in zip(numbers.T, edges, strict=True)]
+        parts = [numbers, *steps]
         parts += [np.array([str(v) for v in part[name]])[:, None] == np.array(values[name]) for name in used]
         found[split] = {" and ".join(["size", *used]): np.concatenate(parts, axis=1).astype(np.float32)}
     return found
