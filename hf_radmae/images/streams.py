@@ -87,10 +87,9 @@ def check_complete(frame: bytes, marker: int, picture: np.ndarray | None = None)
     elif marker in _START_OF_FRAME:
         torn = frame.rfind(b"\xff\xd9", -4096) < 0 or frame.find(_ZEROS, max(frame.find(b"\xff\xda"), 0)) >= 0
         try:
-            decoded = imagecodecs.jpeg8_decode(frame) if picture is None else None
-            picture = decoded if picture is None else picture
-            if torn or marker in (_LOSSLESS, *_PROGRESSIVE) or _ends_in_grey(picture):
-                _check_jpeg(frame, imagecodecs.jpeg8_decode(frame) if decoded is None else decoded, marker)
+            shown = imagecodecs.jpeg8_decode(frame) if picture is None else picture
+            if torn or marker in (_LOSSLESS, *_PROGRESSIVE) or _ends_in_grey(shown):
+                _check_jpeg(frame, shown if picture is None else imagecodecs.jpeg8_decode(frame), marker)
         except imagecodecs.Jpeg8Error as error:
             if torn and marker < 0xC8:  # libjpeg-turbo does not know every kind of arithmetic coding
                 raise IncompleteError(f"its JPEG stream is damaged: {error}") from None
