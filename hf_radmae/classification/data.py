@@ -38,10 +38,10 @@ class CachedRadiographs(RadiographDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """As `RadiographDataset`; the tensors are those kept, so change none in place."""
-        index = int(index)
-        if index not in self._items:
-            self._items[index] = super().__getitem__(index)
-        return self._items[index]
+        row = int(index)
+        if row not in self._items:
+            self._items[row] = super().__getitem__(row)
+        return self._items[row] | ({"repeated": True} if isinstance(index, Repeat) else {})
 
 
 class LabelledRadiographs(torch.utils.data.Dataset):
@@ -104,9 +104,7 @@ class LabelledRadiographs(torch.utils.data.Dataset):
 
 @dataclass
 class LabelCollator:
-    """Stacks items of `LabelledRadiographs`: the `pixel_values` and `index` that `BucketCollator` gives, and `labels`.
-
-    Where images had to be replaced there is `skipped` too.
+    """Stacks items of `LabelledRadiographs`: what `BucketCollator` gives but the noise, and `labels`.
 
     Args:
         images: stacks all but the labels.
@@ -116,5 +114,7 @@ class LabelCollator:
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = self.images(items)
-        kept = {key: batch[key] for key in ("pixel_values", "index", "skipped") if key in batch}
-        return kept | {"labels": torch.stack([item["label"] for item in items])}
+        labels = torch.stack([item["label"] for item in items])
+        if "repeated" in batch:  # an image that stands in for another has no label: no loss is taken of it
+            labels[batch["repeated"]] = float("nan") if labels.is_floating_point() else -1
+        return {key: batch[key] for key in batch if key not in ("noise", "repeated")} | {"labels": labels}

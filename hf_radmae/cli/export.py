@@ -58,6 +58,7 @@ class ExportArguments:
     )
     encoder: bool = field(default=False, metadata={"help": "Export the encoder alone."})
     num_channels: int = field(default=3, metadata={"help": "Input channels; bare transformers gives 3."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the weights, as apache-2.0 or other."})
     onnx: bool = field(default=False, metadata={"help": "Write model.onnx too."})
 
 
@@ -93,7 +94,7 @@ def main() -> None:
     export_processor(processor, model.config).save_pretrained(folder)
     save_results(results | {"name": folder.name}, folder)
     template = TEMPLATES["classifier" if "classes" in results else "model"]
-    write_card(results | {"name": folder.name}, folder, template)
+    write_card(results | {"name": folder.name}, folder, template, license=run.license)
     if "test" in results:
         print(json.dumps(results["test"], indent=1))
     if run.onnx:

@@ -99,7 +99,7 @@ def main() -> None:
         **run.results,
     }
     save_results(results, folder)
-    write_card(results, folder, TEMPLATES["classifier"])
+    write_card(results, folder, TEMPLATES["classifier"], license=args.license)
     if args.push_to_hub:
         run.trainer.push_output()
     say(f"\n{'':22}{'validation':>26}{'test':>26}")

@@ -180,7 +180,7 @@ def main() -> None:
         say(probe_text(results["probe"]))
     lay_out_run(folder, folder)
     save_results(results, folder)
-    write_card(results, folder)
+    write_card(results, folder, license=args.license)
     if args.push_to_hub:
         trainer.push_output()
     say(

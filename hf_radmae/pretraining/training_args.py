@@ -19,6 +19,7 @@ class RadMAETrainingArguments(TrainingArguments):
         early_stopping_patience: evaluations without a lower loss after which training stops; 0 never stops early.
         max_skipped_share: the largest share of images that may be unusable before the run stops with an error.
         figure_images: images, each of another bin, in the figure of reconstructions at each evaluation; 0 for none.
+        license: of the weights, an identifier of the Hub, for the card; None says that none was stated.
     """
 
     RARE: ClassVar[tuple[str, ...]] = (
@@ -76,6 +77,9 @@ class RadMAETrainingArguments(TrainingArguments):
     )
     early_stopping_patience: int = field(default=10, metadata={"help": "Evaluations without progress before the end."})
     max_skipped_share: float = field(default=0.01, metadata={"help": "Share of unusable images that stops the run."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights on the card, as apache-2.0 or other."}
+    )
     figure_images: int = field(default=6, metadata={"help": "Images in the figure of reconstructions; 0 for none."})
 
     def __post_init__(self):

@@ -40,6 +40,10 @@ class PushThroughGate(Trainer):
     def _folder(self) -> Path:
         return Path(str(self.args.output_dir))
 
+    @property
+    def _license(self) -> str | None:
+        return getattr(self.args, "license", None)
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         args = self.args
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
@@ -75,7 +79,7 @@ class PushThroughGate(Trainer):
         if config_values(folder).get("model_type") == "vit_mae":
             lay_out_run(folder, folder)
         if not (folder / "README.md").is_file():
-            write_card(self.card_results(), folder, self.card_template)
+            write_card(self.card_results(), folder, self.card_template, license=self._license)
         if blocking:
             return self.pusher.push(folder, message)
         self.pusher.push_in_background(folder, message)
@@ -108,12 +112,12 @@ class PushThroughGate(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message, folder = f"Training in progress, step {self.state.global_step}", Path(checkpoint_folder)
         if config_values(folder).get("model_type") != "vit_mae":
-            write_card(self.card_results(), folder, self.card_template)
+            write_card(self.card_results(), folder, self.card_template, license=self._license)
             self.pusher.push_in_background(folder, message)
             return
         with TemporaryDirectory(prefix=".encoder-", dir=folder.parent) as staged:
             lay_out_run(folder, staged)
-            write_card(self.card_results(), staged, self.card_template)
+            write_card(self.card_results(), staged, self.card_template, license=self._license)
             self.pusher.push_in_background(staged, message)
 
     def _finish_current_push(self) -> None:
