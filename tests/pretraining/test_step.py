@@ -2,10 +2,13 @@
 
 import logging
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_trainer import BINS, ROWS, make_model, make_trainer
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_radmae.batching.collator import BucketCollator
@@ -176,3 +179,22 @@ def test_many_images_must_be_prepared_before_several_processes_wait_for_one():
     check_prepared(10**6, [], 0.0, world_size=8)
     with pytest.raises(ValueError, match=r"1,000,000 images without.*other 7 wait.*prepare.py"):
         check_prepared(10**6, [], 0.01, world_size=8)
+
+
+@pytest.mark.slow
+def test_few_graphs_serve_all_shapes_and_levels(tmp_path):
+    """`torch.compile` as `--torch_compile` asks for it (dynamic): 8 shapes x 3 levels do not make a graph each."""
+    trainer = make_trainer(tmp_path)
+    counter = CompileCounter()
+    compiled = torch.compile(trainer.model, backend=counter, dynamic=True)
+    shapes = np.array([(height, width) for height in (24, 32, 40, 48) for width in (32, 48)])
+    bins = replace(BINS, shapes=shapes, levels=None)
+    torch._dynamo.reset()
+    for share in (1.0, 0.75, 0.5):
+        for bin_id, patches in enumerate(bins.patches.tolist()):
+            batch = trial_batch(trainer.model, bins, bin_id, 3) | {"num_tokens": int(share * patches)}
+            count = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+            inputs = trainer._prepare_inputs(batch)
+            trainer.compute_loss(compiled, inputs, num_items_in_batch=count).backward()
+    print("graphs", counter.frame_count)
+    assert 1 <= counter.frame_count <= 6
