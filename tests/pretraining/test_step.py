@@ -196,5 +196,4 @@ def test_few_graphs_serve_all_shapes_and_levels(tmp_path):
             count = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
             inputs = trainer._prepare_inputs(batch)
             trainer.compute_loss(compiled, inputs, num_items_in_batch=count).backward()
-    print("graphs", counter.frame_count)
-    assert 1 <= counter.frame_count <= 6
+    assert 1 <= counter.frame_count <= 3
