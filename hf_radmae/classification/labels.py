@@ -173,6 +173,7 @@ def _values(rows: datasets.Dataset, column: str) -> list[Any]:
     feature, values = rows.features[column], arrow_column(rows, column).to_pylist()
     if isinstance(feature, datasets.ClassLabel):
         values = [None if value is None or value < 0 else feature.names[value] for value in values]
+    values = [value.strip() if isinstance(value, str) else value for value in values]
     lists = np.array([isinstance(value, list) for value in values])
     missing = np.zeros(len(values), bool)
     missing[~lists] = is_missing(np.array([v for v in values if not isinstance(v, list)], dtype=object))

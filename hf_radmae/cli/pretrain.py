@@ -113,6 +113,8 @@ def main() -> None:
         else:
             rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
     images = {split: len(part) for split, part in rows.items()}
+    if empty := [split for split in ("train", "validation", "test") if not images[split]]:
+        raise ValueError(f"no image is in {', '.join(empty)} of {images}: give more patients, or splits of your own")
     check_prepared(sum(images.values()), rows["train"].column_names, data_args.flat_threshold, args.world_size)
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)

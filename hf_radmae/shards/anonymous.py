@@ -10,7 +10,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_radmae.sources.patients import column_values, means_patient
+from hf_radmae.batching.columns import arrow_column
+from hf_radmae.sources.patients import means_patient
 from hf_radmae.sources.pseudonyms import pseudonyms
 
 GROUPS = {
@@ -78,7 +79,7 @@ def fingerprint(ids: Mapping[str, pa.Table], splits: Mapping[str, datasets.Datas
         for column in ids[split].columns:
             state.update("\n".join(map(str, column.to_pylist())).encode())
         for name in labels:
-            state.update("\n".join(map(str, column_values(rows, name))).encode())
+            state.update("\n".join(map(str, arrow_column(rows, name).to_pylist())).encode())
     return state.hexdigest()
 
 
@@ -96,7 +97,7 @@ def _below(path: str | None, root: str | Path | None) -> str | None:
 
 def _texts(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
     """A column as texts, null where it is empty."""
-    values = [None if value is None or value == "" else str(value) for value in column_values(rows, name)]
+    values = [None if value is None or value == "" else str(value) for value in arrow_column(rows, name).to_pylist()]
     return pa.chunked_array([pa.array(values, pa.string())])
 
 

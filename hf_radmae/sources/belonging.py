@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_radmae.batching.columns import arrow_column
 from hf_radmae.sources.identity import read_identity
 from hf_radmae.sources.patients import (
     GROUP_COLUMNS,
     PATIENT,
     SAME_CONTENT,
-    column_values,
     connected_groups,
     folder_patient,
     image_groups,
@@ -148,7 +148,7 @@ def shared_groups(splits: Mapping[str, datasets.Dataset]) -> str:
         where: dict[Any, dict[str, int]] = defaultdict(dict)
         for split, rows in splits.items():
             if column in rows.column_names:
-                for row, value in enumerate(column_values(rows, column)):
+                for row, value in enumerate(arrow_column(rows, column).to_pylist()):
                     if value is not None and value != "":
                         where[value].setdefault(split, row)
         if found := {value: places for value, places in where.items() if len(places) > 1}:
@@ -174,7 +174,7 @@ def label_strata(rows: datasets.Dataset) -> np.ndarray | None:
         dtype = getattr(feature, "dtype", "")
         if not (isinstance(feature, datasets.ClassLabel) or dtype in ("bool", "string") or dtype.startswith("int")):
             continue
-        values = column_values(rows, name)
+        values = arrow_column(rows, name).to_pylist()
         known = {value for value in values if value is not None and value != ""}
         if 2 <= len(known) <= min(_MOST_CLASSES, max(2, len(rows) // 10)):
             columns.append([None if value is None else str(value) for value in values])
@@ -222,7 +222,7 @@ def _with_patients(
 
 
 def _values_or_none(rows: datasets.Dataset, column: str) -> list:
-    return column_values(rows, column) if column in rows.column_names else [None] * len(rows)
+    return arrow_column(rows, column).to_pylist() if column in rows.column_names else [None] * len(rows)
 
 
 def _by_folder(splits: Mapping[str, datasets.Dataset], names: Mapping[str, Sequence[str]]) -> list[str | None]:
@@ -276,19 +276,13 @@ def _over_all(splits: Mapping[str, datasets.Dataset], function: Any) -> list[str
 
 
 def _images(splits: Mapping[str, datasets.Dataset]) -> pa.ChunkedArray:
-    chunks = [chunk for rows in splits.values() for chunk in _column(rows, "image").chunks]
+    chunks = [chunk for rows in splits.values() for chunk in arrow_column(rows, "image").chunks]
     kind = next(iter(splits.values())).features.arrow_schema.field("image").type
     return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 
 
-def _column(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    """A column in the rows' order."""
-    column = rows.data.column(name)
-    return column if rows._indices is None else column.take(rows._indices.column(0))
-
-
 def _paths(rows: datasets.Dataset) -> list[str]:
-    return [path or "" for path in pc.struct_field(_column(rows, "image"), "path").to_pylist()]
+    return [path or "" for path in pc.struct_field(arrow_column(rows, "image"), "path").to_pylist()]
 
 
 def _image(rows: datasets.Dataset, row: int) -> str:

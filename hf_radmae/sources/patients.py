@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
+from hf_radmae.batching.columns import arrow_column
 from hf_radmae.images.storage import steady
 
 PATIENT = "patient"
@@ -137,7 +138,7 @@ def known_share(rows: Any, places: ArrayLike | None = None) -> float:
     known = total = 0
     for part in parts:
         columns = [name for name in part.column_names if name in (PATIENT, "patient_id")]
-        values = zip(*(column_values(part, name) for name in columns), strict=True) if columns else ()
+        values = zip(*(arrow_column(part, name).to_pylist() for name in columns), strict=True) if columns else ()
         has_one = np.array([any(normalise_patient(value) is not None for value in row) for row in values], bool)
         has_one = has_one if columns else np.zeros(len(part), bool)
         chosen = has_one if places is None else has_one[np.asarray(places)]
@@ -155,17 +156,9 @@ def resampled(rows: Any, places: ArrayLike | None = None) -> str:
     return f"patients ({share:.1%} of the images; the others, of unknown patients, one by one)"
 
 
-def column_values(rows: Any, name: str) -> list:
-    """A column in the rows' order, a hundred times faster than `rows[name]` where they are a `datasets.Dataset`."""
-    if not isinstance(rows, datasets.Dataset):
-        return list(rows[name])
-    column = rows.data.column(name)
-    return (column if rows._indices is None else column.take(rows._indices.column(0))).to_pylist()
-
-
 def image_groups(rows: datasets.Dataset) -> np.ndarray:
     """Numbers the images that belong together, int64 (rows,): those that share a value in any of `GROUP_COLUMNS`."""
-    columns = [column_values(rows, name) for name in GROUP_COLUMNS if name in rows.column_names]
+    columns = [arrow_column(rows, name).to_pylist() for name in GROUP_COLUMNS if name in rows.column_names]
     return connected_groups(columns, len(rows))
 
 

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 import datasets
 import numpy as np
 
+from hf_radmae.batching.columns import arrow_column
 from hf_radmae.classification.labels import fit_labels, rows_where
-from hf_radmae.sources.patients import GROUP_COLUMNS, column_values, connected_groups
+from hf_radmae.sources.patients import GROUP_COLUMNS, connected_groups
 from hf_radmae.sources.splits import audit_splits, label_fraction
 
 _GRAMMAR = re.compile(r"(?:(?P<name>[^=\[]+)=)?(?P<columns>[^=\[]+)(?:\[(?P<where>[^\]]*)\])?")
@@ -182,7 +183,10 @@ def patients(rows: Mapping[str, datasets.Dataset], *, allow_shared: bool = False
     Raises:
         ValueError: a patient, or a group of near duplicates, is in more than one split, and that is not allowed.
     """
-    columns = [[value for part in rows.values() for value in column_values(part, name)] for name in group_columns(rows)]
+    columns = [
+        [value for part in rows.values() for value in arrow_column(part, name).to_pylist()]
+        for name in group_columns(rows)
+    ]
     split = np.repeat([*rows], [len(part) for part in rows.values()])
     groups = connected_groups(columns, len(split))
     if not allow_shared:
