@@ -36,6 +36,7 @@ def main() -> None:
         "figure": figure.name if figure.is_file() and figure.parent == output.parent else None,
         "remote_code": "auto_map" in config,
         "use": use_of(config),
+        "model_type": config.get("model_type"),
     }
     template = TEMPLATES["classifier" if "classes" in results else "model"]
     output.write_text(render_card(results, template, **facts), encoding="utf-8")

@@ -18,6 +18,7 @@ patients, and predictions-validation.parquet and predictions-test.parquet with a
 """
 
 from pathlib import Path
+from typing import Any
 
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
@@ -31,6 +32,7 @@ from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.trainer import use_all_cores
 from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.sources.load import PROCESSES
+from hf_radmae.sources.patients import count_patients
 
 REPEATED: tuple[str, ...] = (
     "seed",
@@ -90,10 +92,12 @@ def main() -> None:
     processor.save_pretrained(folder)
     for split, predictions in run.predictions.items():
         predictions.save(folder / f"predictions-{split}.parquet")
+    counted = count_patients({split: part.rows for split, part in setup.parts.items()})
+    patients: dict[str, Any] = {} if counted is None else {"patients": counted}
     results = {
         "name": folder.name,
         "environment": environment(),
-        "data": vars(data_args) | {"unreadable": len(setup.unreadable), "bins": setup.bins.shapes.tolist()},
+        "data": vars(data_args) | patients | {"unreadable": len(setup.unreadable), "bins": setup.bins.shapes.tolist()},
         "arguments": {name: getattr(args, name) for name in REPEATED},
         "model": vars(task_args) | {"parameters": run.model.num_parameters()},
         **run.results,

@@ -47,6 +47,7 @@ from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
 from hf_radmae.study.seen import save_seen
@@ -161,6 +162,8 @@ def main() -> None:
     shown: dict[str, Any] = {"rivals": [Path(name).name for name in data_args.rivals]}
     if not args.streaming:
         shown["fingerprint"] = fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
+    if not args.streaming and (patients := count_patients(rows)) is not None:
+        shown["patients"] = patients
     results = {
         "name": folder.name,
         "environment": environment(),

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
         results: of a run, as in its `results.json`; only "name" must be there.
         template: a file in `templates/`.
         **facts: what is not measured: "license" of the weights or data, "figure" (the file beside the card with the
-            picture of reconstructions), "use" (see `use_of`), "remote_code" (whether the repository holds code),
-            "statement" of a data set.
+            picture of reconstructions), "use" (see `use_of`), "model_type" of the configuration, "remote_code" (whether
+            the repository holds code), "statement" of a data set.
 
     Raises:
         UndefinedError: the template prints a figure that the results do not have.
@@ -45,9 +46,12 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
     environment = Environment(loader=loader, undefined=_Unmeasured, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes}
     make = dataset_metadata if template == TEMPLATES["dataset"] else model_metadata
-    metadata = make(results, facts.get("license")).to_yaml()
+    metadata = make(results, facts.get("license"), facts.get("model_type")).to_yaml()
     text = environment.get_template(template).render(
-        results, **facts, metadata=metadata, scores=list(scores(results.get("test", {})))
+        {**results, **facts},
+        metadata=metadata,
+        scores=list(scores(results.get("test", {}))),
+        command=command_of(results),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -56,11 +60,59 @@ def public(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results with the names alone of the folders that the run was given (data, checkpoints)."""
     shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
     for section, name in (("data", "data_dir"), ("model", "model")):
+<<<<<<< HEAD
         value = shown.get(section, {}).get(name)
         on_the_hub = name == "model" and value and _HUB_ID.fullmatch(value) and not Path(value).exists()
         if value and not on_the_hub:
+=======
+        if (value := shown.get(section, {}).get(name)) and (name == "data_dir" or not is_hub_id(value)):
+>>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
             shown[section][name] = Path(value).name
     return shown
+
+
+def is_hub_id(name: Any) -> bool:
+    """Whether a checkpoint or data set is named as on the Hub, owner/name, and is no folder here."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name))) and not Path(str(name)).exists()
+
+
+def command_of(results: Mapping[str, Any]) -> str | None:
+    """The command that gives the figures of results again, from the options in them; None where they hold none.
+
+    Options at their defaults are left out, and folders of the one who ran it are called DATA and CHECKPOINT.
+    """
+    data, model = results.get("data"), results.get("model")
+    if not isinstance(data, Mapping):
+        return None
+    if "classes" in results:
+        fixed = {"--label": results.get("label"), "--pooling": results.get("pooling")}
+        command = "finetune" if "training" in results else "export --model CHECKPOINT"
+    else:
+        fixed, command = {}, "pretrain"
+    words = [f"hf-radmae {command}"]
+    sections = [data, model if isinstance(model, Mapping) else {}, results.get("arguments") or {}]
+    known = _defaults()
+    for name, value in ((name, value) for section in sections for name, value in section.items()):
+        if name not in known or value in (None, known[name], [], ()) or isinstance(value, Mapping):
+            continue
+        if name in ("data_dir", "model") and not is_hub_id(value) and value not in ("vit", "resnet50"):
+            value = {"data_dir": "DATA", "model": "CHECKPOINT"}[name]
+        words.append(f"--{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+    words += [f"{name} {value}" for name, value in fixed.items() if value and not any(name in word for word in words)]
+    return " ".join(words)
+
+
+def _defaults() -> dict[str, Any]:
+    """Options of the commands that train, and their defaults; None where there is none."""
+    from hf_radmae.classification.setup import TaskArguments  # a room that pushes, and so imports this one
+    from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+
+    found: dict[str, Any] = dict.fromkeys(
+        ("seed", "num_train_epochs", "learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size")
+    )
+    for kind in (DataArguments, ModelArguments, TaskArguments):
+        found |= {field.name: None if field.default is MISSING else field.default for field in fields(kind)}
+    return found
 
 
 def write_card(
@@ -71,7 +123,11 @@ def write_card(
     facts = {"figure": FIGURE if Path(folder, FIGURE).is_file() else None, **facts}
     if config.is_file():
         values = json.loads(config.read_text(encoding="utf-8"))
+<<<<<<< HEAD
         facts = {"use": use_of(values), "remote_code": "auto_map" in values, **facts}
+=======
+        facts = {"use": use_of(values), "model_type": values.get("model_type"), **facts}
+>>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
     path.write_text(render_card(public(results), template, **facts), encoding="utf-8")
     return path
 
@@ -91,26 +147,44 @@ def with_license(card: str, license: str) -> str:
     )
 
 
-def model_metadata(results: Mapping[str, Any], license: str | None = None) -> ModelCardData:
-    """The metadata of a model's card, with a result for each score that has an interval."""
+def model_metadata(
+    results: Mapping[str, Any], license: str | None = None, model_type: str | None = None
+) -> ModelCardData:
+    """The metadata of a model's card, with a result for each score that has an interval.
+
+    Args:
+        results: of a run.
+        license: of the weights.
+        model_type: of the configuration; a `vit_mae` masks and shuffles its patches, so that no pipeline takes it.
+    """
     classifier = "classes" in results
-    tags = ["radiograph", "x-ray", *(["vit"] if classifier else ["vit_mae", "masked-autoencoder", "self-supervised"])]
+    task = "image-classification" if classifier else "image-feature-extraction"
+    tags = ["radiograph", "x-ray", *(["vit"] if classifier else ["vit", "masked-autoencoder", "self-supervised"])]
     evaluated = list(_classifier_results(results) if classifier else _probe_results(results))
+<<<<<<< HEAD
     base, dataset = results.get("model", {}).get("model"), results.get("data", {}).get("dataset")
+=======
+    start, dataset = results.get("model"), results.get("data", {}).get("dataset")
+    start = start.get("model") if isinstance(start, Mapping) else None
+>>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
     return ModelCardData(
         license=license,
         base_model=base if base and _HUB_ID.fullmatch(base) else None,
         datasets=dataset if dataset and _HUB_ID.fullmatch(dataset) else None,
         library_name="transformers",
-        pipeline_tag="image-classification" if classifier else "image-feature-extraction",
-        tags=tags,
+        pipeline_tag=None if model_type == "vit_mae" else task,
+        base_model=start if start and is_hub_id(start) else None,
+        datasets=[dataset] if dataset and is_hub_id(dataset) else None,
+        tags=["vit_mae" if tag == "vit" and model_type == "vit_mae" else tag for tag in tags],
         metrics=sorted({result.metric_type for result in evaluated}) or None,
         model_name=results["name"] if evaluated else None,
         eval_results=evaluated or None,
     )
 
 
-def dataset_metadata(manifest: Mapping[str, Any], license: str | None = None) -> DatasetCardData:
+def dataset_metadata(
+    manifest: Mapping[str, Any], license: str | None = None, model_type: str | None = None
+) -> DatasetCardData:
     """The metadata of a prepared data set's card: its splits by file, so that `load_dataset` finds them."""
     images = sum(count["images"] for count in manifest.get("counts", {}).values())
     sizes = ["n<1K", *(f"{low}<n<{high}" for low, high in zip(_SIZES.values(), [*_SIZES.values()][1:], strict=False))]
@@ -153,8 +227,13 @@ def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     for row in probe.get("rows", ()):
         if row["model"] == "pre-trained":
             measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
+<<<<<<< HEAD
             task = f"probe of {probe.get('column', 'the labels')}"
             yield from _eval_results(results, measured, task, f"{row['labels']} labels, {row.get('head', 'linear')}")
+=======
+            task = f"linear probe of {probe.get('column', 'the labels')}, {row['labels']} labels"
+            yield from _eval_results(results, measured, task)
+>>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
 
 
 def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
@@ -163,10 +242,9 @@ def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     )
 
 
-def _eval_results(
-    results: Mapping[str, Any], measured: Mapping[str, Any], task: str, variant: str | None = None
-) -> Iterator[EvalResult]:
-    dataset = results.get("data", {}).get("dataset", "radiographs")
+def _eval_results(results: Mapping[str, Any], measured: Mapping[str, Any], task: str) -> Iterator[EvalResult]:
+    data = results.get("data", {})
+    dataset = data.get("dataset", "radiographs")
     for name, value, low, high in scores(measured):
         bounds = None if low is None or high is None else {"level": 0.95, "low": round(low, 4), "high": round(high, 4)}
         yield EvalResult(
@@ -174,7 +252,7 @@ def _eval_results(
             task_name=task,
             dataset_type=dataset,
             dataset_name=dataset,
-            dataset_config=variant,
+            dataset_config=data.get("config_name"),
             dataset_split="test",
             metric_type=name,
             metric_name=name.replace("_", " "),

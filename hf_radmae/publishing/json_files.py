@@ -37,12 +37,14 @@ _LOCAL = {
 """Keys whose texts are places on this machine or name someone's account: they are taken out."""
 _VERSIONS = {"python", "torch", "torchvision", "transformers", "datasets", "accelerate", "numpy", "pillow", "pyarrow"}
 _VERSIONS |= {"pydicom", "hf_radmae", "transformers_version", "version"}
-_OF_THE_ARCHIVE = frozenset({"input", "key", "left_out"})
-"""What a manifest holds to continue a preparation: digests of the archive and of the key, columns that were dropped."""
+_GOES_NOWHERE = {
+    "manifest.json": frozenset({"input", "key", "left_out"}),
+    "results.json": frozenset({"refused"}),
+}
+"""What nobody else needs: digests and dropped columns of an archive, sentences on why a table was not made."""
 _OWN = {"name", "images", "patients"}
 """Keys of this package that a field of a person may have as well."""
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()@./_-]{0,63}")
-_PHRASES = {"pre-trained - untrained", "majority class"}
 
 
 class OpenText(ValueError):
@@ -162,12 +164,21 @@ def _class_names(value: dict[str, Any]) -> frozenset[str]:
 _GONE: Any = object()
 
 
+def _is_phrase(text: str) -> bool:
+    """Whether a text is made of numbers and of words that this package writes into results, and of no others."""
+    return (
+        len(text) <= 120
+        and set(re.findall(r"[^\W\d_]+", text.lower())) <= words("phrases")
+        and not re.search(r"\d{4}", text)
+    )
+
+
 class _Filter:
     """Takes out what does not belong to a file, and refuses what tells something."""
 
     def __init__(self, name: str, private: Private, classes: frozenset[str], allows: Callable[[str], bool]):
         self.private, self.classes, self.texts, self.allows = private, classes, _known()[name], allows
-        self.gone = _OF_THE_ARCHIVE if name == "manifest.json" else frozenset()
+        self.gone = _GOES_NOWHERE.get(name, frozenset())
         self.dropped: list[str] = []
         self.allowed: list[str] = []
 
@@ -217,7 +228,7 @@ class _Filter:
                 return text
             self.dropped.append(key)
             return _GONE
-        if text in ("", *_PHRASES) or (key in _VERSIONS and _VERSION.fullmatch(text)):
+        if text == "" or (key in self.texts and _is_phrase(text)) or (key in _VERSIONS and _VERSION.fullmatch(text)):
             return text
         if key.startswith("Auto") and _CLASS.fullmatch(text):
             return text

@@ -39,16 +39,19 @@ _MONTHS = (
 _YEAR, _DAY, _MONTH = r"(?:19\d\d|20[0-3]\d)", r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
 _ORDINAL = r"(?:st|nd|rd|th|er|\.|º|ª)?"
 _STICK = r"[\s.,/\-_]*(?:(?:of|de|del|di|den|day of)\s+)?"
+_SEP = r"(?:\s?[-./_:]\s?|\s)"
+_END = r"(?:(?=T\d)|(?![^\W_])(?!\.\d))"
 _DATES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?<![\w.])(?P<y>{_YEAR})(?P<s>\s?[-./_:]\s?|\s){_MONTH}(?P=s){_DAY}(?:(?=T\d)|(?![\w])(?!\.\d))",
-        rf"(?<![\w.]){_DAY}(?P<s>\s?[-./_:]\s?|\s)(?:{_MONTH}|i{{1,3}}|iv|v|vi{{1,3}}|ix|xi{{0,2}})(?P=s){_YEAR}(?![\w])(?!\.\d)",
-        rf"(?<![\w.]){_MONTH}(?P<s>\s?[-./_:]\s?|\s){_DAY}(?P=s){_YEAR}(?![\w])(?!\.\d)",
-        rf"(?<![\w.]){_YEAR}(?P<s>\s?[-./_:]\s?){_DAY}(?P=s){_MONTH}(?![\w])(?!\.\d)",
+        rf"(?<![\w.])(?P<y>{_YEAR}){_SEP}{_MONTH}{_SEP}{_DAY}{_END}",
+        rf"(?<![\w.]){_DAY}{_SEP}(?:{_MONTH}|i{{1,3}}|iv|v|vi{{1,3}}|ix|xi{{0,2}}){_SEP}{_YEAR}{_END}",
+        rf"(?<![\w.]){_MONTH}{_SEP}{_DAY}{_SEP}{_YEAR}{_END}",
+        rf"(?<![\w.]){_YEAR}{_SEP}{_DAY}{_SEP}{_MONTH}{_END}",
         rf"(?<![\w]){_DAY}{_ORDINAL}{_STICK}(?:{_MONTHS}){_STICK}'?(?:{_YEAR}|\d\d)(?!\w)",
         rf"(?<![^\W_])(?:{_MONTHS}){_STICK}{_DAY}{_ORDINAL}{_STICK}{_YEAR}(?!\w)",
         rf"(?<!\w){_YEAR}{_STICK}(?:{_MONTHS}){_STICK}{_DAY}(?!\w)",
+        rf"(?<![\w.,])(?:0[1-9],{_MONTH}|{_DAY},0[1-9]),{_YEAR}{_END}",
         rf"{_YEAR}\s?年\s?{_MONTH}\s?月\s?{_DAY}\s?日",
         r"(?<![\w.])(?:19|20[0-3])\d(?:\d)?(?<=\d{4})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?![\d.]|[^\W_])",
         r"(?<![\w.])(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])(?:19\d\d|20[0-3]\d)(?![\d.]|[^\W_])",
@@ -87,6 +90,7 @@ _IDS: dict[str, re.Pattern[str]] = {
         r"(?<![\w.,-])0\d{4,}(?![\w.])|(?<![^\W_])[A-Z]{1,4}[-_ ]?0\d{3,}(?!\w)|(?<![^\W_])[A-Z]{1,4}[-_]?\d{6,}(?!\w)"
         r"|(?<![\w-])[A-Z]{2,4}[-_/](?:19|20)\d\d[-_/]\d{4,}(?!\w)|(?<!\w)\d{1,3}(?:[ .]\d{3}){2,}\d(?!\w)"
         r"|(?<![\w-])\d{4,}[-/ ]\d{2,}[-/ ]\d{4,}(?![\w-])"
+        r"|(?<![\w.-])(?!\d{4}-\d{3}-\d{3}-\d{3}(?!\d))(?=[\d-]{10,})\d{2,5}(?:-\d{2,5}){2,}(?![\w.-])"
     ),
     "an insurance number": re.compile(
         r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])|(?<![^\W_])[A-Z]\s?\d{3}\s?\d{3}\s?\d{3}(?!\w)"
@@ -119,11 +123,18 @@ _IDS: dict[str, re.Pattern[str]] = {
         r"(?:[\W_]|is|was|ist|lautet|of)*(?!\d{1,3}\s*%)(?=[\w/-]*\d)[\w/-]{2,}",
         re.IGNORECASE,
     ),
-    "a DICOM element": re.compile(r"\(?(?:0008|0010|0020|0032|0038|0040)\s?[,:]\s?[0-9a-f]{4}\)?", re.IGNORECASE),
+    "a number of a person": re.compile(
+        r"(?<![^\W_])(?:(?:patient(?:in)?|pat\.|case|fall|subject|proband(?:in)?)[\s:]{0,2}(?:#\s?\d+|\d{3,})"
+        r"|patient(?:in)?\s\d{2})(?![\d/%]|[.,]\d)(?!\s*(?:images?|patients?|radiographs?|studies|exams|%|to\s))"
+        r"|(?<![^\W_])(?:acc|akz|dob|date of birth|birth ?date|geburts(?:datum|jahr|tag))(?:\W{1,2}(?:no|nr))?"
+        r"[\W_]{1,4}\d[\d/.-]+",
+        re.IGNORECASE,
+    ),
+    "a DICOM element": re.compile(r"\(?(?:0008|0010|0020|0032|0038|0040)\s?[,:|]\s?[0-9a-f]{4}\)?", re.IGNORECASE),
     "a name of DICOM": re.compile(r"(?<!\w)[^\W\d_]{2,}(?:[ -][^\W\d_]+)*\^+[^\W\d_]{2,}"),
     "an e-mail address": re.compile(
         r"[\w.+-]+\s*[\[({<]\s*(?:at|ät|@)\s*[\])}>]\s*[\w-]+(?:\s*(?:[\[({<]\s*(?:dot|punkt|\.)\s*[\])}>]|\.)\s*[\w-]+)+"
-        r"|(?<!\w)[\w.+-]+\s+at\s+[\w-]+\s+(?:dot|punkt)\s+\w{2,}|[\w.+-]+＠[\w.-]+",
+        r"|(?<!\w)\w+[._]\w+@\w{3,}|(?<!\w)[\w.+-]+\s+at\s+[\w-]+\s+(?:dot|punkt)\s+\w{2,}|[\w.+-]+＠[\w.-]+",
         re.IGNORECASE,
     ),
 }
@@ -139,7 +150,8 @@ _TITLES = re.compile(
 _NAMED = re.compile(
     rf"(?<![^\W_])(?P<cue>(?i:patient(?:in|en|innen)?(?:['’]s)?|pat\.|pt\.|proband(?:in)?|subject|child|kind|mother|mutter|father|vater|"
     rf"radiologist|physician|surgeon|referrer|arzt|ärztin|radiologe|radiologin|befunder(?:in)?|untersucher(?:in)?|"
-    rf"reported by|read by|signed by|befundet von|unterzeichnet von))"
+    rf"reported by|read by|signed by|signed|befundet von|unterzeichnet von|zuweiser(?:in)?|einsender|operator|"
+    rf"technologist|mtra?|hasta|pacjent(?:ka)?|paziente|paciente|пациент(?:ка)?|patiënt|pacient|patienten))"
     rf"(?P<sep>\s*(?:[:=(\[,\"'“„|]|\b(?i:is|was|ist|war|named|called|namens|name)\b|\s)[\s:=(\[\"'“„|]*)(?P<name>{_CAP}(?:,?\s+{_CAP})?)"
 )
 _BORN = re.compile(
@@ -147,7 +159,14 @@ _BORN = re.compile(
     rf"le|il|el)\s+)?(?:the\s+)?(?:['(]?\d|{_CAP})"
     rf"|{_CAP}\s*[,(]?\s*(?:geb\.|geboren|née|\*\s?(?:{_YEAR}|\d))"
 )
-_EQUALS = re.compile(r"[\"'”]?\s?(?:[:=|]|->|→|⟶)(?=[\s\"'“„\[(<|]*([^\s\"'|]+))")
+_BESIDE = [
+    re.compile(rf"(?<![^\W_])(?i:name)\s?[:=]\s?{_CAP},\s?{_CAP}"),
+    re.compile(rf"(?<![^\W_])(?:{_CAP}|[A-Z]\.)\s{_CAP}\s?[,(]\s?(?i:patient(?:in)?|pat\.)\s?[).,;]?(?:\s|$)"),
+    re.compile(r"(?:患者|病人|환자)\W{0,3}\w{2,}"),
+]
+_AUTHORS = re.compile(r"(?<![^\W_])(?:author|editor)\s*=\s*(?:\{[^@=]*?\}|\"[^\"@=]*\")\s*(?=,|\}|$)", re.IGNORECASE)
+"""Authors of a paper in BibTeX, whose names are public."""
+_EQUALS = re.compile(r"[\"'”]?\s?(?:[:=|>]|->|→|⟶)(?=[\s\"'“„\[(<|]*([^\s\"'|]+))")
 _NOT_OF_A_PERSON = words("no_value")
 """What may stand after "patient id:" in a sentence: hashed, none, removed."""
 _WORDS = words("no_name")
@@ -251,11 +270,17 @@ def _name_findings(text: str) -> Iterator[str]:
     for found in re.finditer(lower, text):
         if plain_name(found[1]) in known["given"] | known["surname"]:
             yield found[0][:80]
+    for pattern in _BESIDE:
+        yield from (found[0][:80] for found in pattern.finditer(text))
+    for found in re.finditer(rf"(?<![^\W_])(?:[A-Z]\.\s?({_CAP})|({_CAP}),\s[A-Z]\.)", text):
+        if plain_name(found[1] or found[2]) in known["surname"]:
+            yield found[0][:80]
     for found in _BORN.finditer(text):
         if not re.search(r"(?i)\b(?:ur|nee|ne|nata|nato|gest|verst)\b\W*$", found[0]) and not re.match(
             r"(?i)(?:ur|nee|born)\s[^\d]", found[0]
         ):
             yield found[0][:80]
+    text = _AUTHORS.sub(" ", text)
     pair = rf"(?<![^\W_])({_CAP})(,\s*|\s+(?:[A-Z]\.\s+)?|_|\.)({_CAP})(?![^\W_])"
     for found in re.finditer(rf"(?={pair})", text):
         first, sign, second = plain_name(found[1]), found[2], plain_name(found[3])
@@ -284,6 +309,7 @@ def readable(text: str) -> str:
     """A text with entities and percent signs resolved, in Unicode's compatibility form, without invisible signs."""
     text = unicodedata.normalize("NFKC", html.unescape(unquote(text)))
     text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Co") and char != "\u034f")
+    text = re.sub("[‐‑‒–—−]", "-", text).replace("·", ".")
     words = re.split(r"(\W+)", text)
     return "".join(word.translate(_LOOK_ALIKE) if re.search(r"[A-Za-z0-9]", word) else word for word in words)
 
@@ -296,6 +322,8 @@ def _forms(text: str) -> Iterator[str]:
         plain += "\n" + readable(re.sub(escapes, lambda code: chr(int(code[1] or code[2], 16)), plain))
     yield re.sub(r"\s+", " ", plain)
     yield re.sub(r"\s+", " ", _MARKS.sub(" ", plain))
+    if re.search(r"(?:(?<!\S)\w\s){5}", plain):  # letters spaced out
+        yield re.sub(r"(?<=(?<!\S)\w)\s(?=\w(?!\S))", "", re.sub(r"\s+", " ", plain))
     yield re.sub(r"\s+", " ", re.sub(r"[*`~\\]+", "", plain))
     for code in re.findall(r"(?<![\w+/])(?:[A-Za-z0-9+/]{12,}={0,2}|[A-Za-z0-9_-]{12,}={0,2})(?![\w+/])", plain):
         if decoded := _decoded(code):

@@ -23,7 +23,9 @@ _PLACEHOLDERS = (  # what documentation writes for a path
 )
 _PATTERNS = {
     "a path of Windows": re.compile(r"(?<!\w)[A-Za-z]:[\\/]+\w[^\s\"'<>]*|(?<!\\)\\\\+[\w.-]+\\+\w[^\s\"'<>]*"),
-    "a path by URL": re.compile(r"(?<!\w)(?:file|smb|nfs|sftp|ssh):/+\w[^\s\"'<>]*", re.IGNORECASE),
+    "a path by URL": re.compile(
+        r"(?<!\w)(?:file|smb|nfs|sftp|ssh|ftp|s3|gs|hdfs|rsync|abfss?):/+\w[^\s\"'<>]*", re.IGNORECASE
+    ),
     "a path of a home": re.compile(r"(?<![\w/])~[\w.-]*/(?!\.cache/huggingface)\w[^\s\"'<>]*"),
     "an e-mail address": re.compile(
         r"(?!git@(?:github\.com|hf\.co|huggingface\.co))[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"

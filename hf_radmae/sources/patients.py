@@ -146,6 +146,13 @@ def known_share(rows: Any, places: ArrayLike | None = None) -> float:
     return known / total if total else 0.0
 
 
+def count_patients(splits: Mapping[str, Any]) -> dict[str, int] | None:
+    """The patients of each split, None unless the patient of every image is known."""
+    if known_share(splits) < 1:
+        return None
+    return {split: len(np.unique(image_groups(rows))) for split, rows in splits.items()}
+
+
 def resampled(rows: Any, places: ArrayLike | None = None) -> str:
     """What intervals are over, in words: "patients" only where every image has one; arguments as `known_share`."""
     share = known_share(rows, places)

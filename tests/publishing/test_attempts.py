@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from attempts import (
+    ATTACKS,
     CARD,
     IDENTIFIERS,
     INNOCENT,
     INNOCENT_CLASSES,
     INNOCENT_REPOSITORIES,
     KEYS,
+    UNSEEN,
     everything,
     images_with,
     in_keys,
@@ -343,6 +345,17 @@ def test_what_a_person_has_looked_at_goes_by_its_hash_and_the_listing_says_so(mo
     assert "allowed by hash" in card.reason and "radiology-ai@klinik.example" in card.reason
     (folder / "README.md").write_text(f"{CARD}\nContact: radiology-ai@klinik.example, hans@klinik.example\n")
     assert refusals(review(folder, "model", PRIVATE, allow=[allowed]), "model")
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_a_text_of_someone_who_knows_the_patterns_is_found(text):
+    assert PRIVATE.find(text)
+    assert PRIVATE.find(f"# model\n\nTrained on radiographs.\n\n- {text}\n\nNot for diagnosis.\n")
+
+
+@pytest.mark.parametrize("text", UNSEEN)
+def test_what_the_gate_does_not_see_is_known(text):
+    assert PRIVATE.find(text) is None
 
 
 def test_weights_of_every_network_go(tmp_path):

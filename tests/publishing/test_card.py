@@ -144,11 +144,10 @@ def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same
     expected = [
         EvalResult(
             task_type="image-classification",
-            task_name="linear probe of body_region",
+            task_name="linear probe of body_region, all labels",
             dataset_type="imagefolder",
             dataset_name="imagefolder",
             dataset_split="test",
-            dataset_config="all labels",
             metric_type=name,
             metric_name=name.replace("_", " "),
             metric_value=ROW[name],
