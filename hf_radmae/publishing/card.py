@@ -21,7 +21,6 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUnde
 CARDS = Path(__file__).with_name("templates")
 TEMPLATES = {"model": "pretrain.md.j2", "classifier": "classifier.md.j2", "dataset": "dataset.md.j2"}
 FIGURE = "reconstructions.png"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 _SIZES = {10**power: name for power, name in zip(range(3, 8), ("1K", "10K", "100K", "1M", "10M"), strict=True)}
 
 
@@ -60,13 +59,7 @@ def public(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results with the names alone of the folders that the run was given (data, checkpoints)."""
     shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
     for section, name in (("data", "data_dir"), ("model", "model")):
-<<<<<<< HEAD
-        value = shown.get(section, {}).get(name)
-        on_the_hub = name == "model" and value and _HUB_ID.fullmatch(value) and not Path(value).exists()
-        if value and not on_the_hub:
-=======
         if (value := shown.get(section, {}).get(name)) and (name == "data_dir" or not is_hub_id(value)):
->>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
             shown[section][name] = Path(value).name
     return shown
 
@@ -123,11 +116,8 @@ def write_card(
     facts = {"figure": FIGURE if Path(folder, FIGURE).is_file() else None, **facts}
     if config.is_file():
         values = json.loads(config.read_text(encoding="utf-8"))
-<<<<<<< HEAD
         facts = {"use": use_of(values), "remote_code": "auto_map" in values, **facts}
-=======
-        facts = {"use": use_of(values), "model_type": values.get("model_type"), **facts}
->>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
+        facts = {"model_type": values.get("model_type"), **facts}
     path.write_text(render_card(public(results), template, **facts), encoding="utf-8")
     return path
 
@@ -161,16 +151,10 @@ def model_metadata(
     task = "image-classification" if classifier else "image-feature-extraction"
     tags = ["radiograph", "x-ray", *(["vit"] if classifier else ["vit", "masked-autoencoder", "self-supervised"])]
     evaluated = list(_classifier_results(results) if classifier else _probe_results(results))
-<<<<<<< HEAD
-    base, dataset = results.get("model", {}).get("model"), results.get("data", {}).get("dataset")
-=======
     start, dataset = results.get("model"), results.get("data", {}).get("dataset")
     start = start.get("model") if isinstance(start, Mapping) else None
->>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
     return ModelCardData(
         license=license,
-        base_model=base if base and _HUB_ID.fullmatch(base) else None,
-        datasets=dataset if dataset and _HUB_ID.fullmatch(dataset) else None,
         library_name="transformers",
         pipeline_tag=None if model_type == "vit_mae" else task,
         base_model=start if start and is_hub_id(start) else None,
@@ -227,13 +211,8 @@ def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     for row in probe.get("rows", ()):
         if row["model"] == "pre-trained":
             measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
-<<<<<<< HEAD
-            task = f"probe of {probe.get('column', 'the labels')}"
-            yield from _eval_results(results, measured, task, f"{row['labels']} labels, {row.get('head', 'linear')}")
-=======
-            task = f"linear probe of {probe.get('column', 'the labels')}, {row['labels']} labels"
+            task = f"probe of {probe.get('column', 'the labels')}, {row['labels']} labels, {row.get('head', 'linear')}"
             yield from _eval_results(results, measured, task)
->>>>>>> e431cdb (Cards say patients, split, comparison, command and limits; the gate finds what an attacker tried, and words of results pass)
 
 
 def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:

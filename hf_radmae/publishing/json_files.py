@@ -165,12 +165,9 @@ _GONE: Any = object()
 
 
 def _is_phrase(text: str) -> bool:
-    """Whether a text is made of numbers and of words that this package writes into results, and of no others."""
-    return (
-        len(text) <= 120
-        and set(re.findall(r"[^\W\d_]+", text.lower())) <= words("phrases")
-        and not re.search(r"\d{4}", text)
-    )
+    """Whether a text is made of words that this package writes into results, and of short numbers between them."""
+    found = set(re.findall(r"[^\W\d_]+", text.lower()))
+    return bool(found) and found <= words("phrases") and len(text) <= 120 and not re.search(r"\d{4}|\d\W\d+\W\d", text)
 
 
 class _Filter:

@@ -144,7 +144,7 @@ def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same
     expected = [
         EvalResult(
             task_type="image-classification",
-            task_name="linear probe of body_region, all labels",
+            task_name="probe of body_region, all labels, linear",
             dataset_type="imagefolder",
             dataset_name="imagefolder",
             dataset_split="test",
