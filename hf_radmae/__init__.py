@@ -22,6 +22,7 @@ _HOME = {
     "RadiographDataset": "hf_radmae.batching.dataset",
     "RadiographImageProcessor": "hf_radmae.batching.processing",
     "load_radiographs": "hf_radmae.sources.load",
+    "patch_mask": "hf_radmae.images.background",
     "prepare": "hf_radmae.shards.prepare",
     "read_image": "hf_radmae.images.image",
 }

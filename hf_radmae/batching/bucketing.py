@@ -13,6 +13,8 @@ from hf_radmae.batching.content import measure_content
 from hf_radmae.batching.dataset import RadiographDataset, sizes_of
 from hf_radmae.batching.levels import with_levels
 
+BACKGROUNDS = ("drop", "keep")
+
 
 @dataclass(frozen=True)
 class Bucketed:
@@ -39,7 +41,7 @@ def bucketed(
     batch_size: int,
     binning: str = "smart",
     num_bins: int = 8,
-    flat_threshold: float = 0.01,
+    background: str = "drop",
     token_levels: int = 6,
     crop_to_content: bool = False,
     crop_scale: float = 1.0,
@@ -52,31 +54,31 @@ def bucketed(
     Args:
         rows: split -> rows of `load_radiographs`, "train" among them.
         batch_size: images of a step over all processes; no bin and no level has fewer training images.
-        flat_threshold: see `informative_patches`; 0 keeps the background in, and then no image is read.
+        background: "drop" leaves patches without the patient out; "keep" keeps them in, and then no image is read.
         token_levels: most levels of a shape, see `with_levels`.
-        crop_to_content: cut each image to the box around what is informative in it, before it is given a bin.
+        crop_to_content: cut each image to the box around the patient, before it is given a bin.
         binning, num_bins, patch_size, max_tokens: see `fit_bins`.
         crop_scale, scaling, seed: see `RadiographDataset`.
         num_proc: processes that read images to measure them.
     """
-    if flat_threshold == 0 and crop_to_content:
-        raise ValueError("crop_to_content needs to know the background: let flat_threshold be above 0")
-    options: dict[str, Any] = {"seed": seed, "scaling": scaling, "crop_to_content": crop_to_content}
+    if background not in BACKGROUNDS:
+        raise ValueError(f"background={background!r}: expected one of {', '.join(BACKGROUNDS)}")
+    if background == "keep" and crop_to_content:
+        raise ValueError("crop_to_content needs to know the background: it goes with background='drop'")
+    options: dict[str, Any] = {"seed": seed, "scaling": scaling}
     sizes: dict[str, np.ndarray] = {split: sizes_of(part) for split, part in rows.items()}
     content: dict[str, Any] = dict.fromkeys(rows)
-    if flat_threshold > 0:
-        look: dict[str, Any] = {"patch_size": patch_size, "max_tokens": max_tokens, "scaling": scaling}
-        look["threshold"] = flat_threshold
-        content = {split: measure_content(part, **look, num_proc=num_proc) for split, part in rows.items()}
+    if background == "drop":
+        content = {split: measure_content(part, num_proc=num_proc) for split, part in rows.items()}
     if crop_to_content:
-        content = {split: measured.cropped(sizes[split]) for split, measured in content.items()}
-        sizes = {split: measured.boxes[:, 2:] for split, measured in content.items()}
+        content = {split: measured.cropped() for split, measured in content.items()}
+        sizes = {split: measured.pixel_boxes(sizes[split])[:, 2:] for split, measured in content.items()}
     everything = np.concatenate(list(sizes.values()))
     budget = {"num_bins": num_bins, "patch_size": patch_size, "max_tokens": max_tokens}
     own = sizes["train"]  # alone: what is only evaluated fills no batch of the training
     bins = fit_bins(own, strategy=binning, batch_size=batch_size, **budget)
-    if flat_threshold > 0:
-        share = content["train"].informative
+    if background == "drop":
+        share = content["train"].shares(own, bins)
         bins = with_levels(bins, assign(own, bins), share, num_levels=token_levels, min_images=batch_size)
 
     parts = {split: RadiographDataset(part, bins, content=content[split], **options) for split, part in rows.items()}

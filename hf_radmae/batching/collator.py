@@ -1,4 +1,4 @@
-"""Items of one bin stacked to a batch, with the patches that carry information marked."""
+"""Items of one bin stacked to a batch, with the patches that show the patient marked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 
-from hf_radmae.images.background import informative_patches
-
 
 @dataclass
 class BucketCollator:
-    """Stacks items of `RadiographDataset`, all of one bin, and marks the patches that carry information.
+    """Stacks items of `RadiographDataset`, all of one bin, and marks the patches that show the patient.
 
     The batch holds `pixel_values` (batch, num_channels, height, width) float32, `patch_mask` (batch, patches) bool,
     `noise` (batch, patches) float32, `num_tokens`, how many patches of each image take part, and `index` (batch,)
@@ -23,7 +21,8 @@ class BucketCollator:
     Args:
         patch_size: side of a patch in pixels.
         num_channels: 1, or 3 for a model that expects RGB.
-        flat_threshold: see `informative_patches`. 0 counts every patch of the image in; padding never counts.
+        background: "drop" leaves out the patches that the items call background; "keep" counts every patch of the image
+            in. Padding never counts.
 
     Raises:
         ValueError: the items are of different shapes, so they come from different bins.
@@ -31,7 +30,7 @@ class BucketCollator:
 
     patch_size: int
     num_channels: int = 1
-    flat_threshold: float = 0.01
+    background: str = "drop"
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         shapes = {tuple(item["pixel_values"].shape) for item in items}
@@ -43,8 +42,8 @@ class BucketCollator:
         inside = torch.arange(rows)[:, None] * self.patch_size < content[:, 0, None, None]
         inside = inside & (torch.arange(columns)[None] * self.patch_size < content[:, 1, None, None])
         patch_mask = inside.flatten(1)
-        if self.flat_threshold > 0:
-            patch_mask = patch_mask & informative_patches(pixels, self.patch_size, self.flat_threshold)
+        if self.background == "drop":
+            patch_mask = torch.stack([item["patch_mask"] for item in items])
         batch: dict[str, Any] = {
             "pixel_values": pixels.expand(-1, self.num_channels, -1, -1).contiguous(),
             "patch_mask": patch_mask,

@@ -1,102 +1,163 @@
-"""How much of each image carries information, and where: measured once, so that bins can count on it.
+"""Where the patient is in each image, and its grey range: measured once, so that bins and batches count on it.
 
-`Content` holds for each row the share of informative patches and the box around them. `scripts/prepare.py` writes
-both as columns; for other sources each image is read once before training, and the result cached by `datasets`.
+`Content` holds both for every row. `scripts/prepare.py` writes them as columns; for other sources each image is read
+once before training, and the result is cached by `datasets`. Masks say which rule they were made by; those of another
+are refused.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from datasets.fingerprint import Hasher
 from numpy.typing import NDArray
 
-from hf_radmae.batching.columns import numbers
-from hf_radmae.batching.grids import target_sizes
+from hf_radmae.batching.binning import Bins, assign, content_sizes
+from hf_radmae.batching.columns import arrow_column, numbers
 from hf_radmae.batching.processes import processes
-from hf_radmae.images.background import content_box, informative_patches
-from hf_radmae.images.fitting import as_tensor, fit_image
+from hf_radmae.images.background import SIDE, VERSION, Box, background_mask, content_box, mask_on_grid, pixel_box
+from hf_radmae.images.fitting import grey_ranges
 from hf_radmae.images.image import ImageError, read_image
 
-COLUMNS = ("informative", "content_box")
+COLUMNS = ("patient_mask", "grey_range")
+"""Bytes of the rule's version and of the mask's bits; minimum, maximum, and the percentiles of `grey_ranges`."""
+
 FEW = 64  # images for which no process is worth its start
+_WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+_AT_ONCE = 4096  # masks unpacked at a time: 16 MB
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is informative in the images of a data set.
+    """What is known of the images of a data set before training reads them.
 
     Attributes:
-        informative: float (N,) share of the patches of each image that carry information, above 0 to 1.
-        boxes: int64 (N, 4) top, left, height and width in pixels of the box around them.
+        masks: uint8 (N, 1 + 512), version and packed bits of each mask.
+        ranges: float (N, 4) grey range of each, see `grey_ranges`.
+        boxes: float (N, 4) top, left, height and width, as shares of the sides, of the part that is used; the whole
+            image where None.
     """
 
-    informative: NDArray[Any]
-    boxes: NDArray[Any]
+    masks: NDArray[Any]
+    ranges: NDArray[Any]
+    boxes: NDArray[Any] | None = None
+    _known: dict[Any, NDArray[Any]] = field(default_factory=dict, repr=False)
 
-    def cropped(self, sizes: NDArray[Any]) -> Content:
-        """The same for images cut to their boxes; `sizes` (N, 2) are those of the whole images."""
-        share = self.informative * sizes.prod(1) / self.boxes[:, 2:].prod(1)
-        return Content(np.minimum(share, 1.0), self.boxes)
+    def mask(self, index: int) -> NDArray[Any]:
+        """bool (64, 64): where the patient is in an image."""
+        return _unpacked(self.masks[index])
+
+    def cropped(self) -> Content:
+        """The same, for images that are cut to the box around the patient."""
+        boxes = [content_box(self.mask(index)) for index in range(len(self.masks))]
+        return Content(self.masks, self.ranges, np.array(boxes).reshape(-1, 4))
+
+    def pixel_boxes(self, sizes: NDArray[Any]) -> NDArray[Any]:
+        """int64 (N, 4) the boxes in pixels of images of these sizes (N, 2), rounded outwards."""
+        if self.boxes is None:
+            return np.hstack([np.zeros_like(sizes), sizes])
+        return np.array([pixel_box(tuple(box), tuple(size)) for box, size in zip(self.boxes, sizes, strict=True)])
+
+    def shares(self, sizes: NDArray[Any], bins: Bins) -> NDArray[Any]:
+        """(N,) share of the patches of its bin's shape that show the patient in each image, 1 where it has no bin.
+
+        Args:
+            sizes: (N, 2) height and width in pixels of what is used.
+            bins: the bins; their levels, which follow from the shares, do not matter.
+        """
+        bins = bins.without_levels()
+        key = bins.shapes.tobytes(), bins.strategy
+        if key in self._known:
+            return self._known[key]
+        ids, shares = assign(sizes, bins), np.ones(len(self.masks))
+        for bin_id in np.unique(ids[ids >= 0]).tolist():
+            shape, own = tuple(bins.shapes[bin_id].tolist()), np.flatnonzero(ids == bin_id)
+            filled = content_sizes(sizes[own], bins, ids[own])
+            alike = self.boxes is None and (filled == filled[0]).all()
+            for start in range(0, len(own), _AT_ONCE if alike else 1):
+                rows = own[start : start + (_AT_ONCE if alike else 1)]
+                box = _WHOLE if self.boxes is None else tuple(self.boxes[rows[0]].tolist())
+                place = shape, tuple(filled[start].tolist()), bins.patch_size, box
+                masks = patches_of(_unpacked(self.masks[rows]), *place)
+                shares[rows] = (np.maximum(masks.sum((1, 2)), 1) - 1e-6) / masks[0].size
+        self._known[key] = shares
+        return shares
 
 
-def measure_content(
-    rows: Any, *, patch_size: int, max_tokens: int, threshold: float = 0.01, scaling: str = "minmax", num_proc: int = 1
-) -> Content:
-    """Measure every image at the size it is trained at, its aspect kept; an image that cannot be read counts whole.
+def patches_of(
+    mask: NDArray[Any], shape: tuple[int, int], content: tuple[int, int], patch_size: int, box: Box = _WHOLE
+) -> NDArray[Any]:
+    """bool (..., rows, columns): which patches of a bin's shape show the patient.
 
     Args:
-        rows: a `datasets.Dataset` with `image` (`datasets.Image(decode=False)`), `height` and `width`, or rows that
-            have the columns `informative` and `content_box` already, which are then taken as they are.
-        patch_size, max_tokens: of the training.
-        threshold: see `informative_patches`.
-        scaling: see `RadiographImageProcessor`.
-        num_proc: processes that read images.
+        mask: bool (..., 64, 64) of the whole image.
+        shape: height and width of the bin in pixels, multiples of the patch.
+        content: height and width in pixels of the part of the shape that the image fills, from the top left.
+        box: the part of the image that is used, as shares of its sides.
     """
-    if set(COLUMNS) <= set(rows.column_names):
-        return Content(*(numbers(rows, name) for name in COLUMNS))
-    measure = partial(_measure, patch_size=patch_size, max_tokens=max_tokens, threshold=threshold, scaling=scaling)
-    columns = rows.select_columns(["image", "height", "width"])
-    options = [patch_size, max_tokens, threshold, scaling]
-    with processes(num_proc if len(rows) > num_proc * FEW else 1) as in_processes:
+    edges = []
+    for axis in (0, 1):
+        places = np.minimum(np.arange(shape[axis] // patch_size + 1) * patch_size / content[axis], 1.0)
+        edges.append(box[axis] + box[axis + 2] * places)
+    return mask_on_grid(mask, edges[0], edges[1])
 
-        def measure_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            images = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-            found = in_processes(measure, images)
-            return {name: [entry[name] for entry in found] for name in COLUMNS}
 
-        measured = columns.map(
-            measure_batch,
-            batched=True,
-            batch_size=FEW * num_proc,
-            remove_columns=columns.column_names,
-            new_fingerprint=Hasher.hash([columns._fingerprint, "content", *options]),  # the cache of an earlier run
-            desc="Measuring content",
+def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
+    """Measure every image once; one that cannot be read counts whole.
+
+    Args:
+        rows: a `datasets.Dataset` with `image` (`datasets.Image(decode=False)`), or rows that have the columns
+            `patient_mask` and `grey_range` already, which are then taken as they are.
+        num_proc: processes that read images.
+
+    Raises:
+        ValueError: the masks of the rows were made by another rule.
+    """
+    if not set(COLUMNS) <= set(rows.column_names):
+        columns = rows.select_columns(["image"])
+        with processes(num_proc if len(rows) > num_proc * FEW else 1) as in_processes:
+
+            def measure_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+                found = in_processes(_measure, batch["image"])
+                return {name: [entry[name] for entry in found] for name in COLUMNS}
+
+            rows = columns.map(
+                measure_batch,
+                batched=True,
+                batch_size=FEW * num_proc,
+                remove_columns=columns.column_names,
+                new_fingerprint=Hasher.hash([columns._fingerprint, "patient", VERSION]),  # the cache of an earlier run
+                desc="Looking for the patient",
+            )
+    packed: Sequence[bytes] = arrow_column(rows, COLUMNS[0]).to_pylist()
+    if other := {(mask[:1] or b"\0")[0] for mask in packed if len(mask) != _LENGTH or mask[0] != VERSION}:
+        raise ValueError(
+            f"patient_mask was made by rule {sorted(other)}, and this version of hf_radmae knows rule {VERSION}: "
+            "prepare the shards anew with scripts/prepare.py, or train with --background keep"
         )
-    return Content(*(numbers(measured, name) for name in COLUMNS))
+    masks = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, _LENGTH)
+    return Content(masks, np.asarray(numbers(rows, COLUMNS[1]), np.float64))
 
 
-def measure_image(
-    image: Any, *, patch_size: int, max_tokens: int, threshold: float = 0.01, scaling: str = "minmax"
-) -> tuple[float, tuple[int, int, int, int]]:
-    """Share of informative patches and the box around them, in pixels, of one image (1, height, width)."""
-    size = np.array(image.shape[1:])
-    fitted = target_sizes(size[None], patch_size=patch_size, max_tokens=max_tokens)[0]
-    grid = tuple(np.maximum(np.rint(fitted / patch_size), 1).astype(int).tolist())
-    pixels = fit_image(image, (grid[0] * patch_size, grid[1] * patch_size), scaling=scaling)
-    informative = informative_patches(pixels[None], patch_size, threshold)[0]
-    box = np.array(content_box(informative, grid, 1), float).reshape(2, 2)  # top and left, height and width in patches
-    start = np.floor(box[0] * size / grid).astype(int)
-    end = np.ceil(box.sum(0) * size / grid).astype(int)
-    return float(informative.float().mean()), (*start.tolist(), *(end - start).tolist())
+def measure_image(pixels: NDArray[Any]) -> dict[str, Any]:
+    """The values of `COLUMNS` for one image (height, width) of any depth."""
+    bits = np.packbits(background_mask(pixels)).tobytes()
+    return dict(zip(COLUMNS, (bytes([VERSION]) + bits, grey_ranges(pixels)), strict=True))
 
 
-def _measure(row: dict[str, Any], **options: Any) -> dict[str, Any]:
+_LENGTH = 1 + SIDE * SIDE // 8
+
+
+def _unpacked(masks: NDArray[Any]) -> NDArray[Any]:
+    return np.unpackbits(masks[..., 1:], axis=-1).reshape(*masks.shape[:-1], SIDE, SIDE).view(bool)
+
+
+def _measure(image: dict[str, Any]) -> dict[str, Any]:
     try:
-        share, box = measure_image(as_tensor(read_image(row["image"])), **options)
-    except (ImageError, FileNotFoundError):  # training sets it aside and reports it
-        share, box = 1.0, (0, 0, row["height"], row["width"])
-    return dict(zip(COLUMNS, (share, list(box)), strict=True))
+        return measure_image(read_image(image))
+    except (ImageError, FileNotFoundError):  # training skips it and reports it
+        whole = bytes([VERSION]) + b"\xff" * (_LENGTH - 1)
+        return dict(zip(COLUMNS, (whole, [0.0, 1.0, 0.0, 1.0]), strict=True))

@@ -12,9 +12,10 @@ import torch
 
 from hf_radmae.batching.binning import Bins, assign, content_sizes
 from hf_radmae.batching.columns import numbers
-from hf_radmae.batching.content import Content
+from hf_radmae.batching.content import Content, patches_of
 from hf_radmae.batching.sampler import Repeat
-from hf_radmae.images.fitting import as_tensor, fit_image
+from hf_radmae.images.background import SIDE
+from hf_radmae.images.fitting import SCALINGS, as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.masking import keyed_noise
 
@@ -47,8 +48,8 @@ class RadiographDataset(torch.utils.data.Dataset):
         train: whether crops and masks change with the epoch.
         crop_scale: the smallest share of the area that a random crop keeps (1 = no crop); only where `train` is true.
         scaling: see `RadiographImageProcessor`.
-        content: what is informative in each image, by which bins with levels are chosen.
-        crop_to_content: cut each image to its box in `content`, whose shares are then those of the boxes.
+        content: where the patient is in each image, and its grey range; where None, all of each image takes part, and
+            its range is measured when it is read. With boxes, each image is cut to its own.
 
     Attributes:
         sizes: int (rows, 2), height and width in pixels of what is used of each image.
@@ -65,19 +66,17 @@ class RadiographDataset(torch.utils.data.Dataset):
         crop_scale: float = 1.0,
         scaling: str = "minmax",
         content: Content | None = None,
-        crop_to_content: bool = False,
     ):
         if not 0 < crop_scale <= 1:
             raise ValueError(f"crop_scale={crop_scale} must lie in (0, 1]")
-        if crop_to_content and content is None:
-            raise ValueError("crop_to_content needs content: see hf_radmae.batching.content.measure_content")
         self.rows, self.bins, self.seed, self.train = rows, bins, seed, train
         self.crop_scale, self.scaling = crop_scale, scaling
         self.sizes = sizes_of(rows)
-        self.boxes = content.boxes if content and crop_to_content else None
+        self.content = content
+        self.boxes = content.pixel_boxes(self.sizes) if content and content.boxes is not None else None
         if self.boxes is not None:
             self.sizes = self.boxes[:, 2:]
-        self.bin_ids = assign(self.sizes, bins, content.informative if content else None)
+        self.bin_ids = assign(self.sizes, bins, content.shares(self.sizes, bins) if content else None)
         self._split = str(getattr(rows, "split", None) or "")
         self._names = "image_id" if "image_id" in rows.column_names else None
         self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
@@ -136,6 +135,10 @@ class RadiographDataset(torch.utils.data.Dataset):
     def _fit(self, image: torch.Tensor, index: int, bin_id: int) -> dict[str, Any]:
         options: dict[str, Any] = {"seed": self.seed, "crop_scale": self.crop_scale, "scaling": self.scaling}
         options["box"] = None if self.boxes is None else self.boxes[index].tolist()
+        if self.content is not None:
+            place = 2 * SCALINGS.index(self.scaling)
+            low, high = self.content.ranges[index, place : place + 2].tolist()
+            options |= {"mask": self.content.mask(index), "grey_range": (low, high)}
         epoch = int(self._epoch) if self.train else None
         return fit_item(image, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
 
@@ -157,11 +160,13 @@ def fit_item(
     crop_scale: float,
     scaling: str,
     box: Sequence[int] | None = None,
+    mask: np.ndarray | None = None,
+    grey_range: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """An image at the shape of a bin, with the crop and the mask of its key.
 
-    Returns `pixel_values` (1, height, width), `noise` (patches,), `content` (height, width), what the image fills of
-    them, and `num_tokens`, how many patches take part in this bin.
+    Returns `pixel_values` (1, height, width), `noise` (patches,), `patch_mask` (patches,), where the patient is,
+    `content` (height, width), what the image fills of them, and `num_tokens`, how many patches take part in this bin.
 
     Args:
         image: (1, height, width), as `as_tensor` gives it.
@@ -169,6 +174,8 @@ def fit_item(
         key, epoch, seed: what crop and mask are drawn from; without an epoch nothing is cropped.
         crop_scale, scaling: see `RadiographDataset`.
         box: top, left, height and width in pixels of the part that is used; the whole image where None.
+        mask: bool (64, 64), where the patient is in the whole image; everywhere where None.
+        grey_range: what becomes 0 and 1; measured by `scaling` where None.
     """
     shape = tuple(bins.shapes[bin_id].tolist())
     content = tuple(content_sizes(np.array([size]), bins, np.array([bin_id]))[0].tolist())
@@ -177,8 +184,16 @@ def fit_item(
         rng = np.random.default_rng((seed, epoch, key))
         down, right, height, width = _random_box(height, width, crop_scale, rng)
         top, left = top + down, left + right
+    shown = np.ones((SIDE, SIDE), bool) if mask is None else mask
+    whole_height, whole_width = image.shape[1:]
+    used = top / whole_height, left / whole_width, height / whole_height, width / whole_width
+    patches = patches_of(shown, shape, content, bins.patch_size, used)
+    if not patches.any():  # a crop of nothing but air is trained on like any other
+        patches = patches_of(np.ones_like(shown), shape, content, bins.patch_size)
+    options: dict[str, Any] = {"scaling": scaling, "box": (top, left, height, width), "grey_range": grey_range}
     return {
-        "pixel_values": fit_image(image, shape, content, scaling=scaling, box=(top, left, height, width)),
+        "pixel_values": fit_image(image, shape, content, **options),
+        "patch_mask": torch.from_numpy(patches.flatten()),
         "noise": keyed_noise(seed, epoch, key, int(bins.patches[bin_id])),
         "content": content,
         "num_tokens": int(bins.tokens[bin_id]),

@@ -16,7 +16,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
 from hf_radmae.batching.binning import Bins, assign, content_sizes
-from hf_radmae.batching.content import measure_image
+from hf_radmae.images.background import background_mask, content_box, pixel_box
 from hf_radmae.images.fitting import SCALINGS, as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 
@@ -33,13 +33,15 @@ class RadiographImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
         scaling: "minmax" maps the darkest and brightest pixel of each image to 0 and 1 (the paper's), "percentile" its
             0.5th and 99.5th percentile, which a burnt-in marker or a dead pixel does not move.
         num_channels: 1, or 3 for models that expect RGB (the grey image three times).
-        crop_threshold: with bins, cut each image to the box around its patches of a larger standard deviation first, as
-            `--crop_to_content` does in training; None cuts nothing.
+        crop_to_content: with bins, cut each image to the box around the patient first, as `--crop_to_content` does in
+            training.
+        crop_threshold: what older checkpoints call it; any number cuts to the same box.
     """
 
     bins: dict | None
     scaling: str | None
     num_channels: int | None
+    crop_to_content: bool | None
     crop_threshold: float | None
 
 
@@ -69,6 +71,7 @@ class RadiographImageProcessor(TorchvisionBackend):
     bins: dict | None = None
     scaling = "minmax"
     num_channels = 1
+    crop_to_content: bool | None = False
     crop_threshold: float | None = None
 
     def __init__(self, **kwargs: Any):
@@ -93,8 +96,8 @@ class RadiographImageProcessor(TorchvisionBackend):
                 raise ValueError(f"{name}={options[name]!r}: {type(self).__name__} knows {name}={only} only")
         if options["resample"] not in (None, PILImageResampling.BILINEAR, tvF.InterpolationMode.BILINEAR):
             raise ValueError(f"resample={options['resample']!r}: images are resized as in training, by BILINEAR only")
-        if options["bins"] is None and options["crop_threshold"] is not None:
-            raise ValueError(f"crop_threshold={options['crop_threshold']} needs bins, whose patches it looks at")
+        if options["bins"] is None and (options["crop_to_content"] or options["crop_threshold"] is not None):
+            raise ValueError("crop_to_content needs bins: an image that is cut goes to the closest one")
         if options["bins"] is None and not (options["size"].height and options["size"].width):
             raise ValueError(f"size={dict(options['size'])}: expected 'height' and 'width', or bins")
 
@@ -125,6 +128,7 @@ class RadiographImageProcessor(TorchvisionBackend):
         bins: dict | None,
         scaling: str,
         num_channels: int,
+        crop_to_content: bool | None = False,
         crop_threshold: float | None = None,
         do_normalize: bool = False,
         image_mean: Any = None,
@@ -137,9 +141,8 @@ class RadiographImageProcessor(TorchvisionBackend):
             shape = content = (size.height, size.width)
             box = None
             if placed is not None:
-                if crop_threshold is not None:
-                    look: dict[str, Any] = {"patch_size": placed.patch_size, "max_tokens": placed.max_tokens}
-                    _, box = measure_image(image, threshold=crop_threshold, scaling=scaling, **look)
+                if crop_to_content or crop_threshold is not None:
+                    box = pixel_box(content_box(background_mask(image[0])), (image.shape[1], image.shape[2]))
                 shape, content = place(box[2:] if box else image.shape[-2:], placed)
             pixels = fit_image(image, shape, content, scaling=scaling, box=box)
             pixels = pixels.expand(num_channels, -1, -1).to(device)

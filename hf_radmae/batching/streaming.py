@@ -59,7 +59,7 @@ def open_shards(folder: str | Path | None, columns: Sequence[str] = ()) -> dict[
     if lacking := {*columns} - {*splits["train"].column_names}:
         raise ValueError(
             f"the shards in {folder} have no columns {', '.join(sorted(lacking))}, which tell the background: prepare "
-            "them anew, or train on the background too with --flat_threshold 0; or leave --streaming out."
+            "them anew, or train on the background too with --background keep; or leave --streaming out."
         )
     return splits
 

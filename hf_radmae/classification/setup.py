@@ -154,7 +154,7 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, bat
     labels = fit_labels(rows["train"], label, task_args.task)  # type: ignore[arg-type]  # checked by the parser
     options = data_args.buckets() | {"token_levels": 1, "seed": seed, "num_proc": num_proc}  # levels spare only an MAE
     if not data_args.crop_to_content:
-        options["flat_threshold"] = 0.0  # so that no image is read to look for its background
+        options["background"] = "keep"  # so that no image is read to look for its background
     data = bucketed(rows, patch_size=task_args.patch_size, batch_size=batch_size, **options)  # type: ignore[arg-type]
     parts = data.parts
     if task_args.cache:

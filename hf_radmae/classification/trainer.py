@@ -52,7 +52,7 @@ class ClassifierTrainer(RadMAETrainer):
             args.metric_for_best_model = "loss" if self.labels.task == "regression" else "balanced_accuracy"
         if args.greater_is_better is None:
             args.greater_is_better = not args.metric_for_best_model.endswith(("loss", "error"))
-        collator = LabelCollator(BucketCollator(train_dataset.bins.patch_size, flat_threshold=0.0))
+        collator = LabelCollator(BucketCollator(train_dataset.bins.patch_size, background="keep"))
         super().__init__(model, args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.class_weights = fit_class_weights(train_dataset.targets, self.labels, args.class_weights)
         self._evaluated: list[tuple[np.ndarray, np.ndarray]] = []

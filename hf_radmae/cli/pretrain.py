@@ -70,17 +70,17 @@ UNPREPARED = 20_000
 """Images that several processes may start on unprepared: one reads them all, while the others wait `ddp_timeout`."""
 
 
-def check_prepared(images: int, columns: list[str], flat_threshold: float, world_size: int) -> None:
+def check_prepared(images: int, columns: list[str], background: str, world_size: int) -> None:
     """Refuses to measure a large source behind a barrier of many processes.
 
     Raises:
         ValueError: several processes, more than `UNPREPARED` images, and no columns that say what is background.
     """
-    if world_size > 1 and flat_threshold > 0 and images > UNPREPARED and not set(CONTENT) <= set(columns):
+    if world_size > 1 and background == "drop" and images > UNPREPARED and not set(CONTENT) <= set(columns):
         raise ValueError(
             f"{images:,} images without the columns {', '.join(CONTENT)}: one process would read all of them while the "
             f"other {world_size - 1} wait, and are ended after --ddp_timeout. Run scripts/prepare.py once and train on "
-            "its folder (--dataset parquet or --streaming), or train on the background too with --flat_threshold 0."
+            "its folder (--dataset parquet or --streaming), or train on the background too with --background keep."
         )
 
 
@@ -110,13 +110,13 @@ def main() -> None:
     unreadable: list[Any] = []
     with args.main_process_first(desc="build the data set"):
         if args.streaming:
-            rows = open_shards(data_args.data_dir, CONTENT if data_args.flat_threshold else ())
+            rows = open_shards(data_args.data_dir, CONTENT if data_args.background == "drop" else ())
         else:
             rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
     images = {split: len(part) for split, part in rows.items()}
     if empty := [split for split in ("train", "validation", "test") if not images[split]]:
         raise ValueError(f"no image is in {', '.join(empty)} of {images}: give more patients, or splits of your own")
-    check_prepared(sum(images.values()), rows["train"].column_names, data_args.flat_threshold, args.world_size)
+    check_prepared(sum(images.values()), rows["train"].column_names, data_args.background, args.world_size)
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
     with args.main_process_first(desc="measure the images"):

@@ -79,7 +79,7 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
         model_init=lambda: initial_model(model_args, data_args.max_tokens, args.seed),
         train_dataset=data.train,
         eval_dataset=data.parts["validation"],
-        data_collator=BucketCollator(data.bins.patch_size, model_args.num_channels, data_args.flat_threshold),
+        data_collator=BucketCollator(data.bins.patch_size, model_args.num_channels, data_args.background),
     )
     if args.early_stopping_patience:
         trainer.add_callback(Patience(args.early_stopping_patience))

@@ -39,6 +39,7 @@ def fit_image(
     *,
     scaling: str = "minmax",
     box: tuple[int, int, int, int] | None = None,
+    grey_range: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Scales one grey image to 0..1, crops it, resizes it to `content` and pads it with 0 to `shape` (bottom, right).
 
@@ -51,11 +52,12 @@ def fit_image(
         content: (height, width) that the image fills; `shape` by default. The rest is padding.
         scaling: see `RadiographImageProcessorKwargs`.
         box: (top, left, height, width) of the crop, in pixels of `image`.
+        grey_range: what becomes 0 and 1, where it is known; else measured by `scaling`.
 
     Returns:
         (1, *shape), float32, 0..1.
     """
-    low, high = _range(image, scaling)
+    low, high = grey_range or _range(image, scaling)
     if box is not None:
         top, left, height, width = box
         image = image[:, top : top + height, left : left + width]
@@ -63,6 +65,12 @@ def fit_image(
     image = tvF.resize(image, [height, width], antialias=True).float()
     image = image.sub(low).div_(high - low).clamp_(0, 1)
     return image if (height, width) == shape else F.pad(image, (0, shape[1] - width, 0, shape[0] - height))
+
+
+def grey_ranges(pixels: np.ndarray) -> list[float]:
+    """What becomes 0 and 1 by each of `SCALINGS`, one after the other, in an image (height, width)."""
+    image = as_tensor(pixels)
+    return [value for scaling in SCALINGS for value in _range(image, scaling)]
 
 
 def _range(image: torch.Tensor, scaling: str) -> tuple[float, float]:

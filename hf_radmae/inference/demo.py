@@ -18,7 +18,7 @@ from transformers import ViTMAEConfig, pipeline
 
 import hf_radmae.inference.pipelines  # noqa: F401 - registers them
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.images.background import informative_patches
+from hf_radmae.images.background import patch_mask
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.masking import keyed_noise, patch_grid
@@ -103,12 +103,12 @@ class Viewer:
             found = self.classify.postprocess({"logits": outputs.logits}, top_k=SHOWN_LABELS)
             scores = {entry["label"]: entry["score"] for entry in found}
         patch_size = self.encoder.config.patch_size
-        informative = informative_patches(pixels, patch_size, 0.01)
         grid, grey = patch_grid(pixels, patch_size), pixels[0].mean(0)
+        shown = torch.from_numpy(patch_mask(grey, grid)).flatten()
         attention = outputs.attentions[-1][0, :, 0, 1:].mean(0)
         pictures = {
             "as the model sees it": picture(grey),
-            "informative patches": tinted(grey, enlarged(informative[0].float(), grid, patch_size)),
+            "informative patches": tinted(grey, enlarged(shown.float(), grid, patch_size)),
             "attention of the CLS token": heated(grey, enlarged(attention, grid, patch_size)),
         }
         return View(scores, pictures | self._reconstruction(image))
@@ -122,7 +122,8 @@ class Viewer:
         if self.autoencoder is None:
             return {}
         pixels = self.processor(image, return_tensors="pt")["pixel_values"]
-        mask = informative_patches(pixels, self.autoencoder.config.patch_size)  # type: ignore[arg-type]
+        grid = self.autoencoder.grid(pixels)
+        mask = torch.from_numpy(patch_mask(pixels[0].mean(0), grid)).view(1, -1)
         noise = keyed_noise(0, None, 0, mask.shape[1])[None]
         found = reconstruct(self.autoencoder, {"pixel_values": pixels, "noise": noise, "patch_mask": mask})
         return {name: picture(found[name][0]) for name in ("masked input", "reconstruction")}

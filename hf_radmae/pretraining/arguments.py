@@ -29,11 +29,11 @@ class DataArguments:
     binning: str = option("smart", "How sizes become batches.", choices=list(STRATEGIES))
     num_bins: int = option(8, "Shapes that smart binning may use.")
     max_tokens: int = option(256, "Most patches of an image; larger images are scaled down to it.")
-    flat_threshold: float = option(
-        0.01, "Patches of background with a smaller standard deviation (of grey values 0..1) are left out; 0 keeps all."
+    background: str = option(
+        "drop", "Patches outside the patient: drop leaves them out, keep trains on all.", choices=["drop", "keep"]
     )
-    token_levels: int = option(6, "Counts of informative patches per shape that smart binning may tell apart.")
-    crop_to_content: bool = option(False, "Cut each image to the box around its informative patches first.")
+    token_levels: int = option(6, "Counts of patches of the patient per shape that smart binning may tell apart.")
+    crop_to_content: bool = option(False, "Cut each image to the box around the patient first.")
     crop_scale: float = option(1.0, "Training crops keep at least this share of an image's area; 1 crops nothing.")
     scaling: str = option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
     probe_column: str | None = option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
@@ -48,7 +48,7 @@ class DataArguments:
 
     def buckets(self) -> dict[str, Any]:
         """The arguments of `bucketed` that are options."""
-        names = ("binning", "num_bins", "max_tokens", "flat_threshold", "token_levels", "crop_to_content")
+        names = ("binning", "num_bins", "max_tokens", "background", "token_levels", "crop_to_content")
         return {name: getattr(self, name) for name in (*names, "crop_scale", "scaling")}
 
     def source(self) -> dict[str, Any]:

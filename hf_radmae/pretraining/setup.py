@@ -64,7 +64,7 @@ def make_trainer(
         args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=BucketCollator(patch_size, channels, data_args.flat_threshold),
+        data_collator=BucketCollator(patch_size, channels, data_args.background),
         processing_class=make_processor(data_args, train.bins, channels),
         **options,
     )
@@ -78,7 +78,7 @@ def make_processor(args: DataArguments, bins: Bins, num_channels: int) -> Radiog
         bins=bins.to_dict(),
         num_channels=num_channels,
         scaling=args.scaling,
-        crop_threshold=args.flat_threshold if args.crop_to_content else None,
+        crop_to_content=args.crop_to_content,
     )
 
 

@@ -92,7 +92,7 @@ def knn_accuracy(features: np.ndarray, labels: Sequence | np.ndarray, k: int = 2
 
 def _features(network: Any, data: RadiographDataset, rows: np.ndarray, moved: int) -> np.ndarray:
     """Mean-pooled features of rows, whose pixels are moved down and right by so many."""
-    collate = BucketCollator(network.config.patch_size, network.config.num_channels, flat_threshold=0)
+    collate = BucketCollator(network.config.patch_size, network.config.num_channels, background="keep")
 
     def batches() -> Any:
         for bin_id in np.unique(data.bin_ids[rows]):

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.content import measure_image
 from hf_radmae.images.dicom import DicomError, RadiographHeader, read_radiograph, yes_or_no
-from hf_radmae.images.fitting import as_tensor
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.images.storage import StorageError, steady, storage_fault
 from hf_radmae.shards.shrink import PrepareOptions, encode, field_box, shrink, target_size
@@ -34,8 +33,8 @@ ROW_GROUP_BYTES = 2**26  # bytes of images: what a stream reads at once, and a w
 SIZES: dict[str, Any] = {
     **{name: datasets.Value("int32") for name in ("height", "width", "original_height", "original_width")},
     "spacing": datasets.List(datasets.Value("float32")),  # (row, column) of the prepared image in mm, null if unknown
-    "informative": datasets.Value("float32"),  # share of its patches that are not background, and the box around them
-    "content_box": datasets.List(datasets.Value("int32")),
+    "patient_mask": datasets.Value("binary"),  # where the patient is, and the grey range: see `batching.content`
+    "grey_range": datasets.List(datasets.Value("float64")),
     # What a DICOM header says, YES or NO, null where it says nothing.
     **{name: datasets.Value("string") for name in ("burned_in_annotation", "patient_identity_removed")},
 }
@@ -184,7 +183,6 @@ class ShardWriter:
         size = target_size(pixels.shape[0], pixels.shape[1], self.options, self.bins)
         scales = [before / after for before, after in zip(pixels.shape, size, strict=True)]
         small = shrink(pixels, size, self.options.bits, name)
-        informative, box = measure_image(as_tensor(small), patch_size=16, max_tokens=256)
         return {
             "image": {"bytes": encode(small, self.options.encoding), "path": None},
             "height": size[0],
@@ -192,8 +190,7 @@ class ShardWriter:
             "original_height": original_height,
             "original_width": original_width,
             "spacing": spacing and [step * scale for step, scale in zip(spacing, scales, strict=True)],
-            "informative": informative,
-            "content_box": list(box),
+            **measure_image(small),
             "burned_in_annotation": header and yes_or_no(header.burned_in_annotation),
             "patient_identity_removed": header and yes_or_no(header.patient_identity_removed),
         }

@@ -46,7 +46,7 @@ def rival_models(
         poolings: of their tokens.
         **options: `num_workers` and `device`.
     """
-    collate = BucketCollator(parts["train"].bins.patch_size, 1, flat_threshold=0)
+    collate = BucketCollator(parts["train"].bins.patch_size, 1, background="keep")
     models: Models = {
         "majority class": ("rival", [majority_features(parts)], ["nothing"]),
         PIXELS: ("rival", [thumbnail_features(parts, collate, options.get("num_workers", 0))], PIXEL_POOLINGS),

@@ -44,7 +44,7 @@ def main() -> None:
     config, parts = first.config, parts_of(args.poolings)
     tokens = (config.image_size // config.patch_size) ** 2
     rows, _ = load_radiographs("imagefolder", args.data_dir, num_proc=1)
-    options = {"flat_threshold": 0, "token_levels": 1, "batch_size": 32, "max_tokens": tokens}
+    options = {"background": "keep", "token_levels": 1, "batch_size": 32, "max_tokens": tokens}
     images = bucketed(rows, patch_size=config.patch_size, **options).parts
     models = rival_models(images, poolings=args.poolings)
     untrained = []

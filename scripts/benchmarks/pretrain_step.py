@@ -38,9 +38,9 @@ from step_layouts import archive_sizes, draw, layouts
 from tqdm.auto import tqdm
 
 from hf_radmae.batching.binning import content_sizes
-from hf_radmae.batching.content import measure_image
+from hf_radmae.batching.content import patches_of
 from hf_radmae.batching.grids import target_sizes
-from hf_radmae.images.background import informative_patches
+from hf_radmae.images.background import background_mask, patch_mask
 from hf_radmae.images.fitting import as_tensor, fit_image
 from hf_radmae.images.image import read_image
 from hf_radmae.sources.load import load_radiographs
@@ -71,9 +71,13 @@ def batches_of(layout: Any, sizes: np.ndarray, read: Reader, steps: int, batch_s
     content = content_sizes(sizes, bins, ids)
     drawn = []
     for bin_id, rows in draw(bins, ids, steps, lambda tokens: batch_size):
-        shape = tuple(bins.shapes[bin_id])
-        pixels = torch.stack([fit_image(as_tensor(read(row)), shape, tuple(content[row])) for row in rows.tolist()])
-        drawn.append(Batch(pixels, informative_patches(pixels, PATCH), int(bins.tokens[bin_id])))
+        shape = tuple(bins.shapes[bin_id].tolist())
+        images = [read(row) for row in rows.tolist()]
+        filled = [tuple(content[row].tolist()) for row in rows.tolist()]
+        pixels = torch.stack([fit_image(as_tensor(i), shape, c) for i, c in zip(images, filled, strict=True)])
+        shown = [patches_of(background_mask(i), shape, c, PATCH) for i, c in zip(images, filled, strict=True)]
+        mask = torch.from_numpy(np.stack(shown)).flatten(1)
+        drawn.append(Batch(pixels, mask, int(bins.tokens[bin_id])))
     return drawn
 
 
@@ -168,8 +172,9 @@ def main() -> None:
     drawn = archive_sizes(len(sizes), scale=2048 / side)
     resampled = np.empty_like(drawn)
     resampled[by_aspect(sizes)] = drawn[by_aspect(drawn)]
-    pictures = (as_tensor(read(row)) for row in tqdm(range(len(sizes)), desc="measure", unit="image", leave=False))
-    share = np.array([measure_image(one, patch_size=PATCH, max_tokens=budget["max_tokens"])[0] for one in pictures])
+    pictures = (read(row) for row in tqdm(range(len(sizes)), desc="measure", unit="image", leave=False))
+    grids = np.maximum(np.rint(own / PATCH), 1).astype(int)
+    share = np.array([patch_mask(one, tuple(g)).mean() for one, g in zip(pictures, grids.tolist(), strict=True)])
     results = measure(own, share, read, side, preset, args)
     print_results("as they are", results)
     results["archive_sizes"] = measure(resampled, share, read, side * 3 // 2, preset, args)

@@ -30,10 +30,10 @@ from hf_radmae.study.tasks import Share, Task, draw_labels, patients, read_label
 
 PRETRAIN = Path(__file__).parents[1] / "pretrain.py"
 ARMS: dict[str, dict[str, object]] = {
-    "off": {"flat_threshold": 0, "prediction_ratio": 1.0},
+    "off": {"background": "keep", "prediction_ratio": 1.0},
     "on": {"prediction_ratio": 0.5},
     "on, same compute": {"prediction_ratio": 0.5},
-    "square": {"flat_threshold": 0, "prediction_ratio": 1.0, "binning": "square"},
+    "square": {"background": "keep", "prediction_ratio": 1.0, "binning": "square"},
 }
 
 
@@ -56,7 +56,7 @@ def features(folder: Path, rows, arm: str, workers: int) -> dict[str, dict[str, 
     """Features of each split, over all patches, as bare transformers computes them."""
     model = RadMAEForPreTraining.from_pretrained(folder)
     shape = {"binning": ARMS[arm].get("binning", "smart"), "patch_size": model.config.patch_size, "max_tokens": 256}
-    data = bucketed(rows, batch_size=32, flat_threshold=0, **shape)
+    data = bucketed(rows, batch_size=32, background="keep", **shape)
     return network_features(model, data.parts, num_workers=workers)
 
 

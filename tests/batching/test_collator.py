@@ -8,7 +8,6 @@ from rows import SIZES, make_rows
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
-from hf_radmae.images.background import informative_patches
 
 PATCH = 8
 
@@ -19,6 +18,7 @@ def item(content=(32, 48), shape=(32, 48), skipped=(), pixels=None) -> dict:
     return {
         "pixel_values": torch.rand(1, *shape, generator=generator) if pixels is None else pixels,
         "noise": torch.rand(shape[0] * shape[1] // PATCH**2, generator=generator),
+        "patch_mask": torch.ones(shape[0] * shape[1] // PATCH**2, dtype=torch.bool),
         "content": content,
         "num_tokens": 20,
         "index": 5,
@@ -40,33 +40,22 @@ def test_fields_shapes_and_dtypes(channels):
     assert torch.equal(batch["pixel_values"], item()["pixel_values"].expand(2, channels, -1, -1))
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.01])
 @pytest.mark.parametrize("content", [(32, 48), (32, 17), (1, 48), (24, 40), (25, 41)])
-def test_padding_is_never_informative(content, threshold):
+def test_padding_is_never_counted(content):
     """Whatever stands in it; a patch that the image reaches into counts."""
-    mask = BucketCollator(PATCH, flat_threshold=threshold)([item(content)])["patch_mask"].view(4, 6)
+    mask = BucketCollator(PATCH, background="keep")([item(content)])["patch_mask"].view(4, 6)
     rows, columns = (-(-side // PATCH) for side in content)
     expected = torch.zeros(4, 6, dtype=torch.bool)
     expected[:rows, :columns] = True
     assert torch.equal(mask, expected)
 
 
-def test_padding_of_a_flat_image_is_not_informative():
-    flat = torch.zeros(1, 32, 48)
-    flat[:, :16, :24] = 0.5
-    mask = BucketCollator(PATCH)([item((16, 24), pixels=flat)])["patch_mask"].view(4, 6)
-    assert mask[:2, :3].all()
-    assert mask.sum() == 6
-
-
-def test_flat_patches_are_left_out_where_the_threshold_says_so():
-    pixels = item()["pixel_values"].clone()
-    pixels[:, :16] = 0.3
-    items = [item(pixels=pixels)]
-    mask = BucketCollator(PATCH)(items)["patch_mask"]
-    assert torch.equal(mask, informative_patches(pixels[None], PATCH))
-    assert mask.sum() == 12
-    assert BucketCollator(PATCH, flat_threshold=0)(items)["patch_mask"].all()
+def test_the_items_say_where_the_patient_is():
+    items = [item(), item()]
+    for n, one in enumerate(items):
+        one["patch_mask"] = torch.arange(24) % 3 == n
+    assert torch.equal(BucketCollator(PATCH)(items)["patch_mask"], torch.stack([one["patch_mask"] for one in items]))
+    assert BucketCollator(PATCH, background="keep")(items)["patch_mask"].all()
 
 
 def test_a_batch_of_two_shapes_is_refused():

@@ -81,7 +81,7 @@ def test_no_bin_has_fewer_training_images_than_a_batch():
         return datasets.Dataset.from_dict({"image": [None] * 60, "height": heights, "width": [width] * 60})
 
     parts = {split: rows(*size) for split, size in sizes.items()}
-    data = bucketed(parts, patch_size=8, max_tokens=100, batch_size=16, num_bins=8, flat_threshold=0)
+    data = bucketed(parts, patch_size=8, max_tokens=100, batch_size=16, num_bins=8, background="keep")
     counts = np.bincount(data.train.bin_ids, minlength=len(data.bins))
     assert counts.min() >= 16
     assert all((part.bin_ids >= 0).all() for part in data.parts.values())

@@ -174,11 +174,11 @@ def test_a_token_budget_bounds_pixels_too():
 
 
 def test_many_images_must_be_prepared_before_several_processes_wait_for_one():
-    check_prepared(10**6, [], 0.01, world_size=1)
-    check_prepared(10**6, ["informative", "content_box"], 0.01, world_size=8)
-    check_prepared(10**6, [], 0.0, world_size=8)
+    check_prepared(10**6, [], "drop", world_size=1)
+    check_prepared(10**6, ["patient_mask", "grey_range"], "drop", world_size=8)
+    check_prepared(10**6, [], "keep", world_size=8)
     with pytest.raises(ValueError, match=r"1,000,000 images without.*other 7 wait.*prepare.py"):
-        check_prepared(10**6, [], 0.01, world_size=8)
+        check_prepared(10**6, [], "drop", world_size=8)
 
 
 @pytest.mark.slow

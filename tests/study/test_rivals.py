@@ -25,7 +25,7 @@ from hf_radmae.study.rivals import hub_features, majority_features, metadata_fea
 
 BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=8, max_tokens=36, min_images=1)
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-COLLATE = BucketCollator(8, 1, flat_threshold=0)
+COLLATE = BucketCollator(8, 1, background="keep")
 
 
 @pytest.fixture(scope="module")

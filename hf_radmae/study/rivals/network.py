@@ -36,7 +36,7 @@ def network_features(
         cache_dir, fingerprint: keep the features of these images in a folder.
     """
     # How much of an image is background tells its body part: an encoder that is used by others cannot rely on it.
-    collate = BucketCollator(network.config.patch_size, network.config.num_channels, flat_threshold=0)
+    collate = BucketCollator(network.config.patch_size, network.config.num_channels, background="keep")
     found = {}
     for split, part in parts.items():
         data = None if fingerprint is None else f"{fingerprint}-{split}"
