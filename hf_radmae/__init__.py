@@ -21,6 +21,7 @@ _HOME = {
     "RadMAETrainingArguments": "hf_radmae.pretraining.training_args",
     "RadiographDataset": "hf_radmae.batching.dataset",
     "RadiographImageProcessor": "hf_radmae.batching.processing",
+    "label_reports": "hf_radmae.reports.labels",
     "load_radiographs": "hf_radmae.sources.load",
     "patch_mask": "hf_radmae.images.background",
     "prepare": "hf_radmae.shards.prepare",

@@ -16,6 +16,7 @@ COMMANDS = {
     "finetune": "finetune",
     "search-lr": "search_lr",
     "study": "study",
+    "label-reports": "label_reports",
     "prepare": "prepare",
     "bins": "bins",
     "export": "export",

@@ -1,89 +1,95 @@
-"""What a radiologist writes and means: denial, doubt, the past, and what is denied of a thing that is there."""
+"""What a radiologist writes and means: denial, doubt, the past, the other side, what is denied of what is there."""
 
+import csv
+import random
+import string
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import pyarrow.parquet as pq
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hf_radmae.reports.labels import labels_from_report
+from hf_radmae import label_reports
+from hf_radmae.reports.join import speaks_of
+from hf_radmae.reports.rules import load_label_set, shipped
+from hf_radmae.reports.text import decode, normalise
 
-# (sentence, fracture, foreign material); - where nothing is said
-SENTENCES = [
-    ("Distale Radiusfraktur loco typico.", "yes", "-"),
-    ("Keine Fraktur.", "no", "-"),
-    ("Kein Nachweis einer frischen Fraktur oder Luxation.", "no", "-"),
-    ("Keine Luxation, Fraktur oder knöcherne Absprengung.", "no", "-"),
-    ("Keine Luxation, distale Radiusfraktur.", "yes", "-"),
-    ("Ohne Hinweis auf eine Fraktur.", "no", "-"),
-    ("Kein Anhalt für eine Fissur.", "no", "-"),
-    ("Eine Fraktur ist nicht nachweisbar.", "no", "-"),
-    ("Eine Fraktur lässt sich nicht abgrenzen.", "no", "-"),
-    ("Eine Fraktur ist, soweit beurteilbar, nicht zu sehen.", "no", "-"),
-    ("Fraktur ausgeschlossen.", "no", "-"),
-    ("Kein Verdacht auf eine Fraktur.", "no", "-"),
-    ("Weder Fraktur noch Fremdkörper.", "no", "no"),
-    ("Frakturen: keine. Fremdmaterial: nein.", "no", "no"),
-    ("Keine frische knöcherne Verletzung.", "no", "-"),
-    ("Keine knöcherne Läsion.", "no", "-"),
-    ("Kleine knöcherne Läsion am Rand.", "-", "-"),
-    ("Unauffälliger Befund.", "no", "no"),
-    ("V.a. Fraktur des Os scaphoideum.", "unsure", "-"),
-    ("Verdacht auf nicht dislozierte Fraktur.", "unsure", "-"),
-    ("Eine Fraktur ist nicht sicher auszuschließen.", "unsure", "-"),
-    ("Eine Fissur kann nicht ausgeschlossen werden.", "unsure", "-"),
-    ("Fragliche Fissur am Radiusköpfchen.", "unsure", "-"),
-    ("Kein sicherer Frakturnachweis.", "unsure", "-"),
-    ("Linie, DD Gefäßkanal oder Fissur.", "unsure", "-"),
-    ("Frakturverdächtige Linie.", "unsure", "-"),
-    ("Nicht dislozierte Fraktur der Tibia.", "yes", "-"),
-    ("Undislozierte Fissur.", "yes", "-"),
-    ("Keine Dislokation der bekannten Fraktur.", "yes", "-"),
-    ("Fraktur unverändert, keine sekundäre Dislokation.", "yes", "-"),
-    ("Bekannte Fraktur mit zunehmender Konsolidierung.", "yes", "-"),
-    ("Die Fraktur ist noch nicht konsolidiert.", "yes", "-"),
-    ("Die vorbekannte Fraktur ist knöchern konsolidiert.", "no", "-"),
-    ("Die Fraktur ist vollständig konsolidiert, ein Spalt ist nicht mehr abgrenzbar.", "no", "-"),
-    ("Z.n. Radiusfraktur, jetzt vollständig verheilt.", "no", "-"),
-    ("Alte, verheilte Fraktur des Schaftes.", "no", "-"),
-    ("Frakturspalt nicht mehr abgrenzbar.", "no", "-"),
-    ("Zustand nach Fraktur der 5. Rippe.", "unsure", "-"),
-    ("Keine Luxation, aber Fraktur des Humerus.", "yes", "-"),
-    ("Schaftfraktur? Bitte um Kontrolle.", "-", "-"),
-    ("Liegende Plattenosteosynthese am distalen Radius.", "-", "yes"),
-    ("Kein Fremdmaterial.", "-", "no"),
-    ("Kein röntgendichter Fremdkörper nachweisbar.", "-", "no"),
-    ("Regelrechte Lage der Schrauben ohne Lockerung.", "-", "yes"),
-    ("Keine Lockerung der Schrauben.", "-", "yes"),
-    ("Kein Anhalt für Materialbruch der Platte.", "-", "yes"),
-    ("Zustand nach Plattenosteosynthese bei Radiusfraktur.", "unsure", "yes"),
-    ("Z.n. Metallentfernung.", "-", "no"),
-    ("Z.n. Entfernung der Platte.", "-", "no"),
-    ("Eine Schraube wurde entfernt, übrige Schrauben unverändert.", "-", "yes"),
-    ("Fraglicher Fremdkörper im Weichteil.", "-", "unsure"),
-    ("Metalldichter Fremdkörper, am ehesten Glassplitter.", "-", "yes"),
-    ("Herzschrittmacher links pektoral. Keine Rippenfraktur.", "no", "yes"),
-    ("Hüft-TEP rechts in regelrechter Lage.", "-", "yes"),
-    ("Grundplatte und Deckplatten glatt begrenzt.", "-", "-"),
-    ("Plattenatelektase links basal.", "-", "-"),
-    ("Stabile Stellung, kein Fremdkoerper.", "-", "no"),
-    ("Regelrechte Artikulation.", "-", "-"),
-]
+HERE = Path(__file__).parent
+SCRIPT = Path(__file__).parents[2] / "scripts" / "label_reports.py"
 
 
-@pytest.mark.parametrize(("sentence", "fracture", "foreign"), SENTENCES, ids=[case[0] for case in SENTENCES])
-def test_a_sentence_means_what_a_radiologist_means(sentence, fracture, foreign):
-    found = labels_from_report(sentence)
-    assert tuple(answer or "-" for answer in found) == (fracture, foreign)
+def sentences(language: str) -> list[dict]:
+    with (HERE / f"sentences_{language}.tsv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def answer(text: str, label: str, language: str = "de") -> str | None:
+    return label_reports([text], [label], label_set=language)[0][label]
+
+
+@pytest.mark.parametrize(("language", "least"), [("de", 300), ("en", 150)])
+def test_sentences_mean_what_a_radiologist_means(language, least):
+    rows, rules = sentences(language), load_label_set(language)
+    assert len(rows) >= least
+    found = [label_reports([row["text"]], [row["label"]], label_set=rules)[0][row["label"]] for row in rows]
+    pairs = [(row, said or "-") for row, said in zip(rows, found, strict=True)]
+    wrong = [(row["text"], row["label"], row["answer"], said) for row, said in pairs if said != row["answer"]]
+    assert len(wrong) <= 0.01 * len(rows), wrong
+    assert not [case for case in wrong if {case[2], case[3]} == {"yes", "no"}]
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_spelling_and_layout_change_no_answer(language):
+    """Decomposed umlauts, a byte order mark, soft hyphens, no-break spaces, case and line ends."""
+    rows, rules = random.Random(0).sample(sentences(language), 60), load_label_set(language)
+    for row in rows:
+        text, label = row["text"], row["label"]
+        first = label_reports([text], [label], label_set=rules)[0][label]
+        words = text.split(" ")
+        middle = len(words) // 2
+        variants = {
+            "decomposed": unicodedata.normalize("NFD", text),
+            "mark": "\ufeff" + text,
+            "soft hyphen": " ".join(word[:3] + "\u00ad" + word[3:] for word in words),
+            "upper": text.upper(),
+            "no-break": text.replace(" ", "\u00a0"),
+            "wrapped": " ".join(words[:middle]) + "\r\n" + " ".join(words[middle:]) if middle else text,
+            "tabs": text.replace(" ", "\t"),
+        }
+        for name, variant in variants.items():
+            assert label_reports([variant], [label], label_set=rules)[0][label] == first, (name, text)
+
+
+def test_a_word_that_a_lines_end_cuts_is_joined():
+    assert answer("Keine Frak-\ntur.", "fracture") == "no"
+    assert answer("Distale Radius-\n  fraktur.", "fracture") == "yes"
+    assert answer("Radius-\nund Ulnafraktur.", "fracture") == "yes"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
+def test_bytes_are_decoded(encoding):
+    assert decode("Knöchelbruch rechts, Größe unverändert".encode(encoding)) == "Knöchelbruch rechts, Größe unverändert"
+    assert answer("Knöcherner Ausriss.".encode(encoding), "fracture") == "yes"
 
 
 REPORT = """Röntgen Handgelenk rechts in 2 Ebenen vom 03.05.2019
 
 Klinische Angaben: Sturz, Fraktur? Metallentfernung 2017.
 
-Befund:
+Befund{colon}
 {findings}
 
-Beurteilung: {conclusion}
+Beurteilung{colon} {conclusion}
 """
 
 
+@pytest.mark.parametrize("colon", [":", ":\n", "\n"])
 @pytest.mark.parametrize(
     ("findings", "conclusion", "labels"),
     [
@@ -93,29 +99,117 @@ Beurteilung: {conclusion}
         ("Regelrechte Artikulation.", "Altersentsprechend.", (None, None)),
     ],
 )
-def test_the_conclusion_outranks_the_findings_and_the_history_is_no_finding(findings, conclusion, labels):
-    assert labels_from_report(REPORT.format(findings=findings, conclusion=conclusion)) == labels
+def test_the_conclusion_outranks_the_findings_and_the_history_is_no_finding(findings, conclusion, labels, colon):
+    row = label_reports([REPORT.format(findings=findings, conclusion=conclusion, colon=colon)])[0]
+    assert (row["fracture"], row["foreign_material"]) == labels
+    assert (row["side"], row["body_part"]) == ("right", "wrist")
 
 
 def test_of_several_statements_the_strongest_counts_in_any_order():
-    sentences = ["Keine Rippenfraktur.", "Verdacht auf Fissur.", "Fraktur der Klavikula."]
-    for text in (" ".join(sentences), " ".join(reversed(sentences))):
-        assert labels_from_report(text).fracture == "yes"
-    assert labels_from_report(" ".join(sentences[:2])).fracture == "unsure"
+    texts = ["Keine Rippenfraktur.", "Verdacht auf Fissur.", "Fraktur der Klavikula."]
+    for text in (" ".join(texts), " ".join(reversed(texts))):
+        assert answer(text, "fracture") == "yes"
+    assert answer(" ".join(texts[:2]), "fracture") == "unsure"
+
+
+def test_evidence_is_the_clause_in_the_reports_own_words():
+    row = label_reports(
+        ["Weichteile\u00a0unauffällig. Keine Luxation, aber  FRAKTUR der Ulna links. Gips."], ["fracture"]
+    )[0]
+    assert row["fracture_evidence"] == "FRAKTUR der Ulna links"
+    assert row["fracture_rule"] == "stated" and row["fracture_side"] == "left" and row["fracture_body_part"] == "wrist"
+    assert row["label_set"] == load_label_set("de").version
+
+
+@given(st.text(alphabet=string.printable + "äöüÄÖÜß\u00ad\u0308\ufeff", max_size=300))
+def test_any_text_is_read_and_places_lie_in_it(text):
+    found = normalise(text)
+    assert len(found.places) == len(found.content) and all(0 <= place < len(found.original) for place in found.places)
+    assert set(label_reports([text], ["fracture"])[0]) >= {"fracture", "fracture_evidence", "label_set"}
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text", [None, "", "\n\n", "Befund:", "?" * 2000, "Fraktur " * 5000, "kein " * 5000 + "Fraktur"]
+)
+def test_any_text_is_read_in_time(text):
+    begin = time.process_time()
+    label_reports([text], ["fracture", "foreign_material"])
+    assert time.process_time() - begin < 20
+
+
+def test_a_lab_writes_its_own_label_set(tmp_path):
+    rules = {
+        "language": "nl",
+        "version": 3,
+        "negated_before": [r"\bgeen\b"],
+        "labels": {"fracture": {"terms": [r"\w*breuk\b"]}},
+    }
+    (tmp_path / "nl.yaml").write_text(yaml.safe_dump(rules))
+    rows = label_reports(["Polsbreuk.", "Geen breuk.", "Goed."], label_set=tmp_path / "nl.yaml")
+    assert [row["fracture"] for row in rows] == ["yes", "no", None] and rows[0]["label_set"] == "nl-3"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
     [
-        "Keine\nFraktur, kein\n   Fremdkörper.",
-        "KEINE FRAKTUR, KEIN FREMDKÖRPER.",
-        "- Keine Fraktur\n- Kein Fremdkörper",
+        ("labels: 3", "expected a mapping with the key labels"),
+        ("labels: {a: {terms: ['(']}}", "label a, terms"),
+        ("labels: {a: {}}", "label a: expected a mapping with terms"),
+        ("labels: {a: {terms: [x]}}\nnegated: [y]", "unknown key negated"),
+        ("labels: {a: {terms: [x], not: [y]}}", "unknown key not"),
+        (": [", "cannot be read"),
     ],
 )
-def test_line_breaks_and_case_change_nothing(text):
-    assert labels_from_report(text) == ("no", "no")
+def test_a_label_set_that_is_none_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "own.yaml").write_text(content)
+    with pytest.raises(ValueError, match=f"own.yaml.*{message}"):
+        load_label_set(tmp_path / "own.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "Befund:", "?" * 1000, "Fraktur " * 5000])
-def test_any_text_is_read_in_linear_time(text):
-    labels_from_report(text)
+def test_unknown_names_are_answered_with_what_there_is():
+    assert shipped() == ["de", "en"]
+    with pytest.raises(ValueError, match=r"no label fractures; it has fracture, "):
+        label_reports(["x"], ["fractures"])
+    with pytest.raises(FileNotFoundError, match="the shipped sets are de, en"):
+        label_reports(["x"], label_set="fr")
+
+
+def test_where_a_second_reader_differs_the_answer_is_unsure():
+    rows = label_reports(
+        ["Keine Fraktur.", "Radiusfraktur.", "Gips."],
+        ["fracture"],
+        second_reader=lambda text, labels: {"fracture": None if "Gips" in text else "yes"},
+    )
+    assert [row["fracture"] for row in rows] == ["unsure", "yes", None]
+    assert rows[0]["fracture_rule"] == "rules: no, second reader: yes"
+
+
+def test_a_fracture_of_the_wrist_labels_no_chest_image():
+    assert speaks_of("wrist", "left", "hand", "left") and speaks_of("wrist", None, "forearm")
+    assert speaks_of(None, None, "chest") and speaks_of("lumbar_spine", None, "spine")
+    assert not speaks_of("wrist", None, "chest") and not speaks_of("wrist", "left", "wrist", "right")
+
+
+def start(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_reads_a_folder_and_a_table_alike(tmp_path):
+    texts = {"a/1": "Keine Fraktur.", "a/2": "Radiusfraktur links.", "b": "Gips."}
+    for name, text in texts.items():
+        (tmp_path / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "reports" / f"{name}.txt").write_bytes(text.encode("cp1252"))
+    lines = "\n".join(f'{name};"{text}"' for name, text in texts.items())
+    (tmp_path / "reports.csv").write_text(f"exam;befund\n{lines}\n", encoding="utf-8")
+    out = tmp_path / "out.parquet"
+    run = start("--input", tmp_path / "reports", "--output", out, "--labels", "fracture")
+    assert run.returncode == 0, run.stderr
+    folder = pq.read_table(out)
+    assert folder["id"].to_pylist() == list(texts) and folder["fracture"].to_pylist() == ["no", "yes", None]
+    assert not list(tmp_path.glob("*.parts"))
+    run = start("--input", tmp_path / "reports.csv", "--text_column", "befund", "--output", out, "--labels", "fracture")
+    assert run.returncode == 0, run.stderr
+    assert pq.read_table(out).equals(folder)
+    run = start("--input", tmp_path / "reports.csv", "--output", out)
+    assert run.returncode == 1 and "there is no column text; the columns are exam, befund" in run.stderr
+    assert "Traceback" not in run.stderr

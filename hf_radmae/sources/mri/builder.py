@@ -129,6 +129,7 @@ class MRI(datasets.ArrowBasedBuilder):
             "body_part": datasets.ClassLabel(names=BodyParts(self.config.body_parts).names),
             "fracture": answer,
             "foreign_material": answer,
+            **{f"{name}_source": datasets.Value("string") for name in LABELS.values()},
             "inverted": datasets.Value("bool"),
             **{name: datasets.Value("string") for name in HEADER_ANSWERS},
             "patient": datasets.Value("string"),
@@ -194,7 +195,7 @@ class MRI(datasets.ArrowBasedBuilder):
         columns = {
             "image": pa.StructArray.from_arrays([pa.nulls(len(index), pa.binary()), paths], names=["bytes", "path"]),
             **{name: index[name] for name in ("height", "width", "body_part", *LABELS.values(), "inverted")},
-            **{name: index[name] for name in HEADER_ANSWERS},
+            **{name: index[name] for name in (*(f"{label}_source" for label in LABELS.values()), *HEADER_ANSWERS)},
             "patient": pseudonyms(index["patient"], key, b"patient"),
             "exam": pseudonyms(exams, key, b"exam"),
             "image_id": pseudonyms(index["path"], key, b"image_id"),
@@ -208,7 +209,7 @@ class MRI(datasets.ArrowBasedBuilder):
             encoded = index["exam"].combine_chunks().dictionary_encode()
             texts = pa.array([read_report(folder, exam) for exam in encoded.dictionary.to_pylist()], pa.string())
             columns["report"] = texts.take(encoded.indices)
-        return pa.table(columns).cast(self.info.features.arrow_schema)
+        return pa.table(columns).select(list(self.info.features)).cast(self.info.features.arrow_schema)
 
     def _key(self) -> bytes:
         """Return the secret of the hashes, drawn once per cache and readable by its owner only."""

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_radmae.reports.labels import labels_from_report
+from hf_radmae.reports.join import speaks_of
+from hf_radmae.reports.labels import label_reports
+from hf_radmae.reports.text import decode
 from hf_radmae.sources.mri.body_parts import BodyParts
 from hf_radmae.sources.mri.cleaning import CleaningRules, clean_index
 from hf_radmae.sources.mri.table import ANSWERS, HEADER_ANSWERS, LABELS, read_table
@@ -86,7 +88,7 @@ def build_index(
         rules: what is dropped.
         verify: with a table, what to look at in the files: "none", "files" (each exists), or "headers" (sizes,
             inversion, drawings and missing body parts from each header, which wins over the table).
-        reports: folder of `<exam>.txt`, UTF-8.
+        reports: folder of `<exam>.txt`.
         threads: files that are read at once.
 
     Returns:
@@ -130,27 +132,19 @@ def build_index(
     index = index.filter(pa.array(dropped_by == ""))
     if len(index) == 0:
         raise ValueError(f"{table or data_dir}: no image is left of {counts.indexed}; dropped: {counts.dropped}")
+    index = _with_sources(index)
     if reports is not None:
-        index = _fill_labels(index, reports, threads, counts)
+        index = _fill_labels(index, reports, body_parts, threads, counts)
     counts.unknown_body_part = index["body_part"].null_count
     return index, counts
 
 
 def read_report(folder: Path, exam: str) -> str | None:
-    """Return the text of an exam's report, None where there is none.
-
-    Raises:
-        ValueError: the report is not UTF-8.
-    """
-    path = folder / f"{exam}.txt"
+    """Return the text of an exam's report, in whatever encoding; None where there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return decode((folder / f"{exam}.txt").read_bytes())
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 at byte {error.start}; convert the reports, e.g. with iconv -f CP1252 -t UTF-8"
-        ) from error
 
 
 def _without_copies(index: pa.Table, groups: list[list[int]]) -> pa.Table:
@@ -198,17 +192,31 @@ def _correct(index: pa.Table, headers: list[HeaderFacts], body_parts: BodyParts,
     return index
 
 
-def _fill_labels(index: pa.Table, reports: Path, threads: int, counts: Counts) -> pa.Table:
-    """Fill the labels that are null from the exam's report."""
+def _with_sources(index: pa.Table) -> pa.Table:
+    """Add a column `<label>_source` for each label: all of them are by hand so far."""
+    for name in LABELS.values():
+        source = pc.if_else(pc.is_valid(index[name]), pa.scalar("hand"), pa.scalar(None, pa.string()))
+        index = index.append_column(f"{name}_source", source)
+    return index
+
+
+def _fill_labels(index: pa.Table, reports: Path, body_parts: BodyParts, threads: int, counts: Counts) -> pa.Table:
+    """Fill the labels that are null from the exam's report, on pictures of the body part that it speaks of."""
     lacking = pc.or_(*(pc.is_null(index[name]) for name in LABELS.values()))
     exams = pc.unique(index["exam"].filter(lacking)).to_pylist()
     texts = threaded(lambda exam: read_report(reports, exam), exams, threads, "reports")
     counts.exams_without_report = sum(text is None for text in texts)
-    labels = [None if text is None else labels_from_report(text) for text in texts]
-    place = pc.index_in(index["exam"], pa.array(exams, pa.string()))
+    found = dict(zip(exams, label_reports(texts, list(LABELS.values())), strict=True))
+    parts = [None if code is None else body_parts.names[code] for code in index["body_part"].to_pylist()]
     for name in LABELS.values():
-        answers = [None if label is None else getattr(label, name) for label in labels]
-        codes = pa.array([None if answer is None else ANSWERS.index(answer) for answer in answers], pa.int32())
-        filled = pc.coalesce(index[name], pc.take(codes, place))
-        index = index.set_column(index.schema.get_field_index(name), name, filled)
+        codes: list[int | None] = []
+        for exam, part in zip(index["exam"].to_pylist(), parts, strict=True):
+            said = found.get(exam, {})
+            fits = said.get(name) and speaks_of(said[f"{name}_body_part"], None, part)
+            codes.append(ANSWERS.index(said[name]) if fits else None)
+        read = pa.chunked_array([pa.array(codes, pa.int32())])
+        new = pc.and_(pc.is_null(index[name]), pc.is_valid(read))
+        source = pc.if_else(new, pa.scalar("report"), index[f"{name}_source"])
+        for column, values in ((name, pc.coalesce(index[name], read)), (f"{name}_source", source)):
+            index = index.set_column(index.schema.get_field_index(column), column, values)
     return index

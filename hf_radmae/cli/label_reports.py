@@ -1,0 +1,148 @@
+r"""Reads radiology reports and writes what they say as labels, each with the words that say so.
+
+    hf-radmae label-reports --input REPORTS --output labels.parquet
+    hf-radmae label-reports --input reports.csv --text_column befund --id_column exam --labels fracture effusion \
+        --output labels.parquet
+
+REPORTS is a CSV, JSON lines or Parquet file, or a folder of text files, whose names become the ids. For each label the
+result has a column of its name (yes, no, unsure or nothing), with `_evidence`, `_rule`, `_side` and `_body_part` beside
+it. German and English rules are included; --label_set takes a YAML file of your own (hf_radmae/reports/rules.py).
+--second_reader asks a checkpoint too, an entailment classifier or an instruct model: where the two differ, the answer
+is unsure. Interrupted, the same command resumes.
+
+The evidence is text of reports: treat the result as you treat the reports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from hf_radmae.cli.command import command
+from hf_radmae.cli.parse import parse
+from hf_radmae.reports.labels import label_reports
+from hf_radmae.reports.reading import ANSWERS
+from hf_radmae.reports.rules import choose, load_label_set
+from hf_radmae.sources.table_file import read_table
+
+PART = 2000  # reports a part holds, lost at most by an interruption
+
+
+@dataclass
+class LabelArguments:
+    """Which reports are read, and for what."""
+
+    input: str = field(metadata={"help": "CSV, JSON lines or Parquet file, or a folder of text files."})
+    output: str = field(metadata={"help": "Parquet file of the labels."})
+    text_column: str = field(default="text", metadata={"help": "Column of the reports' text."})
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column that names a report; by default id, exam or report_id, or the row."}
+    )
+    labels: list[str] | None = field(default=None, metadata={"help": "Labels to read for; by default all of the set."})
+    label_set: str = field(default="de", metadata={"help": "de, en, or a YAML file of your own."})
+    second_reader: str | None = field(default=None, metadata={"help": "Checkpoint that reads the reports too."})
+    num_proc: int = field(default=1, metadata={"help": "Processes that read; 1 with --second_reader."})
+
+
+@command
+def main() -> None:
+    """Run the command."""
+    (args,) = parse((LabelArguments,), description=__doc__)
+    label_set = load_label_set(args.label_set)
+    names = [label.name for label in choose(label_set, args.labels)]
+    ids, texts = read_reports(Path(args.input), args.text_column, args.id_column)
+    output = Path(args.output)
+    parts = Path(f"{args.output}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(texts), PART)
+    with tqdm(total=len(texts), unit="report", desc="reports") as bar:
+        work = partial(_part, parts, names, args.label_set, args.second_reader)
+        chunks = [(ids[start : start + PART], texts[start : start + PART]) for start in starts]
+        if args.num_proc > 1 and args.second_reader is None:
+            with ProcessPoolExecutor(args.num_proc, mp_context=get_context("spawn")) as pool:
+                files = [_counted(bar, file, chunk) for file, chunk in zip(pool.map(work, chunks), chunks, strict=True)]
+        else:
+            files = [_counted(bar, work(chunk), chunk) for chunk in chunks]
+    table = pa.concat_tables([pq.read_table(file) for file in files]) if files else pa.table({"id": []})
+    temporary = output.with_name(f"{output.name}.tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(output)
+    shutil.rmtree(parts)
+    print(f"\n{len(texts):,} reports, label set {label_set.version}: {output}\n\n{summary(table, names)}")
+
+
+def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[list[str], list[Any]]:
+    """Ids and texts of a table or of a folder of text files.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or no text file in it.
+        ValueError: a column is missing.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in (".txt", ""))
+        if not files:
+            raise FileNotFoundError(f"{path}: no text file (.txt) in the folder")
+        names = [str(file.relative_to(path).with_suffix("")) for file in files]
+        return names, [file.read_bytes() for file in files]
+    known = [id_column] if id_column else ["id", "exam", "report_id", "accession_number", "study_id"]
+    table, _ = read_table(path, [text_column, *known])
+    wanted = [text_column, id_column] if id_column else [text_column]
+    if missing := [name for name in wanted if name not in table.column_names]:
+        listed = ", ".join(table.column_names)
+        raise ValueError(
+            f"{path}: there is no column {', '.join(missing)}; the columns are {listed}: "
+            "name them with --text_column and --id_column"
+        )
+    found = next((name for name in known if name in table.column_names), None)
+    ids = [str(value) for value in table[found].to_pylist()] if found else [str(row) for row in range(len(table))]
+    return ids, [None if text is None else str(text) for text in table[text_column].to_pylist()]
+
+
+def summary(table: pa.Table, names: list[str]) -> str:
+    """A line per label: how many reports say yes, unsure, no, and nothing."""
+    lines = [f"{'label':24}" + "".join(f"{answer:>10}" for answer in [*ANSWERS, "nothing"])]
+    for name in names:
+        counts = Counter(table[name].to_pylist() if name in table.column_names else [])
+        lines.append(f"{name:24}" + "".join(f"{counts[answer]:10,}" for answer in [*ANSWERS, None]))
+    return "\n".join(lines)
+
+
+def _counted(bar: tqdm, file: Path, chunk: tuple[list[str], list[Any]]) -> Path:
+    bar.update(len(chunk[0]))
+    return file
+
+
+def _part(
+    folder: Path, names: list[str], label_set: str, second_reader: str | None, chunk: tuple[list[str], list[Any]]
+) -> Path:
+    """Label some reports into a file that is named by all that its content follows from."""
+    ids, texts = chunk
+    rules = load_label_set(label_set)
+    record = [ids, [text if isinstance(text, str | None) else text.hex() for text in texts], names, second_reader]
+    content = json.dumps([record, rules.fingerprint]).encode()
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    if not path.is_file():
+        reader = None
+        if second_reader is not None:
+            from hf_radmae.reports.second_reader import ModelReader  # torch is not needed for the rules alone
+
+            reader = ModelReader(second_reader)
+        rows = label_reports(texts, names, label_set=rules, second_reader=reader)
+        columns = {"id": pa.array(ids, pa.string())}
+        columns |= {key: pa.array([row[key] for row in rows], pa.string()) for key in rows[0]}
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.table(columns), temporary)
+        temporary.replace(path)
+    return path

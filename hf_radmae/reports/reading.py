@@ -1,0 +1,227 @@
+"""What a report says about each finding: yes, no, unsure, or nothing, with the words that say so.
+
+The algorithm is ConText (Harkema et al., J Biomed Inform 42, 2009): a term is found in a clause, and a cue before or
+behind it denies it, doubts it, dates it or moves it elsewhere, unless another head stands between them. Of several
+statements of a section yes outranks unsure, and unsure outranks no; the conclusion outranks the findings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from typing import NamedTuple
+
+from hf_radmae.reports.rules import LabelRules, LabelSet
+from hf_radmae.reports.text import Text, normalise, substitute
+
+ANSWERS = ("yes", "unsure", "no")
+"""The strongest first."""
+_REACH = 200  # characters; no cue is further away, and a text without full stops stays fast
+_SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=\s*[-*•])|\n[ ]*\n|$(?!\n)")
+_FEW_WORDS = 4  # a question with fewer words before the term is one of the referring physician's
+
+
+class Finding(NamedTuple):
+    """An answer with its evidence.
+
+    Attributes:
+        answer: "yes", "no" or "unsure".
+        evidence: the clause in the words of the report.
+        rule: the kind of cue that decided.
+    """
+
+    answer: str
+    evidence: str
+    rule: str
+
+
+class _Clause(NamedTuple):
+    start: int
+    end: int
+    question: bool
+    sentence_start: int
+
+
+def read_report(
+    text: str | Text, label_set: LabelSet, labels: Iterable[LabelRules] | None = None
+) -> dict[str, Finding | None]:
+    """Read one report.
+
+    Args:
+        text: of the report, normalised or not.
+        label_set: the rules.
+        labels: those of the set to read for; all where None.
+
+    Returns:
+        Name of a label -> what is said, None where nothing is.
+    """
+    report = normalise(text) if isinstance(text, str) else text
+    for pattern, replacement in label_set.abbreviations:
+        report = substitute(report, pattern, replacement)
+    findings, conclusion = _sections(report.content, label_set)
+    clauses = [list(_clauses(report.content, spans, label_set)) for spans in (conclusion, findings)]
+    normal = next((m for spans in (conclusion, findings) for a, b in spans
+                   if (m := label_set.cues["normal"].search(report.content[a:b]))), None)  # fmt: skip
+    fallback = Finding("no", normal.group().strip(), "normal") if normal else None
+    found: dict[str, Finding | None] = {}
+    for label in label_set.labels if labels is None else labels:
+        if not any(pattern.search(report.content) for pattern in label.mentions):
+            found[label.name] = fallback
+            continue
+        answers = (_strongest(report, part, label, label_set) for part in clauses)
+        found[label.name] = next((answer for answer in answers if answer), fallback)
+    return found
+
+
+def place_of(text: str | Text, label_set: LabelSet) -> tuple[str | None, str | None]:
+    """Side ("left", "right", "both") and body part that a text names first; None where it names none."""
+    content = (normalise(text) if isinstance(text, str) else text).content
+
+    def first(patterns: dict[str, re.Pattern[str]]) -> str | None:
+        places = [(match.start(), name) for name, pattern in patterns.items() if (match := pattern.search(content))]
+        return min(places)[1] if places else None
+
+    return first(dict(label_set.sides)), first(dict(label_set.body_parts))
+
+
+def _sections(content: str, label_set: LabelSet) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Spans of the findings and of the conclusion; text before the first heading is findings where no section is."""
+    headings = list(label_set.heading.finditer(content))
+    spans: dict[str, list[tuple[int, int]]] = {"skip": [], "findings": [], "conclusion": []}
+    for heading, following in zip_longest(headings, headings[1:]):
+        kind = next(kind for kind, names in label_set.section_of.items() if names.fullmatch(heading.group(1)))
+        spans[kind].append((heading.end(), following.start() if following else len(content)))
+    first = (0, headings[0].start() if headings else len(content))
+    return spans["findings"] or [first], spans["conclusion"]
+
+
+def _clauses(content: str, spans: Iterable[tuple[int, int]], label_set: LabelSet) -> Iterator[_Clause]:
+    for begin, end in spans:
+        start = begin
+        for stop in _SENTENCE.finditer(content, begin, end):
+            question = stop.group() == "?"
+            first = start
+            for cut in label_set.cues["clause_breaks"].finditer(content, start, stop.start()):
+                yield _Clause(first, cut.start(), question, start)
+                first = cut.end()
+            yield _Clause(first, stop.start(), question, start)
+            start = stop.end()
+        if start < end:
+            yield _Clause(start, end, False, start)
+
+
+def _strongest(report: Text, clauses: list[_Clause], label: LabelRules, label_set: LabelSet) -> Finding | None:
+    found: dict[str, Finding] = {}
+    for clause in clauses:
+        words = report.content[clause.start : clause.end].replace("\n", " ")
+        for answer, rule in _statements(words, clause, report.content, label, label_set):
+            found.setdefault(answer, Finding(answer, report.quote(clause.start, clause.end), rule))
+        if "yes" in found:
+            break
+    return next((found[answer] for answer in ANSWERS if answer in found), None)
+
+
+def _statements(
+    words: str, clause: _Clause, content: str, label: LabelRules, label_set: LabelSet
+) -> Iterator[tuple[str, str]]:
+    """Each answer of a clause with the kind of cue that decided."""
+    if label.denied_by.search(words):
+        yield "no", "denied"
+        return
+    if label.stated_by.search(words):
+        yield "yes", "stated"
+    for term in label.terms.finditer(words):
+        if term.group() and not label.not_terms.search(term.group()):
+            before, behind = _around(words, term)
+            earlier = content[clause.sentence_start : clause.start + term.start()]
+            yield from _judge(before, term.group(), behind, label, label_set, _question(clause.question, earlier))
+    for term in label.denied_terms.finditer(words):
+        before, behind = _around(words, term)
+        doubted = label_set.cues["not_negated"].search(before[-60:])
+        if not doubted and _denied(before, behind, label_set):
+            yield "no", "negated"
+
+
+def _around(words: str, term: re.Match[str]) -> tuple[str, str]:
+    return words[max(0, term.start() - _REACH) : term.start()], words[term.end() : term.end() + _REACH]
+
+
+def _question(question: bool, earlier: str) -> str:
+    if not question:
+        return ""
+    return "doubted" if len(earlier.split()) >= _FEW_WORDS else "asked"
+
+
+def _judge(
+    before: str, term: str, behind: str, label: LabelRules, label_set: LabelSet, question: str
+) -> Iterator[tuple[str, str]]:
+    """What a clause says about one mention; nothing where the mention is no finding."""
+    cues, clause = label_set.cues, before + term + behind
+    near = before.rpartition(",")[2] + term + behind.partition(",")[0]
+    if question == "asked" or term.endswith("ausschluss") or cues["requested"].search(clause):
+        return
+    if cues["elsewhere"].search(clause):
+        return
+    exempt = list(cues["exception"].finditer(before))
+    if exempt and len(before[exempt[-1].end() :].split()) < _FEW_WORDS:
+        yield "yes", "exception"
+        return
+    if label.removable and cues["removed"].search(near):
+        yield "no", "removed"
+        return
+    if cues["attribute_compounds"].search(term) or cues["attributes_behind"].search(behind):
+        yield "yes", "attribute"
+        return
+    after = behind.partition(",")[0]
+    doubted = question == "doubted" or _reaches(cues["doubted"], before, behind, label_set)
+    doubted = doubted or bool(cues["doubted"].search(term + after)) or "alter unklar" in behind
+    if doubted and not _reaches(cues["not_doubted"], before, behind, label_set):
+        yield "unsure", "doubted"
+        return
+    if _denied(before, behind, label_set):
+        yield "no", "negated"
+        return
+    if cues["gone"].search(near) or label.gone.search(clause):
+        yield "no", "gone"
+        return
+    if label.past:
+        healed = cues["healed"].search(clause) and not cues["healing"].search(clause)
+        if healed or cues["past"].search(term) or _reaches(cues["past"], before, behind, label_set):
+            yield "no", "past"
+            return
+    memory = cues["remembered"].search(before.rpartition(",")[2])
+    if memory and label.past and label.remembered:
+        if label.remembered != "ignore":
+            yield str(label.remembered), "remembered"
+        return
+    yield "yes", "stated"
+
+
+def _denied(before: str, behind: str, label_set: LabelSet) -> bool:
+    cues = label_set.cues
+    if _reaches(cues["negated_before"], before, behind, label_set):
+        return True
+    after = behind.partition(",")[0]
+    return bool(cues["negated_behind"].search(after)) and not cues["not_negated"].search(after)
+
+
+def _reaches(cue: re.Pattern[str], before: str, behind: str, label_set: LabelSet) -> bool:
+    """Whether a cue before the term is about it: no other head between them, commas only within a list."""
+    for found in cue.finditer(before):
+        between = before[found.end() :]
+        listed = "," not in between or label_set.cues["lists"].search(
+            between.rpartition(",")[2] + behind.partition(",")[0]
+        )
+        if listed and not _other_head(between, label_set):
+            return True
+    return False
+
+
+def _other_head(between: str, label_set: LabelSet) -> bool:
+    """Whether a denied attribute stands between; as one of a list ("no displacement or fracture") it is none."""
+    for head in label_set.cues["attributes"].finditer(between):
+        rest = re.sub(r"^\w*\s*", "", between[head.end() :])
+        if not (rest.startswith(",") or label_set.cues["lists"].match(rest)):
+            return True
+    return False

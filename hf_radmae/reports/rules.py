@@ -1,0 +1,176 @@
+"""A label set: which findings a report is read for, and what in a language denies, doubts, dates or moves them.
+
+It is a YAML file, so that a lab writes its own without touching code. Every entry is a regular expression, matched on
+text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. The keys:
+
+* `language`, `version`: carried into every result.
+* `abbreviations`: expression -> what is read in its place, before sentences are cut.
+* `sections`: `skip` (history, question), `findings`, `conclusion`: headings; the conclusion outranks the findings.
+* `clause_breaks`: words that end the reach of a cue, as "but".
+* `negated_before`, `negated_behind`, `not_negated`; `doubted`, `not_doubted`: cues, and what only looks like one.
+* `requested`, `elsewhere`: what makes a mention no finding: a request, the other side.
+* `exception`: what makes a mention a finding although the clause denies ("apart from the known ...").
+* `past`, `remembered`, `healed`, `healing`, `gone`, `removed`: what dates a finding.
+* `attributes`, `attribute_compounds`, `attributes_behind`: what is denied in place of the finding, as in "no
+  displacement of the fracture".
+* `lists`: words of a list, over whose commas a cue reaches.
+* `normal`: phrases that deny every finding.
+* `sides`, `body_parts`: name -> expressions.
+* `labels`: name -> `terms`, `not_terms` (contain a term and are none), `denied_terms` (a finding only where denied),
+  `denied_by` and `stated_by` (whole phrases), `past` (old and healed is "no"), `removable`, `gone` (further cues),
+  `remembered` ("unsure" by default where `past`, or "ignore", or false).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SHIPPED = Path(__file__).with_name("label_sets")
+_CUES = (
+    *("clause_breaks", "negated_before", "negated_behind", "not_negated", "doubted", "not_doubted", "requested"),
+    *(
+        "elsewhere",
+        "exception",
+        "past",
+        "remembered",
+        "healed",
+        "healing",
+        "gone",
+        "removed",
+        "attributes",
+        "attributes_behind",
+        "normal",
+    ),
+)
+_OTHERS = {"language", "version", "abbreviations", "sections", "attribute_compounds", "lists", "sides", "body_parts"}
+_LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "stated_by", "gone"}
+_LABEL_FLAGS = {"past", "removable", "remembered"}
+_NEVER = r"(?!)"
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """What a report is read for under one label; an expression that is not given matches nothing."""
+
+    name: str
+    terms: re.Pattern[str]
+    not_terms: re.Pattern[str]
+    denied_terms: re.Pattern[str]
+    denied_by: re.Pattern[str]
+    stated_by: re.Pattern[str]
+    gone: re.Pattern[str]
+    past: bool = False
+    removable: bool = False
+    remembered: str | bool = "unsure"
+
+    @property
+    def mentions(self) -> tuple[re.Pattern[str], ...]:
+        """A text in which none of these is found says nothing under this label."""
+        return self.terms, self.denied_terms, self.denied_by, self.stated_by
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Compiled rules of one language.
+
+    Attributes:
+        version: language and version, as "de-1".
+        cues: name of a cue -> expression.
+        labels: in the order of the file.
+        fingerprint: of the file's content.
+    """
+
+    version: str
+    fingerprint: str
+    cues: Mapping[str, re.Pattern[str]]
+    abbreviations: tuple[tuple[re.Pattern[str], str], ...]
+    heading: re.Pattern[str]
+    section_of: Mapping[str, re.Pattern[str]]
+    sides: Mapping[str, re.Pattern[str]]
+    body_parts: Mapping[str, re.Pattern[str]]
+    labels: tuple[LabelRules, ...]
+
+
+def load_label_set(name: str | Path) -> LabelSet:
+    """Read a label set.
+
+    Args:
+        name: "de" or "en", which are shipped, or the path of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no label set; with its name, the key, and what is known.
+    """
+    path = SHIPPED / f"{name}.yaml" if str(name) in shipped() else Path(name)
+    if not path.is_file():
+        known = ", ".join(shipped())
+        raise FileNotFoundError(f"label set {name}: there is no such file, and the shipped sets are {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"label set {path.name} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
+        raise ValueError(f"label set {path.name}: expected a mapping with the key labels")
+    known_keys = {*_CUES, *_OTHERS, "labels"}
+    if unknown := content.keys() - known_keys:
+        listed = ", ".join(sorted(known_keys))
+        raise ValueError(f"label set {path.name}: unknown key {', '.join(map(str, unknown))}; known are {listed}")
+
+    def compiled(value: Any, key: str) -> re.Pattern[str]:
+        entries = [value] if isinstance(value, str) else list(value or ())
+        try:
+            return re.compile("|".join(f"(?:{entry})" for entry in entries) or _NEVER)
+        except (re.error, TypeError) as error:
+            raise ValueError(f"label set {path.name}, {key}: {error}") from error
+
+    given = content.get("sections", {})
+    sections = {kind: list(given.get(kind, ())) for kind in ("skip", "findings", "conclusion")}
+    headings = sorted((entry for entries in sections.values() for entry in entries), key=len, reverse=True)
+    heading = "|".join(headings) or _NEVER
+    cues = {key: compiled(content.get(key), key) for key in (*_CUES, "attribute_compounds", "lists")}
+    return LabelSet(
+        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
+        version=f"{content.get('language', path.stem)}-{content.get('version', 0)}",
+        cues=cues,
+        abbreviations=tuple((compiled(a, "abbreviations"), b) for a, b in content.get("abbreviations", {}).items()),
+        heading=compiled(rf"(?:^|\n|(?<=[.?!]))[ \t]*({heading})(?:[^\n:.?!]{{0,40}}:|[ \t]*(?=\n|$))", "sections"),
+        section_of={kind: compiled(entries, kind) for kind, entries in sections.items()},
+        sides={name: compiled(value, name) for name, value in content.get("sides", {}).items()},
+        body_parts={name: compiled(value, name) for name, value in content.get("body_parts", {}).items()},
+        labels=tuple(_label(str(name), rules, path.name, compiled) for name, rules in content["labels"].items()),
+    )
+
+
+def shipped() -> list[str]:
+    """Languages of the label sets that come with this package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def choose(label_set: LabelSet, names: Iterable[str] | None) -> tuple[LabelRules, ...]:
+    """The labels with these names, all where None.
+
+    Raises:
+        ValueError: the set has no label of a name.
+    """
+    known = {label.name: label for label in label_set.labels}
+    wanted = list(known) if names is None else list(names)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"label set {label_set.version} has no label {', '.join(unknown)}; it has {', '.join(known)}")
+    return tuple(known[name] for name in wanted)
+
+
+def _label(name: str, rules: Any, file: str, compiled: Any) -> LabelRules:
+    if not isinstance(rules, dict) or not rules.get("terms"):
+        raise ValueError(f"label set {file}, label {name}: expected a mapping with terms")
+    if unknown := rules.keys() - _LABEL_LISTS - _LABEL_FLAGS:
+        known = ", ".join(sorted(_LABEL_LISTS | _LABEL_FLAGS))
+        raise ValueError(f"label set {file}, label {name}: unknown key {', '.join(sorted(unknown))}; known are {known}")
+    lists = {key: compiled(rules.get(key), f"label {name}, {key}") for key in _LABEL_LISTS}
+    return LabelRules(name, **lists, **{key: rules[key] for key in _LABEL_FLAGS & rules.keys()})
