@@ -117,7 +117,7 @@ def mask_on_grid(mask: Array, rows: Array, columns: Array) -> Array:
     sums[..., 1:, 1:] = mask.astype(np.int32).cumsum(-2).cumsum(-1)
     (top, bottom), (left, right) = (_overlaps(edges, SIDE) for edges in (rows, columns))
     above, below = sums[..., top, :], sums[..., bottom, :]
-    return (below[..., right] - above[..., right] - below[..., left] + above[..., left]) > 0
+    return np.ascontiguousarray((below[..., right] - above[..., right] - below[..., left] + above[..., left]) > 0)
 
 
 def content_box(mask: Array) -> Box:
