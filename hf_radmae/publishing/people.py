@@ -262,8 +262,8 @@ def _name_findings(text: str) -> Iterator[str]:
         if plain_name(name) not in _NOT_OF_A_PERSON | _WORDS:
             yield found[0][:80]
     for found in _NAMED.finditer(text):
-        words = [word for word in re.findall(_WORD, found["name"]) if plain_name(word) not in _WORDS and len(word) > 1]
-        if len(words) == len(re.findall(_CAP, found["name"])) and words:
+        first = plain_name(re.split(r",?\s", found["name"])[0])
+        if len(first) != 1 and first not in _WORDS:  # none is left of a name in another script
             yield found[0][:80]
     cues = r"patient(?:in|en)?|pat\.?|herrn?|frau|arzt|radiologist|physician|name|signed by|by"
     lower = rf"(?<![^\W_])(?i:{cues})[\s:=,_|\"'-]+([^\W\d_]{{3,}})"
