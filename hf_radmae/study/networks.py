@@ -94,6 +94,7 @@ def pretrain(
     trainer.save_model()
     figures = {name: value for name, value in train_figures(trainer).items() if name != "seconds"}  # of this start
     curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
+    figures["views"] = round(figures["epochs"] * len(images.train))
     return {"losses": losses, "curve": curve, "training": figures, "features": watched(trainer.state.log_history)}
 
 

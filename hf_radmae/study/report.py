@@ -100,9 +100,10 @@ def summary(results: Mapping[str, Any]) -> dict[str, str]:
     if "losses" in trained:
         losses, model = trained["losses"], results["model"]
         text = (
-            f"{model['parameters']:,} parameters (preset {model['preset']}), {trained['training']['epochs']:g} epochs, "
-            f"{minutes(results['seconds']['pretrain'])}. Loss on the validation images {losses['before']:.3f} "
-            f"before and {losses['validation']:.3f} after; on the test images {losses['test']:.3f}."
+            f"{model['parameters']:,} parameters (preset {model['preset']}), {trained['training']['epochs']:g} epochs "
+            f"({trained['training']['views']:,} image views, which the views of the tables leave out), "
+            f"{minutes(results['seconds']['pretrain'])}. Loss on the validation images {losses['before']:.3f} before "
+            f"and {losses['validation']:.3f} after; on the test images {losses['test']:.3f}."
         )
     hardware = f"{device['device']}, {device['cpus']} CPU cores"
     method = (
