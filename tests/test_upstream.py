@@ -154,7 +154,7 @@ def test_patience_begins_anew_with_each_training():
     assert callback.early_stopping_patience_counter == 0
 
 
-@mended("summed_loss and ClassifierTrainer._get_num_items_in_batch")
+@mended("summed_loss and ClassifierTrainer.loss_denominator")
 def test_the_loss_of_several_labels_is_divided_by_the_number_of_a_step():
     config = ViTConfig(**VIT, num_labels=2, problem_type="multi_label_classification")
     stock = ViTForImageClassification(config).eval()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.skipped import SkippedImages
@@ -56,6 +56,7 @@ def train_classifier(
     processor: BaseImageProcessor | None = None,
     skipped: SkippedImages | None = None,
     resume_from_checkpoint: str | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedClassifier:
     """Train a network on `parts["train"]`, keep what does best on "validation", and score it there and on "test".
 
@@ -68,7 +69,8 @@ def train_classifier(
         bootstrap: resamples of patients for the intervals of the final scores; 0 for none.
         processor: saved with the checkpoints.
         skipped: list of unusable images, see `RadMAETrainer`.
-        resume_from_checkpoint: a folder to go on from.
+        resume_from_checkpoint: the folder of a checkpoint.
+        callbacks: of the trainer, such as one that pushes.
 
     Raises:
         ValueError: a column does not exist, a split has no labelled image, or the training images are all of one class.
@@ -82,6 +84,7 @@ def train_classifier(
         eval_dataset=data["validation"],
         processing_class=processor,
         skipped=skipped,
+        callbacks=list(callbacks),
     )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     predictions = {split: trainer.predicted(data[split]) for split in ("validation", "test")}

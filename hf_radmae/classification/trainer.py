@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import normalize
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -19,16 +18,8 @@ from hf_radmae.classification.loss import fit_class_weights, label_weights, summ
 from hf_radmae.classification.networks import parameter_groups
 from hf_radmae.classification.scores import Predictions, score
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.pretraining.callbacks import EarlyStopping
+from hf_radmae.pretraining.divergence import check_finite
 from hf_radmae.pretraining.trainer import RadMAETrainer
-from hf_radmae.publishing.card import TEMPLATES
-
-
-class Patience(EarlyStopping):
-    """Early stopping without checkpoints: upstream's warning that the best model is lost does not hold."""
-
-    def on_train_begin(self, *args, **kwargs):
-        self.in_train = True
 
 
 class ClassifierTrainer(RadMAETrainer):
@@ -39,7 +30,6 @@ class ClassifierTrainer(RadMAETrainer):
     * The model at the end is the best one. Where `save_strategy` is "no" its weights are kept in memory.
     """
 
-    card_template = TEMPLATES["classifier"]
     args: ClassifierTrainingArguments  # type: ignore[assignment]
     model: Any  # type: ignore[assignment]
     train_dataset: LabelledRadiographs  # type: ignore[assignment]
@@ -55,13 +45,8 @@ class ClassifierTrainer(RadMAETrainer):
         collator = LabelCollator(BucketCollator(train_dataset.bins.patch_size, background="keep"))
         super().__init__(model, args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.class_weights = fit_class_weights(train_dataset.targets, self.labels, args.class_weights)
-        self._evaluated: list[tuple[np.ndarray, np.ndarray]] = []
+        self._evaluated: list[tuple[np.ndarray, np.ndarray]] = []  # type: ignore[assignment]
         self._best_weights: dict[str, torch.Tensor] | None = None
-        if args.early_stopping_patience and args.keeps_best_in_memory:
-            self.add_callback(Patience(args.early_stopping_patience))
-
-    def get_test_dataloader(self, test_dataset: LabelledRadiographs) -> DataLoader:  # type: ignore[override]
-        return self.get_eval_dataloader(test_dataset)  # type: ignore[arg-type]
 
     def predicted(self, data: LabelledRadiographs) -> Predictions:
         """What the model says of the labelled images."""
@@ -77,11 +62,9 @@ class ClassifierTrainer(RadMAETrainer):
 
     # The loss of a step is a sum over its labels, divided by their weight over all ranks and batches.
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        weight = torch.zeros((), device=device)
-        for batch in batch_samples:
-            weight += self._weights(batch["labels"]).sum().to(device)
-        return self.accelerator.reduce(weight, reduction="sum").clamp(min=1e-6)
+    def loss_denominator(self, batches: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        weight = torch.stack([self._weights(batch["labels"]).sum() for batch in batches]).sum()
+        return self.sum_over_ranks(weight.reshape(1), device)[0].clamp(min=1e-6)
 
     def _weights(self, targets: torch.Tensor) -> torch.Tensor:
         weights = self.class_weights
@@ -120,7 +103,7 @@ class ClassifierTrainer(RadMAETrainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         self._evaluated = []
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        output = self.run_evaluation(dataloader, description, ignore_keys, metric_key_prefix)
         parts = gather_object(self._evaluated) if self.args.world_size > 1 else self._evaluated
         self._evaluated = []
         data: LabelledRadiographs = dataloader.dataset
@@ -132,19 +115,20 @@ class ClassifierTrainer(RadMAETrainer):
         weights = label_weights(targets, self.class_weights)
         loss = summed_loss(torch.from_numpy(logits), targets, weights) / weights.sum().clamp(min=1e-6)
         metrics = {"loss": loss.item(), **score(predictions)}
-        kept = {k: v for k, v in (output.metrics or {}).items() if not k.endswith("model_preparation_time")}
+        check_finite(
+            {"loss": loss.item()}, f"the evaluation ({metric_key_prefix}) is not finite: the network has diverged"
+        )
+        kept = output.metrics or {}
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions, None, kept | named, len(rows))  # type: ignore[arg-type]
 
     # Without checkpoints the best weights are kept in memory, and are the model's at the end.
 
-    def _determine_best_metric(self, metrics, trial) -> bool:
-        better = super()._determine_best_metric(metrics, trial)
-        if better and self.args.keeps_best_in_memory:
+    def on_new_best(self) -> None:
+        if self.args.keeps_best_in_memory:
             state = self.accelerator.unwrap_model(self.model).state_dict()
             self._best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
             self.state.best_global_step = self.state.global_step
-        return better
 
     def train(self, *args, **kwargs):
         self._best_weights = None

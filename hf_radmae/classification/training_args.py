@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from hf_radmae.pretraining.training_args import RadMAETrainingArguments
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments, check_ranges
 
+RANGES = {
+    "layer_decay": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+    "label_smoothing_factor": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "rotation": (lambda x: 0 <= x <= 180, "degrees between 0 and 180"),
+    "zoom": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "shift": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "contrast": (lambda x: x >= 0, "0 or more"),
+}
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 
 
@@ -27,13 +36,12 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
     output_dir: str = field(default="out/classifier", metadata={"help": "Folder of checkpoints, results, predictions."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW, of the last layer."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Beta2 of AdamW."})
-    num_train_epochs: float = field(default=50.0, metadata={"help": "Times that every image is seen, at most."})
+    num_train_epochs: str = field(default="50", metadata={"help": "Times that every image is seen, at most."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Images per device and step, of one bin."})
     metric_for_best_model: str | None = field(
         default=None, metadata={"help": "Validation score of the best model; balanced_accuracy, for regression loss."}
     )
     greater_is_better: bool | None = field(default=None, metadata={"help": "Leave as it is."})
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Leave as it is."})
     figure_images: int = field(default=0, metadata={"help": "Leave as it is: there are no reconstructions."})
 
     class_weights: str = field(
@@ -46,7 +54,17 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
     contrast: float = field(default=0.2, metadata={"help": "Gamma of training images is within 1 / (1 + x) and 1 + x."})
     flip: bool = field(default=False, metadata={"help": "Mirror left and right; not where laterality is a label."})
 
+    refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
+        **{name: rule for name, rule in RadMAETrainingArguments.refused.items() if name != "label_smoothing_factor"},
+        "streaming": ((False,), "only pre-training reads its shards in order; fine-tuning opens them as rows"),
+    }
+    meaning: ClassVar[tuple[str, ...]] = (
+        *RadMAETrainingArguments.meaning,
+        *("label_smoothing_factor", "class_weights", "layer_decay", "rotation", "zoom", "shift", "contrast", "flip"),
+    )
+
     def __post_init__(self):
+        check_ranges(self, RANGES)
         if self.save_strategy == "no":
             self.load_best_model_at_end = False  # from a checkpoint, that is
         chosen = self.metric_for_best_model, self.greater_is_better

@@ -11,7 +11,7 @@ From a masked autoencoder of scripts/pretrain.py, or any `vit_mae` checkpoint, o
 
 `--label a,b,c` takes several yes-or-no columns, `--task regression` a column of numbers. Images without a label are
 left out and counted. Training stops after ten evaluations without a better validation score, and the best model is
-kept. A run that was ended goes on from its last checkpoint when it is started again with the same --output_dir.
+kept. A run that was ended resumes from its last complete checkpoint when it is started again in the same --output_dir.
 
 The output folder then holds the model and preprocessor_config.json, results.json with every score and its interval over
 patients, and predictions-validation.parquet and predictions-test.parquet with a row per image, without patients.
@@ -27,23 +27,16 @@ from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
-from hf_radmae.pretraining.checkpoints import last_complete_checkpoint
+from hf_radmae.cli.runs import FINISHED, STOPPED, finished, options_of, start_of, used_options
+from hf_radmae.pretraining.devices import use_available_cores
+from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.pretraining.results import environment
-from hf_radmae.pretraining.trainer import use_all_cores
+from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.publishing.card import TEMPLATES, write_card
+from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
 
-REPEATED: tuple[str, ...] = (
-    "seed",
-    "num_train_epochs",
-    "learning_rate",
-    "weight_decay",
-    "layer_decay",
-    "class_weights",
-    "flip",
-)
-REPEATED += ("rotation", "zoom", "shift", "contrast", "per_device_train_batch_size")
 SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 
 
@@ -51,10 +44,21 @@ SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 def main() -> None:
     options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
     data_args, task_args, args = parse(options, description=__doc__)
+    with RunFolder(args.output_dir, owner=args.process_index == 0):
+        finetune(data_args, task_args, args)
+
+
+def finetune(data_args: LabelledDataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments) -> None:
+    """One run in its folder, which nobody else writes to."""
     say = print if args.process_index == 0 else lambda *_: None
     folder = Path(args.output_dir)
-    use_all_cores(args)
+    use_available_cores(args)
 
+    run_options = options_of(args, data_args, task_args)
+    if (done := finished(folder, run_options, args.resume)) is not None:
+        test = ", ".join(f"{name} {done['test'][name]:.3f}" for name in SCORES if name in done["test"])
+        say(f"{folder} holds this run, finished: test {test}. Nothing was changed; --resume none starts anew.")
+        return
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     with args.main_process_first(desc="build the data set"):
         setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
@@ -69,22 +73,35 @@ def main() -> None:
     )
     if args.process_index == 0:
         skipped.add(setup.unreadable)  # type: ignore[arg-type]
-    checkpoint = args.resume_from_checkpoint
-    if checkpoint in (None, "true", "True", "last"):
-        checkpoint = last_complete_checkpoint(folder)
-    if checkpoint:
-        say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
-
+    checkpoint, weights = start_of(args, say)
+    if weights is not None:
+        model.load_state_dict(type(model).from_pretrained(weights).state_dict())
+    results: dict[str, Any] = {
+        "name": folder.name,
+        "status": FINISHED,
+        "environment": environment(),
+        "decided_by": run_options,
+        "arguments": used_options(args),
+    }
+    callbacks = [PushCallback(TEMPLATES["classifier"])] if args.push_to_hub else []
     processor = setup.processor(model.config)
-    run = train_classifier(
-        model,
-        setup.parts,
-        setup.label,
-        args,
-        processor=processor,
-        skipped=skipped,
-        resume_from_checkpoint=checkpoint,
-    )
+    try:
+        run = train_classifier(
+            model,
+            setup.parts,
+            setup.label,
+            args,
+            processor=processor,
+            skipped=skipped,
+            resume_from_checkpoint=checkpoint,
+            callbacks=callbacks,
+        )
+    except Stopped as stopped:
+        if args.process_index == 0:
+            data = vars(data_args), {"stopped_by": stopped.reason}
+            save_results(results | {"status": STOPPED, "data": data[0], "training": data[1]}, folder)
+            print(f"Stopped by {stopped.reason}, saved in {stopped.checkpoint}.")
+        raise
     if args.process_index != 0:
         return
 
@@ -94,18 +111,17 @@ def main() -> None:
         predictions.save(folder / f"predictions-{split}.parquet")
     counted = count_patients({split: part.rows for split, part in setup.parts.items()})
     patients: dict[str, Any] = {} if counted is None else {"patients": counted}
-    results = {
-        "name": folder.name,
-        "environment": environment(),
+    results |= {
         "data": vars(data_args) | patients | {"unreadable": len(setup.unreadable), "bins": setup.bins.shapes.tolist()},
-        "arguments": {name: getattr(args, name) for name in REPEATED},
         "model": vars(task_args) | {"parameters": run.model.num_parameters()},
         **run.results,
     }
+    if run.trainer.changed:
+        results["changed"] = run.trainer.changed
     save_results(results, folder)
     write_card(results, folder, TEMPLATES["classifier"], license=args.license)
-    if args.push_to_hub:
-        run.trainer.push_output()
+    for callback in callbacks:
+        callback.push_output(run.trainer)
     say(f"\n{'':22}{'validation':>26}{'test':>26}")
     for name in (name for name in SCORES if name in run.results["test"]):
         cells = (

@@ -24,6 +24,7 @@ COMMANDS = {
     "push": "push",
     "embed": "embed",
     "demo": "demo",
+    "replay": "replay",
 }
 """Command -> module of this room with a function `main`, in the order of `hf-radmae --help`."""
 

@@ -9,8 +9,9 @@ On your own, sub-folders or a metadata.csv with labels are optional:
     accelerate launch scripts/pretrain.py --dataset imagefolder --data_dir RADIOGRAPHS --probe_column body_region \
         --preset small --max_tokens 256 --output_dir out/mine
 
-A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended goes on from its last
-checkpoint when it is started again with the same --output_dir. Watch it with `tensorboard --logdir out`.
+A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended, by SIGTERM, SIGUSR1 or
+kill -9, resumes from its last complete checkpoint when it is started again with the same --output_dir (--resume). After
+the two signals it saves at the next step and ends with exit code 75. Watch it with `tensorboard --logdir out`.
 
 The output folder then holds the encoder (bare transformers loads it, for images of three channels) with its
 preprocessor_config.json, in mae/ the whole masked autoencoder to continue from, results.json with every figure,
@@ -32,37 +33,26 @@ from hf_radmae.batching.streaming import open_shards
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
+from hf_radmae.cli.runs import FINISHED, STOPPED, finished, options_of, start_of, used_options
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.devices import use_available_cores
+from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.pretraining.memory import tokens_that_fit
 from hf_radmae.pretraining.results import environment, train_figures
-from hf_radmae.pretraining.setup import initial_model, make_trainer, patch_size_of
-from hf_radmae.pretraining.trainer import (
-    RadMAETrainer,
-    RadMAETrainingArguments,
-    last_complete_checkpoint,
-    use_all_cores,
-)
+from hf_radmae.pretraining.run_folder import RunFolder
+from hf_radmae.pretraining.setup import check_probe_column, initial_model, make_trainer, patch_size_of
+from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.publishing.export import lay_out_run
+from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.load import PROCESSES, load_radiographs
 from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
 from hf_radmae.study.seen import save_seen
 from hf_radmae.study.steps import fingerprint
-
-REPEATED: tuple[str, ...] = (
-    "seed",
-    "num_train_epochs",
-    "learning_rate",
-    "weight_decay",
-    "warmup_steps",
-    "per_device_train_batch_size",
-)
-REPEATED += ("tokens_per_batch", "streaming")
-
 
 COMPARED = 20_000
 """Images, drawn at random, on which ways to batch are compared where there are more."""
@@ -103,16 +93,32 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
 @command
 def main() -> None:
     data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
+    with RunFolder(args.output_dir, owner=args.process_index == 0):
+        pretrain(data_args, model_args, args)
+
+
+def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> None:
+    """One run in its folder, which nobody else writes to."""
     say = print if args.process_index == 0 else lambda *_: None
     folder = Path(args.output_dir)
-    use_all_cores(args)
+    use_available_cores(args)
 
+    run_options = options_of(args, data_args, model_args)
+    done = finished(folder, run_options, args.resume)
+    if done is not None and done["data"].get("probe_column") == data_args.probe_column:
+        losses = done["losses"]
+        say(
+            f"{folder} holds this run, finished: evaluation loss {losses['before']:.3f} before, "
+            f"{losses['validation']:.3f} after. Nothing was changed; --resume none starts anew."
+        )
+        return
     unreadable: list[Any] = []
     with args.main_process_first(desc="build the data set"):
         if args.streaming:
             rows = open_shards(data_args.data_dir, CONTENT if data_args.background == "drop" else ())
         else:
             rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
+    check_probe_column(rows, data_args.probe_column)
     images = {split: len(part) for split, part in rows.items()}
     if empty := [split for split in ("train", "validation", "test") if not images[split]]:
         raise ValueError(f"no image is in {', '.join(empty)} of {images}: give more patients, or splits of your own")
@@ -139,20 +145,35 @@ def main() -> None:
     model = initial_model(model_args, data_args.max_tokens, args.seed)
     skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
     skipped.add(unreadable if args.process_index == 0 else [])
-    trainer = make_trainer(model, args, data_args, data.train, parts["validation"], skipped=skipped)
+    callbacks = [PushCallback()] if args.push_to_hub else []
+    trainer = make_trainer(
+        model, args, data_args, data.train, parts["validation"], skipped=skipped, callbacks=callbacks
+    )
 
     if args.find_tokens_per_batch:
         say(f"--tokens_per_batch {tokens_that_fit(trainer, bins)}")
         return
     if not args.streaming:
         trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer, data_args.probe_column))
-    checkpoint = args.resume_from_checkpoint
-    if checkpoint in (None, "true", "True", "last"):
-        checkpoint = last_complete_checkpoint(folder)
+    results: dict[str, Any] = {
+        "name": folder.name,
+        "status": FINISHED,
+        "environment": environment(),
+        "decided_by": run_options,
+        "arguments": used_options(args),
+    }
+    checkpoint, weights = start_of(args, say)
     losses = {"before": loss_before(trainer, folder, resumed=bool(checkpoint))}
-    if checkpoint:
-        say(f"Going on from {checkpoint}; give another --output_dir to start anew.")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if weights is not None:
+        trainer.load_weights(weights)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Stopped as stopped:
+        if args.process_index == 0:
+            training = train_figures(trainer) | {"stopped_by": stopped.reason}
+            save_results(results | {"status": STOPPED, "data": vars(data_args), "training": training}, folder)
+            print(f"Stopped by {stopped.reason} at step {trainer.state.global_step}, saved in {stopped.checkpoint}.")
+        raise
     losses["validation"] = trainer.evaluate()["eval_loss"]
     losses["test"] = trainer.evaluate(parts["test"], metric_key_prefix="test")["test_loss"]
     trainer.save_model()
@@ -164,11 +185,8 @@ def main() -> None:
         shown["fingerprint"] = fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
     if not args.streaming and (patients := count_patients(rows)) is not None:
         shown["patients"] = patients
-    results = {
-        "name": folder.name,
-        "environment": environment(),
+    results |= {
         "data": vars(data_args) | shown | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
-        "arguments": {name: getattr(args, name) for name in REPEATED},
         "options": deciding_options(args),
         "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
         "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
@@ -177,17 +195,19 @@ def main() -> None:
     }
     if not args.streaming:
         save_seen([rows["train"], rows["validation"]], folder)
+    if trainer.changed:
+        results["changed"] = trainer.changed
     if data_args.probe_column:
         trained = RadMAEForPreTraining.from_pretrained(folder).to(args.device)  # whole, where training sharded it
-        untrained = initial_model(model_args, data_args.max_tokens, args.seed).to(args.device)
+        untrained = initial_model(model_args, data_args.max_tokens, args.seed).to(args.device)  # type: ignore[arg-type]  # upstream's wrapper
         options = {"rivals": data_args.rivals, "num_workers": args.dataloader_num_workers}
         results["probe"] = probe_against_rivals(trained, untrained, parts, data_args.probe_column, **options)
         say(probe_text(results["probe"]))
     lay_out_run(folder, folder)
     save_results(results, folder)
     write_card(results, folder, license=args.license)
-    if args.push_to_hub:
-        trainer.push_output()
+    for callback in callbacks:
+        callback.push_output(trainer)
     say(
         f"\nEvaluation loss {losses['before']:.3f} before, {losses['validation']:.3f} after; on the test split "
         f"{losses['test']:.3f}. Everything is in {folder}: see reconstructions.png, results.json and README.md.\n\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,20 @@ from hf_radmae.study.report import table_lines
 
 
 def save_results(results: Mapping[str, Any], folder: str | Path) -> Path:
-    """Writes `results.json`, what is `public` of them."""
+    """Write `results.json`, what is `public` of them; a number that is none, such as an undefined score, is null."""
     path = Path(folder, "results.json")
-    path.write_text(json.dumps(public(results), indent=1) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(_finite(public(results)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
     return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def probe_text(probe: Mapping[str, Any]) -> str:

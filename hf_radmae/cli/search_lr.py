@@ -26,13 +26,14 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import labelled_parts
-from hf_radmae.classification.trainer import ClassifierTrainer, Patience
+from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.devices import use_available_cores
 from hf_radmae.pretraining.setup import initial_model, patch_size_of
-from hf_radmae.pretraining.trainer import RadMAETrainer, use_all_cores
+from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.sources.load import PROCESSES, load_radiographs
 from hf_radmae.study.networks import deciding_options
@@ -73,7 +74,7 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
     with args.main_process_first(desc="build the data set"):
         rows, _ = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
         data = bucketed(rows, batch_size=args.images_per_update(data_args.max_tokens), **options)
-    trainer = RadMAETrainer(
+    return RadMAETrainer(
         None,
         args,
         model_init=lambda: initial_model(model_args, data_args.max_tokens, args.seed),
@@ -81,9 +82,6 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
         eval_dataset=data.parts["validation"],
         data_collator=BucketCollator(data.bins.patch_size, model_args.num_channels, data_args.background),
     )
-    if args.early_stopping_patience:
-        trainer.add_callback(Patience(args.early_stopping_patience))
-    return trainer
 
 
 COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
@@ -99,7 +97,7 @@ def main() -> None:
         sys.exit(f"{__doc__}\nSay first what to search for: {' or '.join(COMMANDS)}")
     make_trainer, classes = COMMANDS[command[0]]
     search_args, data_args, network_args, args = parse((SearchArguments, *classes), words, __doc__)
-    use_all_cores(args)
+    use_available_cores(args)
     args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
     trainer = make_trainer(data_args, network_args, args)
     between = tuple(search_args.between) if search_args.between else None

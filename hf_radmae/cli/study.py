@@ -23,7 +23,8 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
-from hf_radmae.pretraining.trainer import RadMAETrainingArguments, use_all_cores
+from hf_radmae.pretraining.devices import use_available_cores
+from hf_radmae.pretraining.trainer import RadMAETrainingArguments
 from hf_radmae.study import Study, StudyArguments, terminal_text, write_report
 from hf_radmae.study.steps import write_whole
 
@@ -32,6 +33,8 @@ from hf_radmae.study.steps import write_whole
 def main() -> None:
     classes = (DataArguments, ModelArguments, StudyArguments, RadMAETrainingArguments)
     data_args, model_args, study_args, training = parse(classes, description=__doc__)
+    if training.streaming:
+        raise ValueError("--streaming: a study reads its images many times; pre-train with scripts/pretrain.py instead")
     if training.world_size > 1:
         raise SystemExit(
             f"{training.world_size} processes: pre-train with scripts/pretrain.py on all of them, and give the result "
@@ -40,7 +43,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     set_verbosity_error()
     disable_progress_bar()  # of loading and saving weights
-    use_all_cores(training)
+    use_available_cores(training)
     set_seed(training.seed)
     folder = Path(training.output_dir)
     study = Study(folder, data_args, model_args, study_args, training)

@@ -1,12 +1,29 @@
-"""What a run is told, as dataclasses: from a recipe file, the command line, or both."""
+"""The options of data and network as dataclasses: from a recipe file, the command line, or both."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_radmae.batching.binning import STRATEGIES
 from hf_radmae.models.mae import PRESETS
+from hf_radmae.pretraining.training_args import check_ranges
+
+DATA_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "num_images": (lambda x: x >= 3, "at least 3, one for each split"),
+    "phantom_scale": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+    "num_bins": (lambda x: x >= 1, "at least 1"),
+    "max_tokens": (lambda x: x >= 1, "at least 1"),
+    "flat_threshold": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "token_levels": (lambda x: x >= 1, "at least 1"),
+    "crop_scale": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+}
+MODEL_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "patch_size": (lambda x: x >= 1, "at least 1"),
+    "mask_ratio": (lambda x: 0 < x < 1, "a share between 0 and 1, as 0.75"),
+    "prediction_ratio": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+}
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
@@ -43,6 +60,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        check_ranges(self, DATA_RANGES)
         if self.probe_column is None and self.dataset in ("phantom", "irma"):
             self.probe_column = "body_region"
 
@@ -60,7 +78,7 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """Which network: a preset from scratch, or a checkpoint to go on with."""
+    """Which network: a preset from scratch, or a checkpoint to start from."""
 
     preset: str = option("tiny", "Size of a network trained from scratch.", choices=list(PRESETS))
     model: str | None = option(None, "Start from this checkpoint, a folder or an id on the Hub, in place of a preset.")
@@ -68,12 +86,13 @@ class ModelArguments:
         1, "Input channels, 1 or 3; a checkpoint's kernels are converted exactly.", choices=[1, 3]
     )
     patch_size: int | None = option(
-        None, "Side of a patch in pixels; by default 8 for tiny (small images) and 16 else. A checkpoint keeps its own."
+        None, "Side of a patch in pixels; by default 8 for tiny, 16 else. A checkpoint keeps its own."
     )
     mask_ratio: float = option(0.75, "Share of the patches that is masked.")
     prediction_ratio: float = option(0.5, "Share of the masked patches that is predicted in training.")
     norm_pix_loss: bool = option(True, "Predict patches normalised to mean 0 and variance 1.")
 
     def __post_init__(self) -> None:
+        check_ranges(self, MODEL_RANGES)
         if self.patch_size is None:
             self.patch_size = 8 if self.preset == "tiny" else 16

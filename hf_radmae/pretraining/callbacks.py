@@ -1,5 +1,6 @@
 """What watches a pre-training run: its speed, its patience, and pictures of its reconstructions."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any, cast
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.pretraining.checkpoints import damage
 from hf_radmae.pretraining.figures import reconstruction_figure, save_figure
+
+logger = logging.getLogger(__name__)
 
 
 class Throughput(TrainerCallback):
@@ -44,16 +48,17 @@ class Throughput(TrainerCallback):
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Upstream's, but evaluations before and after training do not count.
+    """Upstream's, but evaluations before and after training do not count, and the best model need not be loaded.
 
-    A resumed run builds it anew from upstream's arguments, so that it must take no others.
+    A resumed run builds it anew from the checkpoint, with the count of evaluations without progress; the patience is
+    that of the arguments of now.
     """
 
     in_train = False
 
-    def on_train_begin(self, *args, **kwargs):
+    def on_train_begin(self, args, *unused, **kwargs):
         self.in_train = True
-        super().on_train_begin(*args, **kwargs)
+        self.early_stopping_patience = args.early_stopping_patience
 
     def on_train_end(self, *args, **kwargs):
         self.in_train = False
@@ -61,6 +66,41 @@ class EarlyStopping(EarlyStoppingCallback):
     def on_evaluate(self, *args, **kwargs):
         if self.in_train:
             super().on_evaluate(*args, **kwargs)
+
+
+class RestoreRun(TrainerCallback):
+    """Gives a resumed run what Trainer does not keep: the best checkpoint wherever it is now, and the pending loss.
+
+    Args:
+        trainer: a `RadMAETrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer._step.epoch = int(state.epoch or 0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer, manifest = self.trainer, self.trainer._manifest
+        trainer._first_step = state.global_step
+        if not manifest:
+            return
+        pending = manifest["pending"]
+        trainer._tr_loss += pending["loss"]
+        trainer._globalstep_last_logged = pending["since"]
+        self.find_best(state, Path(manifest["folder"]))
+
+    def find_best(self, state: Any, folder: Path) -> None:
+        """Point the state at its best checkpoint in a folder; forget it with a warning where it is gone."""
+        if state.best_global_step is None:
+            return
+        best = folder / f"checkpoint-{state.best_global_step}"
+        if damage(best) is None:
+            state.best_model_checkpoint = str(best)
+        else:
+            logger.warning("the best checkpoint %s is gone or damaged: the best of the rest is taken", best)
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
 
 class ReconstructionCallback(TrainerCallback):
@@ -71,11 +111,15 @@ class ReconstructionCallback(TrainerCallback):
 
     def __init__(self, trainer: Trainer, images: int):
         self.trainer, self.images = trainer, images
+        data = trainer.eval_dataset
+        name = next(iter(data)) if isinstance(data, dict) else ""  # of several sets the first one is drawn
+        self.dataset = cast(RadiographDataset, data[name] if isinstance(data, dict) else data)
+        self._loss = f"eval_{name}_loss" if name else "eval_loss"
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         # A model that is sharded needs all of its processes to run.
         runs = state.is_world_process_zero or self.trainer.is_fsdp_enabled
-        if not runs or "eval_loss" not in (metrics or {}):
+        if not runs or self._loss not in (metrics or {}):
             return
         figure = reconstruction_figure(self.trainer.accelerator.unwrap_model(self.trainer.model), list(self._batches()))
         if not state.is_world_process_zero:
@@ -86,9 +130,6 @@ class ReconstructionCallback(TrainerCallback):
                 writer.add_image("reconstructions", image, state.global_step, dataformats="HWC")
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        dataset, collate = (
-            cast(RadiographDataset, self.trainer.eval_dataset),
-            cast(Callable, self.trainer.data_collator),
-        )
+        dataset, collate = self.dataset, cast(Callable, self.trainer.data_collator)
         for index in dataset.first_of_fullest_bins(self.images):
             yield collate([dataset[index]])

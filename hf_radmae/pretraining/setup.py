@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from math import isqrt
 from os import PathLike
 from typing import Any
@@ -39,6 +40,22 @@ def initial_model(args: ModelArguments, max_tokens: int, seed: int) -> RadMAEFor
     options |= {"patch_size": args.patch_size, "num_channels": args.num_channels}
     options["image_size"] = isqrt(max_tokens) * options["patch_size"]
     return RadMAEForPreTraining(preset_config(args.preset, **options))
+
+
+def check_probe_column(rows: Mapping[str, Any], column: str | None) -> None:
+    """Check at the start that a probe at the end will be possible.
+
+    Raises:
+        ValueError: there is no such column, or its training rows hold fewer than two values.
+    """
+    if column is None:
+        return
+    train = rows["train"]
+    if column not in train.column_names:
+        raise ValueError(f"--probe_column {column}: no such column; the columns are {', '.join(train.column_names)}")
+    values = {value for value in train.data.column(column).unique().to_pylist() if value not in (None, "")}
+    if len(values) < 2:
+        raise ValueError(f"--probe_column {column}: all training images have the value {next(iter(values), None)}")
 
 
 def make_trainer(

@@ -1,10 +1,89 @@
 """`TrainingArguments` with the defaults of masked-autoencoder pre-training."""
 
+import copy
+import math
 import os
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
+
+from hf_radmae.pretraining.run_folder import check_temporary_folder
+
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "auto_find_batch_size": ((False,), "use --find_tokens_per_batch true, which tries batches before the run"),
+    "train_sampling_strategy": (("random",), "batches are made of images of one shape, in a random order"),
+    "dataloader_drop_last": ((False,), "no image is dropped: every one comes once per epoch"),
+    "dataloader_in_order": ((True,), "a run that resumes exactly needs its batches in order"),
+    "average_tokens_across_devices": ((True,), "the loss is always a mean over all ranks"),
+    "neftune_noise_alpha": ((None,), "there are no embeddings of words"),
+    "use_liger_kernel": ((False,), "there are no Liger kernels for these networks"),
+    "use_cache": ((False,), "there is no text to generate"),
+    "include_num_input_tokens_seen": (("no", False), "the log holds tokens_per_second"),
+    "eval_do_concat_batches": ((True,), "evaluation scores every image once, whatever its batch"),
+    "eval_use_gather_object": ((False,), "evaluation gathers by itself"),
+    "eval_accumulation_steps": ((None,), "evaluation keeps no predictions on the device"),
+    "batch_eval_metrics": ((False,), "metrics are of the whole set"),
+    "include_for_metrics": (([],), "metrics get one number per image"),
+    "label_names": ((None,), "there are no labels to name"),
+    "label_smoothing_factor": ((0.0,), "there are no labels to smooth"),
+    "length_column_name": (("length",), "sizes are columns of their own"),
+    "enable_jit_checkpoint": ((False,), "SIGTERM and SIGUSR1 save a checkpoint in any case"),
+    "remove_unused_columns": ((False,), "the collator needs all columns"),
+}
+"""Options of transformers that would change nothing here: their only values, and why."""
+
+MEANING: tuple[str, ...] = (
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args"),
+    *("optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "fp16"),
+)
+"""Options of a training that alter what is learned: a run resumes with the same ones or not at all."""
+
+ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau")
+"""Schedules that do not depend on the length of the training, which may then be changed in a resumed run."""
+
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"), (lambda x: x >= 0, "0 or more")
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (lambda x: 0 <= x < 1, "at least 0 and below 1")),
+    "num_train_epochs": (lambda x: x > 0, "more than 0"),
+    "max_steps": (lambda x: x == -1 or x >= 1, "at least 1, or -1 for --num_train_epochs"),
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+            *("tokens_per_batch", "save_total_limit"),
+        ),
+        (lambda x: x >= 1, "at least 1"),
+    ),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (lambda x: x > 0, "more than 0")),
+    **dict.fromkeys(
+        ("early_stopping_patience", "figure_images", "dataloader_num_workers", "seed"), (lambda x: x >= 0, "0 or more")
+    ),
+    "max_skipped_share": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+}
+"""Option -> whether a value makes sense, and which ones do. None is always accepted."""
+
+VIEWS = 600_000
+"""Times that an image is seen in a training with `--num_train_epochs auto`, over all images."""
+
+
+def check_ranges(options: Any, ranges: Mapping[str, tuple[Callable[[float], bool], str]]) -> None:
+    """Check numbers among the attributes of an object of options.
+
+    Raises:
+        ValueError: a number is outside its range, NaN or infinite; with the option's name.
+    """
+    for name, (holds, expected) in ranges.items():
+        value = getattr(options, name, None)
+        if value is not None and not (math.isfinite(float(value)) and holds(float(value))):
+            raise ValueError(f"--{name} {value}: expected {expected}")
+
+
+def epochs_for(images: int) -> float:
+    """Epochs that `--num_train_epochs auto` means: `VIEWS` looks at an image, and between 20 and 400 epochs."""
+    return float(min(max(round(VIEWS / max(images, 1)), 20), 400))
 
 
 @dataclass
@@ -20,10 +99,16 @@ class RadMAETrainingArguments(TrainingArguments):
         max_skipped_share: the largest share of images that may be unusable before the run stops with an error.
         figure_images: images, each of another bin, in the figure of reconstructions at each evaluation; 0 for none.
         license: of the weights, an identifier of the Hub, for the card; None says that none was stated.
+        resume: "auto" resumes from the newest complete checkpoint in `output_dir`, if there is one; "none" starts anew,
+            "weights" starts a new schedule from the newest weights (both move what is there into `previous`); else the
+            folder of a checkpoint.
+
+    Raises:
+        ValueError: a number is outside its range, or an option of transformers would change nothing here.
     """
 
     RARE: ClassVar[tuple[str, ...]] = (
-        *("greater_is_better", "prediction_loss_only", "restore_callback_states_from_checkpoint", "label_names"),
+        *("greater_is_better", "restore_callback_states_from_checkpoint", "logging_nan_inf_filter"),
         *("dataloader_persistent_workers", "remove_unused_columns", "ddp_find_unused_parameters"),
     )
     """Options that `--help` leaves to `--help_all`."""
@@ -35,7 +120,9 @@ class RadMAETrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate after warm-up."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up; below 1 a share of all."})
-    num_train_epochs: float = field(default=20.0, metadata={"help": "Times that every image is seen."})
+    num_train_epochs: str = field(  # type: ignore[assignment]  # upstream's float, which it is after __post_init__
+        default="20", metadata={"help": "Times that every image is seen; auto: by the number of images, 20 to 400."}
+    )
     per_device_train_batch_size: int = field(
         default=32, metadata={"help": "Images per device and step, all of one bin."}
     )
@@ -53,19 +140,14 @@ class RadMAETrainingArguments(TrainingArguments):
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes per device that read images."})
     dataloader_persistent_workers: bool = field(default=True, metadata={"help": "Keep them from epoch to epoch."})
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "A resumed run goes on counting its patience for early stopping."}
+        default=True, metadata={"help": "A resumed run keeps its count of evaluations without progress."}
     )
     # The filter reads the loss from the device after every micro-step, and logs NaN as 0.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Log NaN as 0; waits at every step."})
     # A model whose every parameter takes part in every step needs no search for unused ones.
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search for unused parameters."})
-    # The loader's columns are our own, and without label_names Trainer reports no evaluation loss.
+    # The loader's columns are our own.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs all."})
-    label_names: list[str] | None = field(
-        default_factory=lambda: ["pixel_values"], metadata={"help": "Leave as it is."}
-    )
-    prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluation keeps losses, not pixels."})
-
     tokens_per_batch: int | None = field(
         default=None, metadata={"help": "Patches per device and step, in place of a number of images."}
     )
@@ -81,17 +163,84 @@ class RadMAETrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Licence of the weights on the card, as apache-2.0 or other."}
     )
     figure_images: int = field(default=6, metadata={"help": "Images in the figure of reconstructions; 0 for none."})
+    resume: str = field(default="auto", metadata={"help": "auto, none, weights, or the folder of a checkpoint."})
+
+    refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
+        **REFUSED,
+        "logging_nan_inf_filter": ((False,), "a loss that is no number ends the run"),
+    }
+    meaning: ClassVar[tuple[str, ...]] = MEANING
+    auto_epochs = False  # whether the number of images decides; no annotation, so that it is no option
 
     def __post_init__(self):
+        if str(self.num_train_epochs) == "auto":
+            self.auto_epochs, self.num_train_epochs = True, 20.0  # type: ignore[assignment]
+        try:
+            self.num_train_epochs = float(self.num_train_epochs)  # type: ignore[assignment]
+        except ValueError:
+            raise ValueError(f"--num_train_epochs {self.num_train_epochs}: expected a number or auto") from None
+        self.check()
+        if self.resume_from_checkpoint is not None:  # transformers' name of the option
+            words = {"true": "auto", "last": "auto", "false": "none"}
+            given = str(self.resume_from_checkpoint)
+            self.resume, self.resume_from_checkpoint = words.get(given.lower(), given), None
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False  # DataLoader refuses the pair
         if self.load_best_model_at_end and self.eval_strategy == "no":
             self.load_best_model_at_end = False
-        if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
-            raise ValueError(f"tokens_per_batch={self.tokens_per_batch} must be at least 1")
         if self.torch_compile:  # with a graph per shape, more than eight bins would fall back to eager
             os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
         super().__post_init__()
+        config = self.accelerator_config
+        for name, only in (("split_batches", False), ("dispatch_batches", None), ("even_batches", True)):
+            if getattr(config, name) != only:
+                raise ValueError(f"accelerator_config {name}={getattr(config, name)}: each rank makes its own batches")
+
+    def check(self) -> None:
+        """Refuse numbers outside their range, and options that would change nothing.
+
+        Raises:
+            ValueError: see the class.
+        """
+        check_ranges(self, RANGES)
+        for name, (allowed, reason) in self.refused.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"--{name} {getattr(self, name)}: {reason}")
+        check_temporary_folder(self.dataloader_num_workers)
+
+    @classmethod
+    def adopt(cls, args: TrainingArguments) -> "RadMAETrainingArguments":
+        """These arguments, or those of transformers' own class with its defaults where they only fit text.
+
+        Nothing is added to what a stock `TrainingArguments` asks for: no early stopping, no figures.
+
+        Raises:
+            ValueError: as the class.
+        """
+        if isinstance(args, RadMAETrainingArguments):
+            return args
+        adopted = copy.copy(args)
+        adopted.__class__ = cls
+        for option in fields(cls):
+            if not hasattr(adopted, option.name):
+                default = option.default if option.default is not MISSING else option.default_factory()  # type: ignore[misc, operator]
+                setattr(adopted, option.name, default)
+        adopted.early_stopping_patience = adopted.figure_images = 0  # type: ignore[attr-defined]
+        adopted.remove_unused_columns = adopted.logging_nan_inf_filter = False
+        adopted.label_names = None
+        adopted.check()  # type: ignore[attr-defined]
+        return adopted  # type: ignore[return-value]
+
+    def options_that_matter(self) -> dict[str, Any]:
+        """The options that alter what is learned, ready for JSON."""
+        names = list(self.meaning)
+        if (
+            str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) not in ENDLESS
+            or 0 < self.warmup_steps < 1
+        ):
+            names += ["num_train_epochs", "max_steps"]
+        values = {name: getattr(self, name) for name in names}
+        return {name: getattr(value, "value", value) for name, value in values.items()}
 
     def images_per_update(self, max_tokens: int) -> int:
         """Images of an optimiser step over all devices; with a token budget, images of the largest shape."""

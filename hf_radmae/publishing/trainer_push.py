@@ -1,4 +1,4 @@
-"""`--push_to_hub` of a Trainer through the gate; upstream's would upload pickles, logs and a card without figures."""
+"""Pushes of a Trainer through the gate, as a callback; upstream's own would upload pickles, logs and an empty card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
 from hf_radmae.models.starts import config_values
@@ -20,106 +20,95 @@ from hf_radmae.publishing.push import Pusher
 logger = logging.getLogger(__name__)
 
 
-class PushThroughGate(Trainer):
-    """A Trainer whose pushes are those of `Pusher`: private unless `hub_private_repo` is False, in the background.
+class PushCallback(TrainerCallback):
+    """Pushes each saved checkpoint in the background, and the output folder at the end, when `push_output` is called.
 
-    Each saved checkpoint is pushed while training goes on, unless `hub_strategy` is "end". `save_model` pushes nothing,
-    unlike upstream's: a script saves, writes results and card, and then calls `push_output`.
+    The repository is that of `hub_model_id`, private unless `hub_private_repo` is False. With `hub_strategy="end"`
+    checkpoints are not pushed. A trainer other than `RadMAETrainer` is given it with `push_to_hub=False`, for with True
+    it would push by itself.
 
-    Attributes:
-        card_template: of the card that goes with a checkpoint.
+    Args:
+        template: of the card that goes with a checkpoint, one of `TEMPLATES`.
     """
 
-    args: TrainingArguments
-    model: PreTrainedModel
-    hub_model_id: str | None  # type: ignore[assignment]  # upstream sets it to None first
-    card_template = TEMPLATES["model"]
-    pusher: Pusher | None = None
+    def __init__(self, template: str = TEMPLATES["model"]):
+        self.template = template
+        self.pusher: Pusher | None = None
 
-    @property
-    def _folder(self) -> Path:
-        return Path(str(self.args.output_dir))
+    def on_init_end(self, args, state, control, **kwargs):
+        """Open the repository.
 
-    @property
-    def _license(self) -> str | None:
-        return getattr(self.args, "license", None)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        args = self.args
+        Raises:
+            ValueError: the strategy would push pickles, or the trainer would push by itself.
+            PushError: see `Pusher.open`.
+        """
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
                 f"--hub_strategy {HubStrategy(args.hub_strategy).value} would push the optimizer's pickles, which the "
                 "gate keeps here: use every_save or end"
             )
-        if not self.is_world_process_zero():
+        if args.push_to_hub:
+            raise ValueError("push_to_hub=True makes Trainer push by itself, past the gate: leave it False")
+        if not state.is_world_process_zero:
             return
-        private = args.hub_private_repo if private is None else private
-        repo_id = args.hub_model_id or self._folder.absolute().name
-        api = HfApi(token=token or args.hub_token)
-        self.pusher = Pusher(repo_id, private=private is not False, revision=args.hub_revision, api=api)
-        self.hub_model_id = self.pusher.open()
+        repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
+        api, private = HfApi(token=args.hub_token), args.hub_private_repo is not False
+        self.pusher = Pusher(repo_id, private=private, revision=args.hub_revision, api=api)
+        self.pusher.open()
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call=True)
+    def on_save(self, args, state, control, model=None, **kwargs):
+        """Push the checkpoint that was just saved, unless a push is under way."""
+        if self.pusher is None or args.hub_strategy == HubStrategy.END:
+            return
+        if self.pusher.is_busy:
+            if not args.hub_always_push:
+                return
+            self.pusher.finish()
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        results, message = self._results(model, state, folder.parent), f"Training in progress, step {state.global_step}"
+        if config_values(folder).get("model_type") != "vit_mae":
+            write_card(results, folder, self.template, license=getattr(args, "license", None))
+            self.pusher.push_in_background(folder, message)
+            return
+        with TemporaryDirectory(prefix=".encoder-", dir=folder.parent) as staged:
+            lay_out_run(folder, staged)
+            write_card(results, staged, self.template, license=getattr(args, "license", None))
+            self.pusher.push_in_background(staged, message)
 
-    def push_output(self, message: str = "End of training", blocking: bool = True) -> CommitInfo | None:
+    def on_train_end(self, args, state, control, **kwargs):
+        """Wait for the push in the background."""
+        if self.pusher is not None:
+            self.pusher.finish()
+
+    def push_output(
+        self, trainer: Trainer, message: str = "End of training", blocking: bool = True
+    ) -> CommitInfo | None:
         """Push the output folder as it is now, on the first process only; a card is written where there is none.
 
         Raises:
             PushError: see `Pusher.push`.
         """
-        if not self.is_world_process_zero():
+        if not trainer.is_world_process_zero() or self.pusher is None:
             return None
-        if self.pusher is None:
-            self.init_hf_repo()
-        assert self.pusher is not None  # this is the first process
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder = Path(str(trainer.args.output_dir))
         self.pusher.finish()
-        folder = self._folder
         if config_values(folder).get("model_type") == "vit_mae":
             lay_out_run(folder, folder)
         if not (folder / "README.md").is_file():
-            write_card(self.card_results(), folder, self.card_template, license=self._license)
+            results = self._results(trainer.model, trainer.state, folder) | {"training": train_figures(trainer)}
+            write_card(results, folder, self.template, license=getattr(trainer.args, "license", None))
         if blocking:
             return self.pusher.push(folder, message)
         self.pusher.push_in_background(folder, message)
         return None
 
-    def push_to_hub(  # type: ignore[override]  # upstream's further arguments are of its own card
-        self, commit_message: str = "End of training", blocking: bool = True
-    ) -> CommitInfo | None:
-        """Save the model and push the output folder; call it on every process."""
-        self.save_model()
-        return self.push_output(commit_message, blocking)
-
-    def card_results(self) -> dict[str, Any]:
-        """What is known of a run that goes on, for its card."""
-        config: Any = self.model.config
+    def _results(self, model: Any, state: Any, folder: Path) -> dict[str, Any]:
+        """What is known of a run while it trains, for its card."""
+        config = getattr(model, "module", model).config
         names = ("num_channels", "patch_size", "image_size", "mask_ratio", "norm_pix_loss")
-        model = {name: getattr(config, name) for name in names if hasattr(config, name)}
-        results: dict[str, Any] = {"name": self.hub_model_id or self._folder.name, "model": model}
-        if self.card_template == TEMPLATES["classifier"]:
+        facts = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        name = self.pusher.repo_id if self.pusher else folder.name
+        results: dict[str, Any] = {"name": name, "model": facts, "environment": environment()}
+        if self.template == TEMPLATES["classifier"]:
             results["classes"] = list(config.id2label.values())
-        return results | {"environment": environment(), "training": train_figures(self)}
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.pusher is None or self.args.hub_strategy == HubStrategy.END:
-            return
-        if self.pusher.is_busy:
-            if not self.args.hub_always_push:
-                return
-            self.pusher.finish()
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        message, folder = f"Training in progress, step {self.state.global_step}", Path(checkpoint_folder)
-        if config_values(folder).get("model_type") != "vit_mae":
-            write_card(self.card_results(), folder, self.card_template, license=self._license)
-            self.pusher.push_in_background(folder, message)
-            return
-        with TemporaryDirectory(prefix=".encoder-", dir=folder.parent) as staged:
-            lay_out_run(folder, staged)
-            write_card(self.card_results(), staged, self.card_template, license=self._license)
-            self.pusher.push_in_background(staged, message)
-
-    def _finish_current_push(self) -> None:
-        if self.pusher is not None:
-            self.pusher.finish()
+        return results | {"training": {"epochs": state.epoch or 0.0, "steps": state.global_step}}

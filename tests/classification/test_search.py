@@ -9,7 +9,7 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.classification import ClassifierTrainingArguments, fit_labels
 from hf_radmae.classification.search import search_learning_rate
 from hf_radmae.classification.train import labelled_parts
-from hf_radmae.classification.trainer import ClassifierTrainer, Patience
+from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 
@@ -89,7 +89,6 @@ def test_a_masked_autoencoder_is_searched_in_a_range_by_its_lowest_loss(parts, t
         train_dataset=parts["train"],
         eval_dataset=parts["validation"],
         data_collator=BucketCollator(PATCH),
-        callbacks=[Patience(3)],
     )
     first = search_learning_rate(trainer, tmp_path, between=(1e-5, 1e-2), trials=1)
     found = search_learning_rate(trainer, tmp_path, between=(1e-5, 1e-2), trials=3)

@@ -104,19 +104,39 @@ def test_the_model_loads_in_stock_classes_with_nothing_missing(finished):
     assert stock.config.architectures == ["ViTMAEForPreTraining"]
 
 
-def test_started_again_it_goes_on_from_its_checkpoint(finished, tmp_path):
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_that_is_moved_and_started_again_reports_and_changes_nothing(finished, tmp_path):
+    folder, _ = finished
+    again = tmp_path / "moved" / "out"
+    shutil.copytree(folder, again)
+    before = content(again)
+    run = start(again, *PHANTOM, "--num_train_epochs", "2")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert f"{again} holds this run, finished: evaluation loss" in run.stdout
+    assert content(again) == before
+    run = start(again, *PHANTOM, "--num_train_epochs", "3", "--mask_ratio", "0.5")
+    assert run.returncode == 1
+    assert "mask_ratio was 0.75, now 0.5; num_train_epochs was 2.0, now 3.0" in run.stderr
+    assert content(again) == before
+
+
+def test_started_again_before_its_end_it_resumes_and_says_so(finished, tmp_path):
     folder, _ = finished
     again = tmp_path / "out"
     shutil.copytree(folder, again)
-    before = state(folder)
-    run = start(again, *PHANTOM, "--num_train_epochs", "3")
+    (again / "results.json").unlink()
+    newest = max(again.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    (newest / "optimizer.pt").write_bytes(b"")
+    run = start(again, *PHANTOM, "--num_train_epochs", "2")
     assert run.returncode == 0, run.stderr[-3000:]
-    assert f"Going on from {again}/checkpoint-{before['global_step']}" in run.stdout
-    after = state(again)
-    assert (after["epoch"], after["global_step"]) == (3, before["global_step"] // 2 * 3)
-    old = [entry for entry in before["log_history"] if "eval_loss" in entry]
-    assert [entry for entry in after["log_history"] if "eval_loss" in entry][: len(old)] == old
-    assert results(again)["training"]["epochs"] == 3
+    assert f"{newest} is skipped: optimizer.pt has 0 bytes" in run.stderr
+    assert "Resuming from" in run.stdout
+    expected, found = results(folder), results(again)
+    assert found["losses"] == expected["losses"]
+    assert found["status"] == expected["status"] == "finished"
 
 
 @pytest.fixture(scope="module")

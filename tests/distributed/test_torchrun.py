@@ -49,4 +49,4 @@ def test_two_processes_killed_and_started_again_end_with_the_straight_runs_weigh
         os.kill(pid, signal.SIGKILL)
     process.wait()
     assert finish(start(killed, cache), killed) == expected
-    assert "Going on from" in killed.with_suffix(".log").read_text()
+    assert "Resuming from" in killed.with_suffix(".log").read_text()

@@ -23,7 +23,7 @@ def test_another_split_of_the_same_batches_goes_on_and_says_so(tmp_path, caplog,
     with caplog.at_level(logging.WARNING):
         check_order(tmp_path / "checkpoint-3", order(batch_size, ranks, micro_steps=steps), split, begin_anew=False)
     (message,) = caplog.messages
-    assert f"goes on with ranks {ranks}, batch size {batch_size}" in message and "up to rounding" in message
+    assert f"resumes with ranks {ranks}, batch size {batch_size}" in message and "up to rounding" in message
 
 
 def test_the_same_split_goes_on_in_silence(tmp_path, caplog):

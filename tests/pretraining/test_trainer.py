@@ -234,8 +234,8 @@ def test_patience_0_never_ends_a_run(tmp_path):
     assert trainer.state.epoch == 4
 
 
-def test_a_resumed_run_goes_on_counting_its_patience(tmp_path):
-    options = {"learning_rate": 0.0, "early_stopping_patience": 3}
+def test_a_resumed_run_keeps_counting_its_patience(tmp_path):
+    options = {"learning_rate": 0.0, "early_stopping_patience": 3, "lr_scheduler_type": "constant", "warmup_steps": 0}
     make_trainer(tmp_path, num_train_epochs=2, **options).train()
     resumed = make_trainer(tmp_path, num_train_epochs=9, **options)
     resumed.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
@@ -265,7 +265,7 @@ def test_a_token_budget_gives_each_bin_its_number_of_images(tmp_path):
             assert max(images) <= 100 // (height * width // PATCH**2)
         assert len({max(images) for images in lengths.values()}) > 1
     assert trainer.args.images_per_update(36) == 2
-    with pytest.raises(ValueError, match="tokens_per_batch=0 must be at least 1"):
+    with pytest.raises(ValueError, match="--tokens_per_batch 0: expected at least 1"):
         make_trainer(tmp_path, tokens_per_batch=0)
 
 
@@ -308,18 +308,6 @@ def test_too_many_unusable_images_end_the_run(tmp_path):
         TooManySkippedError, match=r"of 50 images cannot be used: more than the accepted share of 0\.05"
     ):
         trainer.train()
-
-
-def test_the_newest_checkpoint_that_was_written_to_its_end_counts(tmp_path):
-    assert last_complete_checkpoint(tmp_path / "nowhere") is None
-    assert last_complete_checkpoint(tmp_path) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11", "other-99"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").touch()
-    assert last_complete_checkpoint(tmp_path) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "other-99"):
-        (tmp_path / name / "trainer_state.json").touch()
-    assert last_complete_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
 
 
 def test_defaults_that_exclude_each_other_are_settled(tmp_path):

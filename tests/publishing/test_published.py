@@ -18,6 +18,7 @@ from rows import SIZES, make_rows
 from server import TOKEN
 from transformers import (
     AutoModelForImageClassification,
+    Trainer,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -33,7 +34,7 @@ from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.publishing.gate import Statement
-from hf_radmae.publishing.trainer_push import PushThroughGate
+from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.sources.phantom import write_archive
@@ -65,14 +66,6 @@ class Few(torch.utils.data.Dataset):
         return {"pixel_values": torch.rand(3, 32, 32), "labels": index % 3}
 
 
-class PushingClassifier(PushThroughGate):
-    card_template = TEMPLATES["classifier"]
-
-
-class PushingMAE(RadMAETrainer, PushThroughGate):
-    pass
-
-
 def test_pushed_by_trainer_and_by_script_a_fresh_process_gives_the_same_scores(hub, tmp_path):
     """Once from a Trainer at each save and at the end, once from the script; then two lines, bare, an empty cache."""
     local = classifier(tmp_path / "start")
@@ -81,7 +74,6 @@ def test_pushed_by_trainer_and_by_script_a_fresh_process_gives_the_same_scores(h
         output_dir=str(tmp_path / "trained"),
         num_train_epochs=2,
         save_strategy="epoch",
-        push_to_hub=True,
         hub_model_id="trained",
         hub_always_push=True,
         save_total_limit=1,
@@ -89,10 +81,12 @@ def test_pushed_by_trainer_and_by_script_a_fresh_process_gives_the_same_scores(h
     )
     model = AutoModelForImageClassification.from_pretrained(local)
     processor = ViTImageProcessor.from_pretrained(local)
-    trainer = PushingClassifier(model, args, train_dataset=Few(), processing_class=processor)
+    push = PushCallback(TEMPLATES["classifier"])
+    trainer = Trainer(model, args, train_dataset=Few(), processing_class=processor, callbacks=[push])
     trainer.train()
     during = [files for _, files in hub.repos["models/user/trained"].commits]
-    trainer.push_to_hub()
+    trainer.save_model()
+    push.push_output(trainer)
     repo = hub.repos["models/user/trained"]
     assert repo.private
     assert len(during) == 3  # the empty one, and one for each save
@@ -130,7 +124,7 @@ def test_pushed_by_trainer_and_by_script_a_fresh_process_gives_the_same_scores(h
         )  # scores that could not be told apart would prove nothing
 
 
-def pretraining(folder: Path, **options) -> PushingMAE:
+def pretraining(folder: Path, **options) -> RadMAETrainer:
     bins = fit_bins(np.array(SIZES), num_bins=3, patch_size=8, max_tokens=36, min_images=1)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "decoder_hidden_size": 16}
     sizes |= {"decoder_intermediate_size": 32, "decoder_num_hidden_layers": 1, "image_size": 48, "patch_size": 8}
@@ -141,7 +135,14 @@ def pretraining(folder: Path, **options) -> PushingMAE:
     parts = [RadiographDataset(make_rows(images=8), bins, train=train) for train in (True, False)]
     model = RadMAEForPreTraining(preset_config("tiny", **sizes))
     processor = RadiographImageProcessor(bins=bins.to_dict())
-    return PushingMAE(model, args, train_dataset=parts[0], eval_dataset=parts[1], processing_class=processor)
+    return RadMAETrainer(
+        model,
+        args,
+        train_dataset=parts[0],
+        eval_dataset=parts[1],
+        processing_class=processor,
+        callbacks=[PushCallback()],
+    )
 
 
 def test_a_checkpoint_to_resume_from_is_not_pushed_and_a_strategy_that_would_is_refused(hub, tmp_path):
@@ -189,7 +190,7 @@ def test_nothing_that_names_anyone_is_anywhere_in_what_a_hospital_pushes(hub, tm
     write_card(results, folder)
     (folder / "skipped.csv").write_text("\n".join(archive.identifiers))
     (folder / "training_args.bin").write_bytes(str(here).encode())
-    trainer.push_output()
+    trainer.pusher.push_output(trainer)
 
     secrets = {*archive.identifiers, str(tmp_path), "drmueller", "pacs-node-17", TOKEN}
     assert len(archive.identifiers) > 20

@@ -1,0 +1,53 @@
+"""The processor cores that this process may use, which are fewer than the machine's in a container or a job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cores() -> int:
+    """Cores of this process: by affinity and by the quota of its control group, at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(cores, *_quotas()))
+
+
+def _quotas() -> list[int]:
+    """The quota of processor time in whole cores, of control groups of version 2 and 1; none where there is none."""
+    found = []
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((_CGROUP / name).read_text() for name in names).split()
+            quota, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if quota > 0 and period > 0:
+            found.append(max(1, round(quota / period)))
+    return found or [2**16]
+
+
+def use_available_cores(args: TrainingArguments) -> None:
+    """Give a run on one CPU the cores of this process: `accelerate launch` sets OMP_NUM_THREADS to 1 where it is unset.
+
+    A number of threads that the user gave stays.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if args.device.type != "cpu" or args.world_size > 1:
+        return
+    given = os.environ.get("OMP_NUM_THREADS")
+    if given is None or (launched and given == "1" and not _launcher_was_given_threads()):
+        torch.set_num_threads(available_cores())
+
+
+def _launcher_was_given_threads() -> bool:
+    """Whether OMP_NUM_THREADS was set for the launcher itself; False where the system does not show it."""
+    try:
+        return b"\0OMP_NUM_THREADS=" in b"\0" + Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,97 @@
+"""A run that is asked to end saves at its next step, and ends with an exit code of its own.
+
+SIGTERM and SIGUSR1 are what Slurm, Kubernetes and machines that may be taken away send. A launcher that dies counts as
+a request too: `accelerate launch` does not pass SIGTERM to the process that it started.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+EXIT_CODE = 75
+"""Of a process that was asked to end, saved a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_PR_SET_PDEATHSIG = 1
+
+
+class Stopped(SystemExit):
+    """A training was asked to end and has saved its checkpoint; without a handler the process exits with `EXIT_CODE`.
+
+    Attributes:
+        reason: the signal's name, or "the launcher ended".
+        checkpoint: the folder that was saved.
+    """
+
+    def __init__(self, reason: str, checkpoint: str):
+        super().__init__(EXIT_CODE)
+        self.reason, self.checkpoint = reason, checkpoint
+
+    def __str__(self) -> str:
+        return f"stopped by {self.reason}, saved {self.checkpoint}"
+
+
+class StopOnRequest(TrainerCallback):
+    """Saves and ends a training at the step after SIGTERM, SIGUSR1 or the end of the launcher.
+
+    Attributes:
+        reason: why this process was asked to end, or None.
+        votes: ranks that were asked to end, as the last reduction of the step found them; a tensor on any device, set
+            by the trainer where there are several ranks, so that all of them save at the same step.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.votes: torch.Tensor | None = None
+        self._before: dict[int, Any] = {}
+        self._parent = os.getppid()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.reason = self.votes = None
+        self._parent = os.getppid()
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._request)
+        if launched() and sys.platform == "linux":  # without a launcher the parent may be a shell that is left
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if launched() and self.reason is None and os.getppid() != self._parent:
+            self.reason = "the end of the launcher"
+        asked = self.reason is not None if args.world_size == 1 else self.votes is not None and bool(self.votes > 0)
+        if asked:
+            self.reason = self.reason or "a request to another process"
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if control.should_training_stop and self.reason is not None:
+            self.restore()
+            raise Stopped(self.reason, os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before the training."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.reason = signal.Signals(number).name
+
+
+def launched() -> bool:
+    """Whether `accelerate launch` or `torchrun` started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ

@@ -1,0 +1,210 @@
+"""Requests to stop, two runs in one folder, full disks, long paths, and numbers that are none."""
+
+import errno
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_trainer import PATCH, make_model, make_trainer
+from transformers import TrainerCallback
+
+from hf_radmae.models.mae import RadMAEForPreTraining
+from hf_radmae.pretraining import run_folder
+from hf_radmae.pretraining.checkpoints import DiskFullError, checkpoints_in, damage, last_complete_checkpoint
+from hf_radmae.pretraining.devices import available_cores
+from hf_radmae.pretraining.divergence import DivergedError, check_finite, replay
+from hf_radmae.pretraining.interrupts import EXIT_CODE, Stopped
+from hf_radmae.pretraining.run_folder import FolderInUseError, RunFolder, check_temporary_folder
+
+
+class At(TrainerCallback):
+    """Does something at the end of a step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints_in(folder)[0] / "model.safetensors")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("step", [0, 2, 9])
+def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_path, number, step):
+    options = {"num_train_epochs": 2, "eval_strategy": "no", "logging_steps": 3, "save_total_limit": 1}
+    make_trainer(tmp_path / "straight", **options).train()
+    trainer = make_trainer(tmp_path / "stopped", **options)
+    trainer.add_callback(At(step, lambda: os.kill(os.getpid(), number)))
+    handler = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
+        trainer.train()
+    assert stopped.value.code == EXIT_CODE == 75
+    assert stopped.value.reason == number.name
+    assert trainer.state.global_step == step + 1
+    assert signal.getsignal(number) == handler
+    resumed = make_trainer(tmp_path / "stopped", **options)
+    resumed.train(last_complete_checkpoint(tmp_path / "stopped"))
+    expected = weights(tmp_path / "straight")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "stopped").items())
+
+
+def test_two_runs_do_not_share_a_folder_and_the_lock_goes_with_its_process(tmp_path):
+    code = "import sys, time; from hf_radmae.pretraining.run_folder import RunFolder\n"
+    code += "with RunFolder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(FolderInUseError, match=rf"in use by another run \(process {other.pid}\)"), RunFolder(tmp_path):
+        pass
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with RunFolder(tmp_path), RunFolder(tmp_path / "inner"):
+        assert (tmp_path / ".lock").is_file()
+    assert not (tmp_path / ".lock").exists()
+    with RunFolder(tmp_path):  # and once more
+        pass
+
+
+def test_a_forked_child_does_not_hold_the_lock(tmp_path):
+    with RunFolder(tmp_path):
+        child = os.fork()
+        if not child:
+            time.sleep(20)
+            os._exit(0)
+    try:
+        with RunFolder(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("length", [60, 75, 76, 120])
+def test_a_long_temporary_folder_is_refused_at_the_start(monkeypatch, length):
+    monkeypatch.setattr(run_folder.tempfile, "gettempdir", lambda: "/" + "x" * (length - 1))
+    check_temporary_folder(0)
+    if length <= 75:
+        check_temporary_folder(2)
+    else:
+        with pytest.raises(ValueError, match=rf"{length} bytes it is too long.*TMPDIR"):
+            check_temporary_folder(2)
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path):
+    """A limit on the size of files stands for a full disk: the optimiser's file is the largest."""
+    options = {"num_train_epochs": 3, "save_total_limit": None}
+    trainer = make_trainer(tmp_path, **options)
+    steps = len(trainer.get_train_dataloader())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        size = max(path.stat().st_size for path in checkpoints_in(tmp_path)[0].iterdir())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+
+    trainer.add_callback(At(steps, fill))
+    try:
+        with pytest.raises(DiskFullError, match=r"no space left for a checkpoint.*Free some: checkpoints there are"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{steps}"]
+    assert damage(checkpoints_in(tmp_path)[0]) is None
+    assert trainer.state.global_step == 2 * steps
+    assert errno.ENOSPC
+
+
+def spoil(trainer, step: int) -> None:
+    """Makes the weights so large at a step that the next forward pass overflows."""
+
+    def act():
+        with torch.no_grad():
+            trainer.model.decoder.decoder_pred.weight.fill_(1e30)
+
+    trainer.add_callback(At(step, act))
+
+
+@pytest.mark.parametrize("options", [{}, {"optim": "sgd"}, {"gradient_accumulation_steps": 2}, {"logging_steps": 100}])
+def test_a_diverged_run_ends_with_an_error_that_can_be_run_again(tmp_path, options):
+    trainer = make_trainer(tmp_path, num_train_epochs=3, **options)
+    steps = len(trainer.get_train_dataloader()) // options.get("gradient_accumulation_steps", 1)
+    spoil(trainer, steps + 1)
+    with pytest.raises(
+        DivergedError, match=rf"diverged at step {steps + 1}: .*hf-radmae replay .*checkpoint-{steps}\."
+    ):
+        trainer.train()
+    kept = last_complete_checkpoint(tmp_path)
+    assert kept == str(tmp_path / f"checkpoint-{steps}")
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(f"{kept}/model.safetensors").values())
+    found = replay(tmp_path / "diverged", make_model())
+    assert found["step"] == steps + 1
+    assert not all(map(torch.isfinite, map(torch.tensor, found["losses"])))
+    assert found["gradients"]
+    saved = load_file(tmp_path / "diverged" / "model.safetensors")
+    start = saved["decoder.decoder_pred.weight"]  # that from which the step started
+    assert (start == 1e30).all() if "optim" not in options else (start > 9e29).all()
+    assert not [file for file in (tmp_path / "diverged").iterdir() if file.suffix in (".pt", ".bin", ".pth")]
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    trainer = make_trainer(tmp_path)
+    with torch.no_grad():
+        trainer.model.decoder.mask_token.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"decoder\.mask_token are not finite"):
+        trainer.save_model()
+    assert not (tmp_path / "model.safetensors").exists()
+    with pytest.raises(DivergedError, match="eval_loss is nan"):
+        trainer.evaluate()
+
+
+def test_what_is_finite():
+    check_finite({"loss": 1.0, "name": "nan", "steps": 3}, "the log")
+    with pytest.raises(DivergedError, match="the log: loss is nan, norm is inf"):
+        check_finite({"loss": float("nan"), "norm": float("inf")}, "the log")
+
+
+def test_a_replay_says_which_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape("step.json is missing")):
+        replay(tmp_path, make_model())
+
+
+@pytest.mark.parametrize("flag", ["bf16_full_eval", "fp16_full_eval"])
+def test_a_cast_evaluation_leaves_the_weights_as_they_were(tmp_path, flag):
+    plain, trainer = make_trainer(tmp_path / "a"), make_trainer(tmp_path / "b", **{flag: True})
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    losses = [run.evaluate()["eval_loss"] for run in (plain, trainer)]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+    after = trainer.model.state_dict()
+    assert all(after[name].dtype == before[name].dtype and torch.equal(after[name], before[name]) for name in before)
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_cores_are_those_of_the_process():
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert 1 <= available_cores() <= len(cores)
+
+
+def test_the_record_is_of_a_model_that_loads(tmp_path):
+    trainer = make_trainer(tmp_path, logging_steps=1)
+    spoil(trainer, 1)
+    with pytest.raises(DivergedError):
+        trainer.train()
+    facts = json.loads((tmp_path / "diverged" / "step.json").read_text())
+    assert facts["step"] == 1
+    assert RadMAEForPreTraining.from_pretrained(tmp_path / "diverged").config.patch_size == PATCH
