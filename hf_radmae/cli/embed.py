@@ -2,26 +2,36 @@
 
     python scripts/embed.py --model out/phantom --data_dir RADIOGRAPHS --output_dir out/embeddings
 
-RADIOGRAPHS holds images or DICOM files in any tree, or the shards of scripts/prepare.py. Ended, even by kill -9, it
-goes on when it is started again. Any Parquet reader takes the result; with `datasets`:
+RADIOGRAPHS holds images or DICOM files in any tree, or the shards of scripts/prepare.py. On several GPUs or machines:
+
+    accelerate launch scripts/embed.py ...      or      torchrun --nproc_per_node 8 scripts/embed.py ...
+
+Each process writes whole parts. After any of them is killed, the same command resumes and writes the parts that are
+missing, on any number of processes; at most one part per process is computed again. In float32 the vectors are the
+same bit for bit for any number of processes with the same device and OMP_NUM_THREADS. Any Parquet reader takes the
+result; with `datasets`:
 
     load_dataset("out/embeddings", split="train").with_format("numpy")["embedding"]
 
 Beside the vector stands `image_id`: of a file a keyed hash of its path, as scripts/prepare.py writes it with the same
 --key_file, or the path relative to RADIOGRAPHS with --keep_names, if the names of your files identify nobody; of a
-shard all its columns but the image. The files are in data/; what could not be used is in skipped.csv, with the reason.
+shard all its columns but the image. Several poolings or layers make columns such as embedding_layer12_mean. The files
+are in data/, their footers (key hf_radmae_embedding) hold the options; what could not be used is in skipped.csv.
 """
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from tqdm.auto import tqdm
 
 from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
-from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
+from hf_radmae.inference.embeddings import Embedder, Part, folder_parts, shard_parts
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.pretraining.setup import load_processor
@@ -35,10 +45,14 @@ class EmbedArguments:
     model: str = field(metadata={"help": "Folder or Hub id of a pre-trained checkpoint, an encoder or a classifier."})
     data_dir: str = field(metadata={"help": "Folder of images or DICOM files, or of prepared shards."})
     output_dir: str = field(metadata={"help": "Folder of the result."})
-    pooling: str = field(
-        default="mean",
-        metadata={"help": f"What is taken of the tokens: {', '.join(POOLINGS)}, or several joined by +."},
+    pooling: list[str] = field(
+        default_factory=lambda: ["mean"],
+        metadata={"help": f"One or several columns: {', '.join(POOLINGS)}, or some of them joined by + to one vector."},
     )
+    layers: list[int] = field(
+        default_factory=lambda: [-1], metadata={"help": "Layers that are pooled, from 1, or from -1, the last, back."}
+    )
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16; the vectors are written as float32."})
     pattern: str = field(default="**/*", metadata={"help": "Which files of a folder, as in '**/*.dcm'."})
     keep_names: bool = field(default=False, metadata={"help": "Write relative paths in place of their hashes."})
     key_file: str | None = field(
@@ -52,20 +66,35 @@ class EmbedArguments:
 @command
 def main() -> None:
     (args,) = parse((EmbedArguments,), description=__doc__)
-    width = pooled_width(args.pooling, 1)  # an unknown pooling ends the run here
-    if any(Path(args.data_dir).glob("**/*.parquet")):
-        parts = shard_parts(args.data_dir)
-    else:
-        key = None if args.keep_names else load_key(key_path(args.output_dir, args.key_file))
-        parts = folder_parts(args.data_dir, key, pattern=args.pattern, images_per_part=args.images_per_part)
-    encoder = load_encoder(args.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
-    processor = load_processor(args.model)
-    embedder = Embedder(encoder, processor, args.pooling, batch_size=args.batch_size, threads=args.threads)
+    widths = [pooled_width(pooling, 1) for pooling in args.pooling]  # an unknown pooling ends the run here
+    # Processes wait at the end for the slowest; one that dies is noticed by the launcher and not by a time limit.
+    group = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None, kwargs_handlers=[group])
+    parts = _parts(args) if accelerator.is_main_process else []
+    embedder = Embedder(
+        load_encoder(args.model).to(accelerator.device),  # type: ignore[arg-type]  # upstream's wrapper
+        load_processor(args.model),
+        args.pooling,
+        args.layers,
+        args.batch_size,
+        args.threads,
+        {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision),
+    )
     images = sum(part.images for part in parts)
-    with tqdm(total=images, unit="image", desc="embeddings") as bar:
+    with tqdm(total=images, unit="image", desc="embeddings", disable=not accelerator.is_main_process) as bar:
         skipped = embedder.write(parts, Path(args.output_dir, "data"), bar.update)
-    entries = [skipped_image(entry["image_id"], entry["reason"], "train", -1) for entry in skipped]
-    write_skipped(Path(args.output_dir, "skipped.csv"), entries)
-    print(f"{images - len(skipped)} embeddings of width {width * encoder.config.hidden_size} in {len(parts)} files.")
-    if skipped:
-        print(f"{len(skipped)} of {images} images were skipped: see skipped.csv. The first: {skipped[0]['reason']}")
+    if accelerator.is_main_process:
+        entries = [skipped_image(entry["image_id"], entry["reason"], "train", -1) for entry in skipped]
+        write_skipped(Path(args.output_dir, "skipped.csv"), entries)
+        width = " and ".join(str(width * embedder.encoder.config.hidden_size) for width in widths)
+        print(f"{images - len(skipped)} embeddings of width {width} in {len(parts)} files.")
+        if skipped:
+            print(f"{len(skipped)} of {images} images were skipped: see skipped.csv. The first: {skipped[0]['reason']}")
+    accelerator.end_training()
+
+
+def _parts(args: EmbedArguments) -> list[Part]:
+    if any(Path(args.data_dir).glob("**/*.parquet")):
+        return shard_parts(args.data_dir)
+    key = None if args.keep_names else load_key(key_path(args.output_dir, args.key_file))
+    return folder_parts(args.data_dir, key, pattern=args.pattern, images_per_part=args.images_per_part)

@@ -1,8 +1,9 @@
-"""Embeddings of many radiographs, written to Parquet part by part, so that a run that was ended goes on.
+"""Embeddings of many radiographs, written to Parquet part by part on any number of processes; a killed run resumes.
 
-What is written beside the vectors identifies nobody: of a folder of files keyed hashes of their paths, unless names are
-asked for; of prepared shards their own columns. A part is there as a whole or not at all, and its footer says what it
-was made with and which images were set aside.
+A part is a fixed list of images, encoded in batches of its own by one process. So a vector depends on the part and not
+on the number of processes, and a part is there as a whole or not at all. Its footer says what it was made with and
+which images were skipped. What is written beside the vectors identifies nobody: of a folder of files keyed hashes of
+their paths, unless names are asked for; of prepared shards their own columns.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import hashlib
 import json
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import ViTModel
 
@@ -106,6 +110,8 @@ def shard_parts(folder: str | Path) -> list[Part]:
         metadata = pq.read_metadata(path)
         if FOOTER not in (metadata.metadata or {}):
             raise ValueError(f"{path} is no shard of scripts/prepare.py: prepare the data set first")
+        if path.name in {part.name for part in parts}:
+            raise ValueError(f"{folder} holds two shards named {path.name}: embed one prepared data set at a time")
         schema = pq.read_schema(path).remove_metadata()
         schema = schema.remove(schema.get_field_index("image"))
         identity = _digest(path.name, str(metadata.num_rows), str(path.stat().st_size))
@@ -127,74 +133,121 @@ class Embedder:
     Attributes:
         encoder: on the device where it runs, in evaluation mode.
         processor: of the images.
-        pooling: see `pool_tokens`.
+        pooling: one or several, see `pool_tokens`.
+        layers: whose tokens are pooled, counted from 1, or from -1, the last, backwards. The encoder's final
+            normalisation is applied to each, so that layer -1 is its `last_hidden_state`.
         batch_size: images of one shape that the encoder sees at once.
         threads: images that are read at once.
+        autocast: type that matrix products are computed in; None keeps that of the encoder. Vectors are float32.
     """
 
     encoder: ViTModel
     processor: RadiographImageProcessor
-    pooling: str = "mean"
+    pooling: str | Sequence[str] = "mean"
+    layers: Sequence[int] = (-1,)
     batch_size: int = 32
     threads: int = 4
+    autocast: torch.dtype | None = None
 
-    def write(self, parts: list[Part], folder: str | Path, tick: Callable[[int], object]) -> list[dict[str, str]]:
-        """Write the parts that are missing.
+    def __post_init__(self) -> None:
+        depth = self.encoder.config.num_hidden_layers
+        if wrong := [layer for layer in self.layers if not 1 <= abs(layer) <= depth]:
+            raise ValueError(f"layer {wrong[0]}: expected 1 to {depth}, or -1 to -{depth}")
+        if not self.layers or len(self.columns) < len(self._poolings) * len(self.layers):
+            raise ValueError("name at least one layer and one pooling, and each once")
+
+    @property
+    def _poolings(self) -> list[str]:
+        return [self.pooling] if isinstance(self.pooling, str) else list(self.pooling)
+
+    @property
+    def columns(self) -> dict[str, tuple[int, str]]:
+        """Name of each column of vectors -> layer, counted from 1, and pooling.
+
+        It is `embedding` where there is one, and `embedding_layer12_mean` where there are several.
+        """
+        depth: int = self.encoder.config.num_hidden_layers
+        pairs = [(layer % (depth + 1), pooling) for layer in self.layers for pooling in self._poolings]
+        if len(pairs) == 1:
+            return {"embedding": pairs[0]}
+        return {f"embedding_layer{layer}_{pooling}": (layer, pooling) for layer, pooling in pairs}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the vectors were made with, as it stands in the footer of every part."""
+        found = {name: {"layer": layer, "pooling": pooling} for name, (layer, pooling) in self.columns.items()}
+        dtype = str(self.autocast or self.encoder.dtype).removeprefix("torch.")
+        return {"columns": found, "dtype": dtype, "encoder": model_fingerprint(self.encoder)}
+
+    def write(self, parts: Sequence[Part], folder: str | Path, tick: Callable[[int], object]) -> list[dict[str, str]]:
+        """Write the parts that are missing. Every process of a run calls it; the parts are dealt to the processes.
 
         Args:
-            parts: of `folder_parts` or `shard_parts`.
-            folder: of the files.
-            tick: called with a number of images that are through.
+            parts: of `folder_parts` or `shard_parts`; those of the main process count.
+            folder: of the files, one that all processes see.
+            tick: called on the main process with numbers of images that are done. Those of the other processes count
+                when their part is written.
 
         Returns:
-            The `image_id` and the `reason` of every image of all parts that was set aside.
+            On every process the `image_id` and the `reason` of every image of all parts that was skipped.
 
         Raises:
             ValueError: the folder holds a part of another model, other options or other images.
         """
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        made_with = _digest(*map(str, (model_fingerprint(self.encoder), self.processor, self.pooling)))
-        skipped: list[dict[str, str]] = []
-        for part in parts:
-            path, fingerprint = Path(folder, part.name), _digest(made_with, part.identity)
-            if path.exists():
-                footer = json.loads((pq.read_metadata(path).metadata or {}).get(EMBEDDING_FOOTER, b"{}"))
-                if footer.get("fingerprint") != fingerprint:
-                    raise ValueError(f"{path} was made of other images or by another model: choose another folder")
-                tick(part.images)
-            else:
-                footer = {"fingerprint": fingerprint, "skipped": self._write_part(part, path, fingerprint, tick)}
-            skipped += footer["skipped"]
-        return skipped
+        folder, state = Path(folder), PartialState()
+        options = self.options
+        made_with = _digest(*map(str, (options, self.processor)))
+        plan: list[Any] = [None]
+        if state.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            plan = [(list(parts), _missing(parts, folder, made_with))]
+        parts, missing = broadcast_object_list(plan)[0]
+        waiting = {part.name: part.images for part in missing}
+        if state.is_main_process:
+            tick(sum(part.images for part in parts) - sum(waiting.values()))
+        for part in missing[state.process_index :: state.num_processes]:
+            footer = {"fingerprint": _digest(made_with, part.identity), **options}
+            self._write_part(part, folder, footer, tick if state.is_main_process else lambda _: None)
+            del waiting[part.name]
+            if state.is_main_process:
+                for name in [name for name in waiting if (folder / name).exists()]:
+                    tick(waiting.pop(name))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            tick(sum(waiting.values()))
+            for leftover in folder.glob(".*.parquet.*"):  # of a process that was killed
+                leftover.unlink()
+        return [entry for part in parts for entry in _footer(folder / part.name)["skipped"]]
 
-    def _write_part(self, part: Part, path: Path, fingerprint: str, tick: Callable[[int], object]) -> list:
+    def _write_part(self, part: Part, folder: Path, footer: Mapping[str, Any], tick: Callable) -> None:
         skipped: list[dict[str, str]] = []
         found = list(self.vectors(part.rows(), skipped, tick))
-        field = pa.field("embedding", pa.list_(pa.float32()))
-        rows = [{**row, "embedding": vector} for row, vector in found]
-        footer = json.dumps({"fingerprint": fingerprint, "pooling": self.pooling, "skipped": skipped})
-        schema = part.schema.append(field).with_metadata({EMBEDDING_FOOTER: footer.encode()})
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        schema = part.schema
+        for name in self.columns:
+            schema = schema.append(pa.field(name, pa.list_(pa.float32())))
+        rows = [{**row, **vectors} for row, vectors in found]
+        text = json.dumps({**footer, "skipped": skipped})
+        schema = schema.with_metadata({EMBEDDING_FOOTER: text.encode()})
+        temporary = folder / f".{part.name}.{os.getpid()}"
         pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
-        os.replace(temporary, path)
-        return skipped
+        os.replace(temporary, folder / part.name)
 
     def vectors(
         self,
         rows: Iterable[tuple[Mapping[str, Any], ImageSource]],
         skipped: list[dict[str, str]],
         tick: Callable[[int], object] = lambda _: None,
-    ) -> list[tuple[Mapping[str, Any], np.ndarray]]:
-        """The columns and the float32 vector of each image, in order.
+    ) -> list[tuple[Mapping[str, Any], dict[str, np.ndarray]]]:
+        """The columns of each image in order, and its float32 vectors by the names in `columns`.
 
         Args:
             rows: columns, `image_id` among them, and what `read_image` takes.
-            skipped: where `image_id` and `reason` of the images go that cannot be used.
+            skipped: receives `image_id` and `reason` of the images that cannot be used.
             tick: called with the number 1 after each image.
         """
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
         columns: list[Mapping[str, Any]] = []
-        found: dict[int, np.ndarray] = {}
+        found: dict[int, dict[str, np.ndarray]] = {}
         for place, (row, future) in enumerate(self._read_ahead(rows)):
             columns.append(row)
             tick(1)
@@ -227,18 +280,49 @@ class Embedder:
         return self.processor(image)["pixel_values"][0]
 
     @torch.inference_mode()
-    def _encode(self, group: list[tuple[int, Tensor]]) -> Iterator[tuple[int, np.ndarray]]:
-        """The place and the vector of each image (place, pixels) of one shape."""
+    def _encode(self, group: list[tuple[int, Tensor]]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The place and the vectors of each image (place, pixels) of one shape."""
         pixels = torch.stack([image for _, image in group])
         patch_size: int = self.encoder.config.patch_size  # type: ignore[assignment]
-        inputs = pixels.to(self.encoder.device, self.encoder.dtype)
-        tokens = self.encoder(inputs, interpolate_pos_encoding=True).last_hidden_state
-        pooled = pool_tokens(tokens, self.pooling, patch_grid(pixels, patch_size))
-        return zip((place for place, _ in group), pooled.cpu().numpy(), strict=True)
+        device = self.encoder.device
+        inputs = pixels.to(device, self.encoder.dtype)
+        with torch.autocast(device.type, self.autocast) if self.autocast else nullcontext():
+            depth, layers = self.encoder.config.num_hidden_layers, {layer for layer, _ in self.columns.values()}
+            inner = layers - {depth}  # all hidden states are kept in memory only where they are needed
+            output = self.encoder(inputs, interpolate_pos_encoding=True, output_hidden_states=bool(inner))
+            tokens = {layer: self.encoder.layernorm(output.hidden_states[layer]) for layer in inner}
+            tokens[depth] = output.last_hidden_state
+        shape = patch_grid(pixels, patch_size)
+        found = {
+            name: pool_tokens(tokens[layer], pooling, shape).cpu().numpy()
+            for name, (layer, pooling) in self.columns.items()
+        }
+        for row, (place, _) in enumerate(group):
+            yield place, {name: vectors[row] for name, vectors in found.items()}
+
+
+def _missing(parts: Sequence[Part], folder: Path, made_with: str) -> list[Part]:
+    """The parts that are not written; those that are must be of this run."""
+    names = {part.name for part in parts}
+    if others := sorted(path.name for path in folder.glob("*.parquet") if path.name not in names):
+        raise ValueError(
+            f"{folder} holds {others[0]}, which is no part of this run: images were added or left out, or "
+            "--images_per_part is another. Choose another folder"
+        )
+    for part in parts:
+        path = folder / part.name
+        if path.exists() and _footer(path).get("fingerprint") != _digest(made_with, part.identity):
+            raise ValueError(f"{path} was made of other images or by another model: choose another folder")
+    return [part for part in parts if not (folder / part.name).exists()]
+
+
+def _footer(path: Path) -> dict[str, Any]:
+    """What a part says about itself; nothing where it is none."""
+    return json.loads((pq.read_metadata(path).metadata or {}).get(EMBEDDING_FOOTER, b"{}"))
 
 
 def _reason(error: Exception) -> str:
-    """Why an image was set aside, without the path that a reader names."""
+    """Why an image was skipped, without the path that a reader names."""
     if isinstance(error, FileNotFoundError):
         return "is missing: no such file"
     cause = error.__cause__

@@ -1,4 +1,4 @@
-"""Embeddings on disk: the vectors of the encoder, nothing that identifies anyone, and a run that goes on when ended."""
+"""Embeddings on disk: the vectors of the encoder, nothing that identifies anyone, and a killed run resumes."""
 
 import csv
 import runpy
@@ -78,7 +78,7 @@ def test_nothing_that_is_written_names_a_patient_a_file_or_a_folder(embedder, ar
     assert all(len(name) == 32 for name in ids)
 
 
-def test_bad_images_are_set_aside_with_their_reasons_and_the_others_are_there(embedder, archive, tmp_path):
+def test_bad_images_are_skipped_with_their_reasons_and_the_others_are_there(embedder, archive, tmp_path):
     bad = {path.relative_to(archive).as_posix() for path in write_damaged(archive / "bad")}
     skipped = embedder.write(folder_parts(archive, None), tmp_path / "out", lambda _: None)
     assert {entry["image_id"] for entry in skipped} == bad
@@ -119,6 +119,42 @@ def test_parts_of_another_model_or_of_other_images_are_not_mixed(embedder, archi
     next(archive.rglob("*.png")).write_bytes(encode(limb(80, 64), "PNG"))
     with pytest.raises(ValueError, match="made of other images"):
         embedder.write(folder_parts(archive, KEY), tmp_path / "out", lambda _: None)
+
+
+def test_parts_of_another_size_are_not_added_to_those_that_are_there(embedder, archive, tmp_path):
+    embedder.write(folder_parts(archive, KEY, images_per_part=3), tmp_path / "out", lambda _: None)
+    with pytest.raises(ValueError, match="which is no part of this run"):
+        embedder.write(folder_parts(archive, KEY, images_per_part=2), tmp_path / "out", lambda _: None)
+
+
+def test_each_layer_and_pooling_has_its_column_and_the_last_layer_is_the_encoders_output(embedder, archive, tmp_path):
+    several = Embedder(embedder.encoder, embedder.processor, ("mean", "cls+max"), (1, -1), batch_size=2)
+    several.write(folder_parts(archive, None), tmp_path / "several", lambda _: None)
+    embedder.write(folder_parts(archive, None), tmp_path / "one", lambda _: None)
+    found, one = read(tmp_path / "several"), read(tmp_path / "one")
+    names = [f"embedding_layer{layer}_{pooling}" for layer in (1, 2) for pooling in ("mean", "cls+max")]
+    assert list(found[0]) == ["image_id", *names]
+    assert [row["embedding_layer2_mean"] for row in found] == [row["embedding"] for row in one]
+    pixels = embedder.processor(archive / found[0]["image_id"], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        states = embedder.encoder(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+        first = embedder.encoder.layernorm(states[1])[0]
+    np.testing.assert_allclose(found[0]["embedding_layer1_cls+max"][:32], first[0], atol=1e-5)
+    np.testing.assert_allclose(found[0]["embedding_layer1_cls+max"][32:], first[1:].amax(0), atol=1e-5)
+    for layers, pooling in (((3,), "mean"), ((0,), "mean"), ((-1, 2), "mean"), ((), "mean"), ((1,), ["cls", "cls"])):
+        with pytest.raises(ValueError, match=r"expected 1 to 2|each once"):
+            Embedder(embedder.encoder, embedder.processor, pooling, layers)
+
+
+def test_bfloat16_vectors_are_close_and_are_not_mixed_with_float32(embedder, archive, tmp_path):
+    short = Embedder(embedder.encoder, embedder.processor, batch_size=2, autocast=torch.bfloat16)
+    short.write(folder_parts(archive, None), tmp_path / "short", lambda _: None)
+    embedder.write(folder_parts(archive, None), tmp_path / "exact", lambda _: None)
+    pairs = zip(read(tmp_path / "short"), read(tmp_path / "exact"), strict=True)
+    distances = [np.abs(np.subtract(a["embedding"], b["embedding"])).max() for a, b in pairs]
+    assert 0 < max(distances) < 0.1
+    with pytest.raises(ValueError, match="choose another folder"):
+        short.write(folder_parts(archive, None), tmp_path / "exact", lambda _: None)
 
 
 def test_prepared_shards_keep_their_columns_and_other_parquet_is_refused(embedder, tmp_path):
