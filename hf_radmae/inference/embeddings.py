@@ -105,7 +105,7 @@ def shard_parts(folder: str | Path) -> list[Part]:
     paths = sorted(path for path in Path(folder).glob("**/*.parquet") if not path.name.startswith("."))
     if not paths:
         raise FileNotFoundError(f"{folder} has no Parquet files")
-    parts = []
+    parts: list[Part] = []
     for path in paths:
         metadata = pq.read_metadata(path)
         if FOOTER not in (metadata.metadata or {}):
