@@ -1,4 +1,4 @@
-"""Searches the best learning rate by validation, for a classifier or for a masked autoencoder; killed, it goes on.
+"""Searches the best learning rate by validation, for a classifier or for a masked autoencoder; killed, it resumes.
 
     accelerate launch scripts/search_lr.py finetune --model vit --output_dir out/search
 

@@ -48,7 +48,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     Attributes:
         global_batch_sizes: (K,) images per batch of each bin over all ranks and micro-steps. While they stay the same,
-            a run may go on with another number of ranks: the batches that remain are those of the straight run.
+            a run may resume with another number of ranks: the batches that remain are those of the straight run.
 
     Raises:
         ValueError: On no images, bins without a batch size, or a rank outside the world.

@@ -1,4 +1,4 @@
-"""What a column of labels means: classes, several yes-or-no labels, or a number, and how a network is told of it.
+"""What a column of labels means: classes, several yes-or-no labels, or a number, and how a network encodes it.
 
 * A column of text, truth values, whole numbers or `ClassLabel` holds one class per image.
 * Several columns of yes and no, joined by commas, or one column of lists of names: any number of labels per image.

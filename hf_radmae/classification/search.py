@@ -1,7 +1,7 @@
 """The best of several learning rates by validation: `Trainer.hyperparameter_search` with optuna, kept and resumable.
 
 A trial is one training with one learning rate, from the same start and on the same batches. Its score is that of its
-best evaluation. Trials are kept in one file; a search that was ended goes on, and repeats no trial that was finished.
+best evaluation. Trials are kept in one file; an interrupted search resumes, and repeats no trial that was finished.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def search_learning_rate(
         rates: the learning rates.
         between: or a range in which optuna chooses `trials` of them, by the scores so far (TPE, from the seed).
         trials: in the range; not used with `rates`.
-        subject: what is trained on what, such as a hash of all options: a search goes on with its own trials alone,
+        subject: what is trained on what, such as a hash of all options: a search resumes with its own trials alone,
             those of the same subject, rates, metric and seed.
 
     Raises:
@@ -96,7 +96,7 @@ def search_learning_rate(
         options = _storage(folder, f"{metric} {between or sorted(rates)} seed {args.seed} {subject}".rstrip())
         options |= {"direction": "maximize" if args.greater_is_better else "minimize"}
         study = optuna.create_study(**options)
-        # A search that goes on would begin again with its first draws.
+        # A resumed search would begin again with its first draws.
         options["sampler"] = optuna.samplers.TPESampler(seed=args.seed + len(study.get_trials()))
         finished = study.get_trials(states=[TrialState.COMPLETE])
         missing: Sequence[float] = []

@@ -137,7 +137,7 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, bat
     """Load the data set, fit its bins and read its labels.
 
     Args:
-        data_args, task_args: what a run is told.
+        data_args, task_args: the options of a run.
         seed: of the run.
         batch_size: images of a step over all ranks and accumulation, for strict binning.
         num_proc: processes that build the data set.

@@ -23,7 +23,7 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
     """`RadMAETrainingArguments` with the defaults of supervised training, and what is new about it.
 
     The best model is the one at the end in any case. With `save_strategy="no"` it is kept in memory and nothing is
-    written, which suits many short runs; else it is the best checkpoint, and an ended run goes on from the last.
+    written, which suits many short runs; else it is the best checkpoint, and an interrupted run resumes from the last.
 
     Args:
         class_weights: weight of a class in the loss: "none", "balanced" (images / classes / images of the class) or

@@ -1,4 +1,4 @@
-"""Searches the best learning rate by validation, for a classifier or for a masked autoencoder; killed, it goes on.
+"""Searches the best learning rate by validation, for a classifier or for a masked autoencoder; killed, it resumes.
 
 The first word says whose options follow, those of scripts/finetune.py or of scripts/pretrain.py. Ten learning rates for
 a ViT from scratch, by its best validation accuracy:

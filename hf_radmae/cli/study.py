@@ -6,8 +6,8 @@ On generated radiographs, or on a folder with a metadata.csv of labels:
     python scripts/study.py scripts/recipes/study_tiny.yaml --dataset imagefolder --data_dir RADIOGRAPHS \
         --tasks body_region "fracture=label[label_task=fracture]" --output_dir out/study
 
-A recipe (.yaml or .json) may come first; the command line wins over it. Whatever ends the run, the same command goes on
-with the first step that is not done; with other options it repeats what depends on them. Each step is a file in
+A recipe (.yaml or .json) may come first; the command line wins over it. Whatever interrupts the run, the same command
+resumes with the first step that is not done; with other options it repeats what depends on them. Each step is a file in
 OUTPUT_DIR/steps. An encoder that is there already is taken with --mae_checkpoint.
 
 The output folder then holds report.html (one page, nothing else needed), report.md with figures/, and results.json.

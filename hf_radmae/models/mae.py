@@ -299,7 +299,7 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
         return features if attended is None else features * attended.unsqueeze(-1)
 
     @can_return_tuple
-    def forward(  # type: ignore[override]  # attention_mask goes on among kwargs
+    def forward(  # type: ignore[override]  # attention_mask is passed on among kwargs
         self,
         pixel_values: Tensor,
         noise: Tensor | None = None,

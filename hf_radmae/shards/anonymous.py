@@ -27,7 +27,7 @@ IDENTIFYING = {*GROUPS, "image", "image_id", "path", "file_name", "report"}
 def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path | None) -> pa.Table:
     """The ids of a split's rows as keyed hashes: `image_id`, and those of `GROUPS` that the source has.
 
-    An image without an id is told from the others by its path below `root`, else by split and row.
+    An image without an id is identified by its path below `root`, else by split and row.
     """
     if "image_id" in rows.column_names:
         names = _texts(rows, "image_id")

@@ -1,7 +1,7 @@
 """An archive of radiographs, once over, as Parquet shards at training resolution that bare `datasets` reads.
 
 The plan (which rows make which shard) follows from the input and the options alone. Workers write the shards that are
-missing; so a run that was ended, or that is one of a job array, goes on where the files say. No raw id, path or UID
+missing; so an interrupted run, or one of a job array, resumes where the files say. No raw id, path or UID
 goes into the output folder: ids are keyed hashes, labels are those of an allow-list, errors name images by hash.
 """
 
@@ -227,7 +227,7 @@ def _begin(path: Path, manifest: dict[str, Any]) -> None:
     differ += [f"the {name} is another" for name in ("input", "key") if begun[name] != manifest[name]]
     if differ:
         raise OtherOptionsError(
-            f"{path.parent} was begun differently: {'; '.join(differ)}. Go on with the same, or give a new folder"
+            f"{path.parent} was begun differently: {'; '.join(differ)}. Resume with the same, or give a new folder"
         )
 
 

@@ -143,7 +143,7 @@ def _counted(loaded: datasets.DatasetDict) -> Source:
 
 
 def _count(source: Source, images: int, before: int, unread: list[dict[str, Any]]) -> None:
-    """Log the ledger in one line, and refuse to go on where it does not add up."""
+    """Log the ledger in one line, and raise an error where it does not add up."""
     listed = len(source.listed)
     others = sum(source.others.values())
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in source.others.most_common(5))

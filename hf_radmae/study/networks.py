@@ -78,7 +78,7 @@ def pretrain(
     model_args: ModelArguments,
     args: RadMAETrainingArguments,
 ) -> dict[str, Any]:
-    """Pre-trains into the folder, going on from what is there: losses, and figures of the training."""
+    """Pre-trains into the folder, resuming from what is there: losses, and figures of the training."""
     args = copy.copy(args)
     args.output_dir = str(folder)
     model = initial_model(model_args, data_args.max_tokens, args.seed)

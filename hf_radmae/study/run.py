@@ -43,7 +43,7 @@ from hf_radmae.study.tasks import TaskLabels, patients, read_labels
 
 
 class Study:
-    """One study in one folder; `run` goes on from whatever is there.
+    """One study in one folder; `run` resumes from whatever is there.
 
     Args:
         folder: of the steps, their results and the report.

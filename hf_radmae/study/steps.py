@@ -2,7 +2,7 @@
 
 A step's file is named by a hash of its inputs, so that a changed option repeats the steps that depend on it and no
 others, and going back to the old option finds the old results. A file is written whole or not at all: whatever ends a
-study, it is started again and goes on with the first step that has no file.
+study, it is started again and resumes with the first step that has no file.
 """
 
 import hashlib

@@ -47,7 +47,7 @@ def test_a_mae_becomes_a_classifier_with_scores_and_predictions_and_goes_on_when
     assert table.num_rows == results["images"]["test"] and not {"patient", "image_id"} & set(table.column_names)
 
     again = start(out, *options)
-    assert "Going on from" in again.stdout
+    assert "Resuming from" in again.stdout
     assert json.loads((out / "results.json").read_text())["test"] == results["test"]
 
 

@@ -1,4 +1,4 @@
-"""The pre-training script from end to end: what it leaves behind, how it goes on, and what damaged images do to it."""
+"""The pre-training script from end to end: what it leaves behind, how it resumes, and what damaged images do to it."""
 
 import json
 import math

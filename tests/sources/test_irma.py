@@ -312,9 +312,9 @@ MALFORMED = {
     "no dashes": (edit(2, CHEST, "1123127500000"), "'1123127500000' does not read TTTT-DDD-AAA-BBB in the characters"),
     "five axes": (edit(2, CHEST, CHEST + "-1"), "line 2: irma_code '1123-127-500-000-1' does not read"),
     "empty code": (edit(2, CHEST, ""), "line 2: irma_code '' does not read"),
-    "goes on after 0": (
+    "continues after 0": (
         edit(4, KNEE, "1121-230-902-700"),
-        r"goes on after a 0 \(unspecified\) on its anatomical axis, 902",
+        r"continues after a 0 \(unspecified\) on its anatomical axis, 902",
     ),
     "id is a word": (edit(5, "1901", "img1901"), "line 5: image_id 'img1901' is not a number: restore the id"),
     "id is a fraction": (edit(5, "1901", "1901.0"), "image_id '1901.0' is not a number"),

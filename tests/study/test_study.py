@@ -1,4 +1,4 @@
-"""The whole study on a few generated radiographs: it goes on wherever it was ended, and repeats what has to be."""
+"""The whole study on a few generated radiographs: it resumes where it was interrupted and repeats what has to be."""
 
 import json
 import os

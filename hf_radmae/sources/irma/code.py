@@ -55,7 +55,7 @@ def parse_code(code: str) -> IRMACode:
     """Splits a code into its axes.
 
     Raises:
-        ValueError: the code does not read TTTT-DDD-AAA-BBB, or goes on after a 0.
+        ValueError: the code does not read TTTT-DDD-AAA-BBB, or continues after a 0.
     """
     match = _GRAMMAR.fullmatch(code)
     if match is None:
@@ -63,7 +63,7 @@ def parse_code(code: str) -> IRMACode:
     parsed = IRMACode(*match.groups())
     for axis, value in parsed._asdict().items():
         if re.search("0[^0]", value):
-            raise ValueError(f"{code!r} goes on after a 0 (unspecified) on its {axis} axis, {value}")
+            raise ValueError(f"{code!r} continues after a 0 (unspecified) on its {axis} axis, {value}")
     return parsed
 
 
