@@ -19,6 +19,8 @@ ANSWERS = ("yes", "unsure", "no")
 """The strongest first."""
 _REACH = 200  # characters; no cue is further away, and a text without full stops stays fast
 _SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=\s*[-*•])|\n[ ]*\n|$(?!\n)")
+_TAIL_WORDS, _ENTRY_WORDS = 1, 3  # of an entry of a list: behind the term, and of each that follows
+_FEW_ENTRIES = 3  # a list without "or" has at least as many
 _FEW_WORDS = 4  # a question with fewer words before the term is one of the referring physician's
 
 
@@ -210,18 +212,37 @@ def _reaches(cue: re.Pattern[str], before: str, behind: str, label_set: LabelSet
     """Whether a cue before the term is about it: no other head between them, commas only within a list."""
     for found in cue.finditer(before):
         between = before[found.end() :]
-        listed = "," not in between or label_set.cues["lists"].search(
-            between.rpartition(",")[2] + behind.partition(",")[0]
-        )
-        if listed and not _other_head(between, label_set):
+        if ("," not in between or _listed(between, behind, label_set)) and not _other_head(between, label_set):
             return True
     return False
+
+
+def _listed(between: str, behind: str, label_set: LabelSet) -> bool:
+    """Whether a term after a comma belongs to the list that began before it.
+
+    A list ends in "or", "and" and one more entry: "no fracture, dislocation, or effusion"; or it is of bare words only:
+    "no fracture, effusion, infiltrate". A graded or dated entry begins a statement: "no fracture, mild swelling and ...".
+    """
+    entry, lists = between.rpartition(",")[2], label_set.cues["lists"]
+    if lists.search(entry):
+        return True
+    if label_set.cues["list_breaks"].search(entry):
+        return False
+    rest, ended = lists.search(behind), lists.search(between)
+    if rest is not None:
+        if ended is not None and ended.group() != rest.group():  # "no fracture or dislocation, effusion and ..."
+            return False
+        entries = [part.split() for part in behind[: rest.start()].split(",")]
+        return len(entries[0]) <= _TAIL_WORDS and all(len(words) <= _ENTRY_WORDS for words in entries)
+    entries = [part.split() for part in (between + "-" + behind).split(",")]
+    return len(entries) >= _FEW_ENTRIES and all(len(words) == 1 for words in entries[1:])
 
 
 def _other_head(between: str, label_set: LabelSet) -> bool:
     """Whether a denied attribute stands between; as one of a list ("no displacement or fracture") it is none."""
     for head in label_set.cues["attributes"].finditer(between):
-        rest = re.sub(r"^\w*\s*", "", between[head.end() :])
-        if not (rest.startswith(",") or label_set.cues["lists"].match(rest)):
+        rest = between[head.end() :]
+        # "of radius and ulna fracture" after a hyphen is one entry, as is what stands before the next comma.
+        if "," not in rest and all(rest[: word.start()].endswith("- ") for word in label_set.cues["lists"].finditer(rest)):
             return True
     return False

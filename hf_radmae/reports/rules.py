@@ -13,7 +13,7 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 * `past`, `remembered`, `healed`, `healing`, `gone`, `removed`: what dates a finding.
 * `attributes`, `attribute_compounds`, `attributes_behind`: what is denied in place of the finding, as in "no
   displacement of the fracture".
-* `lists`: words of a list, over whose commas a cue reaches.
+* `lists`: words of a list, over whose commas a cue reaches; `list_breaks`: words after a comma that end its reach.
 * `normal`: phrases that deny every finding.
 * `sides`, `body_parts`: name -> expressions.
 * `labels`: name -> `terms`, `not_terms` (contain a term and are none), `denied_terms` (a finding only where denied),
@@ -49,7 +49,7 @@ _CUES = (
         "normal",
     ),
 )
-_OTHERS = {"language", "version", "abbreviations", "sections", "attribute_compounds", "lists", "sides", "body_parts"}
+_OTHERS = {"language", "version", "abbreviations", "sections", "attribute_compounds", "lists", "list_breaks", "sides", "body_parts"}
 _LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "stated_by", "gone"}
 _LABEL_FLAGS = {"past", "removable", "remembered"}
 _NEVER = r"(?!)"
@@ -134,7 +134,7 @@ def load_label_set(name: str | Path) -> LabelSet:
     sections = {kind: list(given.get(kind, ())) for kind in ("skip", "findings", "conclusion")}
     headings = sorted((entry for entries in sections.values() for entry in entries), key=len, reverse=True)
     heading = "|".join(headings) or _NEVER
-    cues = {key: compiled(content.get(key), key) for key in (*_CUES, "attribute_compounds", "lists")}
+    cues = {key: compiled(content.get(key), key) for key in (*_CUES, "attribute_compounds", "lists", "list_breaks")}
     return LabelSet(
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
         version=f"{content.get('language', path.stem)}-{content.get('version', 0)}",
