@@ -220,18 +220,20 @@ def _reaches(cue: re.Pattern[str], before: str, behind: str, label_set: LabelSet
 def _listed(between: str, behind: str, label_set: LabelSet) -> bool:
     """Whether a term after a comma belongs to the list that began before it.
 
-    A list ends in "or", "and" and one more entry: "no fracture, dislocation, or effusion"; or it is of bare words only:
-    "no fracture, effusion, infiltrate". A graded or dated entry begins a statement: "no fracture, mild swelling and ...".
+    A list ends in "or" or "and" and one more entry: "no fracture, dislocation, or effusion"; or all its entries are one
+    word: "no fracture, effusion, infiltrate". A graded or dated entry begins a statement: "no fracture, mild swelling".
     """
-    entry, lists = between.rpartition(",")[2], label_set.cues["lists"]
-    if lists.search(entry):
+    earlier, _, entry = between.rpartition(",")
+    lists = label_set.cues["lists"]
+    inside, rest, ended = lists.search(entry), lists.search(behind), lists.search(earlier)
+    last = inside or rest
+    if ended and last and ended.group() != last.group():  # "no fracture or dislocation, swelling and effusion"
+        return False
+    if inside:
         return True
     if label_set.cues["list_breaks"].search(entry):
         return False
-    rest, ended = lists.search(behind), lists.search(between)
-    if rest is not None:
-        if ended is not None and ended.group() != rest.group():  # "no fracture or dislocation, effusion and ..."
-            return False
+    if rest:
         entries = [part.split() for part in behind[: rest.start()].split(",")]
         return len(entries[0]) <= _TAIL_WORDS and all(len(words) <= _ENTRY_WORDS for words in entries)
     entries = [part.split() for part in (between + "-" + behind).split(",")]
@@ -242,7 +244,8 @@ def _other_head(between: str, label_set: LabelSet) -> bool:
     """Whether a denied attribute stands between; as one of a list ("no displacement or fracture") it is none."""
     for head in label_set.cues["attributes"].finditer(between):
         rest = between[head.end() :]
-        # "of radius and ulna fracture" after a hyphen is one entry, as is what stands before the next comma.
-        if "," not in rest and all(rest[: word.start()].endswith("- ") for word in label_set.cues["lists"].finditer(rest)):
+        # A list after the head ends its reach; "of radius- and ulna fracture", after a hyphen, is one entry.
+        lists = label_set.cues["lists"].finditer(rest)
+        if "," not in rest and all(rest[: word.start()].endswith("- ") for word in lists):
             return True
     return False

@@ -49,7 +49,17 @@ _CUES = (
         "normal",
     ),
 )
-_OTHERS = {"language", "version", "abbreviations", "sections", "attribute_compounds", "lists", "list_breaks", "sides", "body_parts"}
+_OTHERS = {
+    "language",
+    "version",
+    "abbreviations",
+    "sections",
+    "attribute_compounds",
+    "lists",
+    "list_breaks",
+    "sides",
+    "body_parts",
+}
 _LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "stated_by", "gone"}
 _LABEL_FLAGS = {"past", "removable", "remembered"}
 _NEVER = r"(?!)"
