@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_radmae.images.storage import whole_file
+
 FIELDS = ("split", "index", "image", "reason")
 NO_SPLIT = "none"
 
@@ -24,12 +26,10 @@ def skipped_image(image: str, reason: str, split: str = NO_SPLIT, index: int = -
 
 def write_skipped(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write a whole list, with its header even where it is empty."""
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
-    os.replace(temporary, path)
 
 
 def read_skipped(path: str | Path) -> list[dict[str, Any]]:

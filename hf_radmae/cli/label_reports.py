@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
+from hf_radmae.images.storage import whole_file
 from hf_radmae.reports.labels import label_reports
 from hf_radmae.reports.reading import ANSWERS
 from hf_radmae.reports.rules import choose, load_label_set
@@ -76,9 +77,8 @@ def main() -> None:
         else:
             files = [_counted(bar, work(chunk), chunk) for chunk in chunks]
     table = pa.concat_tables([pq.read_table(file) for file in files]) if files else pa.table({"id": []})
-    temporary = output.with_name(f"{output.name}.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(output)
+    with whole_file(output) as unfinished:
+        pq.write_table(table, unfinished)
     shutil.rmtree(parts)
     print(f"\n{len(texts):,} reports, label set {label_set.version}: {output}\n\n{summary(table, names)}")
 
@@ -142,7 +142,6 @@ def _part(
         rows = label_reports(texts, names, label_set=rules, second_reader=reader)
         columns = {"id": pa.array(ids, pa.string())}
         columns |= {key: pa.array([row[key] for row in rows], pa.string()) for key in rows[0]}
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.table(columns), temporary)
-        temporary.replace(path)
+        with whole_file(path) as partial:
+            pq.write_table(pa.table(columns), partial)
     return path

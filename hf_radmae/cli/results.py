@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_radmae.images.storage import write_whole
 from hf_radmae.publishing.card import public
 from hf_radmae.study.report import table_lines
 
@@ -15,9 +16,7 @@ from hf_radmae.study.report import table_lines
 def save_results(results: Mapping[str, Any], folder: str | Path) -> Path:
     """Write `results.json`, what is `public` of them; a number that is none, such as an undefined score, is null."""
     path = Path(folder, "results.json")
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(_finite(public(results)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(_finite(public(results)), indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -22,11 +22,11 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
+from hf_radmae.images.storage import write_whole
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.devices import use_available_cores
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments
 from hf_radmae.study import Study, StudyArguments, terminal_text, write_report
-from hf_radmae.study.steps import write_whole
 
 
 @command

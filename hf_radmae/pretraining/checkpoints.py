@@ -20,6 +20,8 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_radmae.images.storage import write_whole
+
 logger = logging.getLogger(__name__)
 
 FILE = "batches.json"
@@ -70,12 +72,7 @@ def complete(checkpoint: str | Path, **facts: Any) -> None:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
-    partial = folder / f"{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"files": files, **facts}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps({"files": files, **facts}, indent=1))
     for directory in (folder, folder.parent):  # the names, too
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -301,8 +298,8 @@ def disk_full(error: BaseException, folder: str | Path) -> DiskFullError | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    own = (MANIFEST, f"{MANIFEST}.partial")
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in own)
+    own = (MANIFEST, f".{MANIFEST}.")  # the second: one that an interrupted save left
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(own))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ in row order, each row once.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from hf_radmae.images.storage import whole_file
 from hf_radmae.models.masking import patch_grid
 from hf_radmae.models.modeling_radiograph_vit import pool_tokens, pooling_parts
 
@@ -82,9 +82,8 @@ def extract_features(
     features = _run(model, loader, torch.device(device), poolings)
     for pooling, file in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        save_file({"rows": features.rows, "features": features[pooling]}, partial)
-        partial.replace(file)  # a killed run leaves no half file under the final name
+        with whole_file(file) as partial:
+            save_file({"rows": features.rows, "features": features[pooling]}, partial)
     return features
 
 

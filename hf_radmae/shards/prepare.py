@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from hf_radmae.batching.binning import Bins, fit_bins
 from hf_radmae.batching.skipped import write_skipped
+from hf_radmae.images.storage import write_whole
 from hf_radmae.shards.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels
 from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.shards.writer import SIZES, Shard, ShardWriter, read_bytes, read_report
@@ -101,7 +102,7 @@ def prepare(
     if all((writer.folder / shard.name).exists() for shard in shards):
         manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
         _check_not_empty(manifest)
-        _write(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -216,7 +217,7 @@ def _begin(path: Path, manifest: dict[str, Any]) -> None:
     if not path.exists():
         if any(path.parent.glob("data/*.parquet")):
             raise OtherOptionsError(f"{path.parent} holds shards without a {MANIFEST}: give a new folder")
-        _write(path, json.dumps(manifest, indent=2) + "\n")
+        write_whole(path, json.dumps(manifest, indent=2) + "\n")
         return
     begun = json.loads(path.read_text(encoding="utf-8"))
     differ = [
@@ -229,10 +230,3 @@ def _begin(path: Path, manifest: dict[str, Any]) -> None:
         raise OtherOptionsError(
             f"{path.parent} was begun differently: {'; '.join(differ)}. Resume with the same, or give a new folder"
         )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

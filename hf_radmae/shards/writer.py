@@ -5,7 +5,6 @@ read. So the files that are there say how far the work is, and one that was cut 
 """
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,7 @@ from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.content import measure_image
 from hf_radmae.images.dicom import DicomError, RadiographHeader, read_radiograph, yes_or_no
 from hf_radmae.images.image import ImageError, read_image
-from hf_radmae.images.storage import StorageError, steady, storage_fault
+from hf_radmae.images.storage import StorageError, steady, storage_fault, whole_file
 from hf_radmae.shards.shrink import PrepareOptions, encode, field_box, shrink, target_size
 from hf_radmae.sources.mri.cleaning import CleaningRules, pixel_rule
 from hf_radmae.sources.parquet import FOOTER
@@ -103,9 +102,9 @@ class ShardWriter:
         """Write a shard, calling `tick` after each of its rows."""
         schema = self.features.arrow_schema  # its metadata lets bare `datasets` decode the images
         path = self.folder / shard.name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         report = Report()
-        with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=self.labels) as writer:
+        options: dict[str, Any] = {"compression": "zstd", "use_dictionary": self.labels}
+        with whole_file(path) as partial, pq.ParquetWriter(partial, schema, **options) as writer:
             group: list[dict[str, Any]] = []
             for row in self._rows(shard, report, tick):
                 group.append(row)
@@ -116,7 +115,6 @@ class ShardWriter:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 report.images += len(group)
             writer.add_key_value_metadata({FOOTER: json.dumps(vars(report)).encode()})
-        os.replace(temporary, path)
 
     def _rows(self, shard: Shard, report: Report, tick: Callable[[], None]) -> Iterator[dict[str, Any]]:
         split, ids = self.splits[shard.split], self.ids[shard.split]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import datasets
 
-from hf_radmae.images.storage import StorageError, steady, storage_fault
+from hf_radmae.images.storage import StorageError, steady, storage_fault, whole_file
 
 _IMAGE_SUFFIXES = (
     "png jpg jpeg jpe jfif jp2 j2k j2c jpc jpf jpx tif tiff bmp dib gif webp pgm ppm pnm pbm dcm dicom dic ima"
@@ -250,11 +251,8 @@ def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Pa
     if target.is_file() and target.stat().st_size == member.file_size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}")
-    with archive.open(member) as source, temporary.open("wb") as copy:
-        while block := source.read(2**20):
-            copy.write(block)
-    os.replace(temporary, target)
+    with whole_file(target) as partial, archive.open(member) as source, partial.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def _kind(file: Found, result: Scan) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from hf_radmae.images.storage import write_whole
 from hf_radmae.study.figures import (
     class_figure,
     curve_figure,
@@ -20,7 +21,6 @@ from hf_radmae.study.figures import (
     svg,
 )
 from hf_radmae.study.folds import COUNTS
-from hf_radmae.study.steps import write_whole
 from hf_radmae.study.tables import METRIC_NAMES
 
 TEMPLATES = Path(__file__).with_name("templates")

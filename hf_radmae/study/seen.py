@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from hf_radmae.study.steps import write_whole
+from hf_radmae.images.storage import write_whole
 
 FILE = "seen_images.txt"
 HEAD = 65_536  # bytes of a file that are read: enough to tell two radiographs apart

@@ -8,7 +8,6 @@ study, it is started again and resumes with the first step that has no file.
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hf_radmae.images.storage import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +76,6 @@ class Steps:
         """The file of a step; another version of the package has files of its own."""
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:100]
         return self.folder / f"{name}-{fingerprint([version('hf_radmae'), inputs])}.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that nobody ever finds a part of it, not after a power cut either."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _plain(value: Any) -> Any:
