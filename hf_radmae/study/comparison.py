@@ -120,7 +120,7 @@ class Comparison:
             lambda folder: training.search(folder, kind, self.labels, draw),
             draw=fingerprint(draw.tolist()),
             rates=args.learning_rates,
-            steps=args.search_steps,
+            steps=min(args.supervised_steps, args.search_steps or args.supervised_steps),
             **inputs,
         )
         best, rates = found["best"], found["rates"]
