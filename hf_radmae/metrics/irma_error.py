@@ -10,7 +10,10 @@ know") on, and 1 from the first wrong label on. Each axis is scaled so that all 
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
+import datasets
+import evaluate
 import numpy as np
 
 AXES = ("technical", "directional", "anatomical", "biological")
@@ -81,15 +84,23 @@ def irma_error(true: str, predicted: str, tree: CodeTree) -> float:
     )
 
 
-class IRMAError:
-    """The mean IRMA error of images as a metric of `bootstrap_interval`; ImageCLEF ranked by its sum over images.
+class IRMAError(evaluate.Metric):
+    """The IRMA error of a run as an `evaluate` module, and its mean over images as a metric of `bootstrap_interval`.
+
+    >>> IRMAError(codes=codes).compute(predictions=predicted, references=true)
+    {"irma_error": ..., "mean_irma_error": ..., "images": ...}
+
+    `irma_error` is the sum over images, by which ImageCLEF ranked. Unlike `evaluate.load`, this needs no network.
 
     Args:
         codes: all codes of the data set, whose tree gives the branching.
         branching: or the branching itself, see `CodeTree`.
     """
 
-    def __init__(self, codes: Iterable[str] | None = None, branching: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self, codes: Iterable[str] | None = None, branching: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
         tree = CodeTree(codes, branching)
         self._error = lru_cache(maxsize=None)(lambda true, predicted: irma_error(true, predicted, tree))
 
@@ -100,3 +111,15 @@ class IRMAError:
         pairs = zip(np.asarray(references).tolist(), np.asarray(predictions).tolist(), strict=True)
         errors = np.array([self._error(true, predicted) for true, predicted in pairs])
         return errors.mean(keepdims=True) if weights is None else weights @ errors / weights.sum(1)
+
+    def _info(self) -> evaluate.MetricInfo:
+        code = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="IRMA error of predicted codes: 0 exact, 0.5 all *, 1 all wrong; summed over images.",
+            citation="",
+            features=datasets.Features({"predictions": code, "references": code}),
+        )
+
+    def _compute(self, *, predictions: Sequence[str], references: Sequence[str], **kwargs: Any) -> dict[str, float]:
+        mean = float(self(np.array(references), np.array(predictions))[0])
+        return {"irma_error": mean * len(references), "mean_irma_error": mean, "images": len(references)}

@@ -275,3 +275,9 @@ def test_a_true_code_with_a_star_and_a_wrong_branching_are_refused():
         metrics.IRMAError(branching=((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
     with pytest.raises(ValueError, match="either the codes"):
         metrics.IRMAError()
+
+
+def test_the_irma_error_is_an_evaluate_module():
+    module = metrics.IRMAError(codes=CODES)
+    found = module.compute(predictions=["****-***-***-***", CODES[1]], references=CODES[:2])
+    assert found == pytest.approx({"irma_error": 0.5, "mean_irma_error": 0.25, "images": 2})
