@@ -23,6 +23,7 @@ COMMANDS = {
     "card": "card",
     "push": "push",
     "embed": "embed",
+    "search": "search",
     "demo": "demo",
     "replay": "replay",
 }

@@ -217,7 +217,7 @@ class Embedder:
             tick(sum(waiting.values()))
             for leftover in folder.glob(".*.parquet.*"):  # of a process that was killed
                 leftover.unlink()
-        return [entry for part in parts for entry in _footer(folder / part.name)["skipped"]]
+        return [entry for part in parts for entry in part_footer(folder / part.name)["skipped"]]
 
     def _write_part(self, part: Part, folder: Path, footer: Mapping[str, Any], tick: Callable) -> None:
         skipped: list[dict[str, str]] = []
@@ -263,6 +263,16 @@ class Embedder:
         for group in groups.values():
             found.update(self._encode(group))
         return [(columns[place], found[place]) for place in sorted(found)]
+
+    def vector(self, image: ImageSource) -> np.ndarray:
+        """The float32 vector of one image, for an embedder of one column.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        ((_, vectors),) = self._encode([(0, self._pixels(image))])
+        (vector,) = vectors.values()
+        return vector
 
     def _read_ahead(
         self, rows: Iterable[tuple[Mapping[str, Any], ImageSource]]
@@ -311,13 +321,13 @@ def _missing(parts: Sequence[Part], folder: Path, made_with: str) -> list[Part]:
         )
     for part in parts:
         path = folder / part.name
-        if path.exists() and _footer(path).get("fingerprint") != _digest(made_with, part.identity):
+        if path.exists() and part_footer(path).get("fingerprint") != _digest(made_with, part.identity):
             raise ValueError(f"{path} was made of other images or by another model: choose another folder")
     return [part for part in parts if not (folder / part.name).exists()]
 
 
-def _footer(path: Path) -> dict[str, Any]:
-    """What a part says about itself; nothing where it is none."""
+def part_footer(path: Path) -> dict[str, Any]:
+    """The options, the fingerprint and the skipped images of a part; nothing of another Parquet file."""
     return json.loads((pq.read_metadata(path).metadata or {}).get(EMBEDDING_FOOTER, b"{}"))
 
 
