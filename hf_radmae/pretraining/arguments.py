@@ -47,7 +47,7 @@ class DataArguments:
     num_bins: int = option(8, "Shapes that smart binning may use.")
     max_tokens: int = option(256, "Most patches of an image; larger images are scaled down to it.")
     background: str = option(
-        "drop", "Patches outside the patient: drop leaves them out, keep trains on all.", choices=["drop", "keep"]
+        "drop", "Patches outside the patient: leave them out, or train on them too.", choices=["drop", "keep"]
     )
     token_levels: int = option(6, "Counts of patches of the patient per shape that smart binning may tell apart.")
     crop_to_content: bool = option(False, "Cut each image to the box around the patient first.")

@@ -185,4 +185,4 @@ def test_too_many_damaged_images_end_the_run_with_one_clear_error(damaged_folder
     last = run.stderr.strip().splitlines()[-1]
     assert "of 2000 images cannot be used: more than the accepted share of 0.001" in last
     assert str(tmp_path / "out" / "skipped.csv") in last
-    assert run.stderr.count("Traceback") == 1
+    assert "Traceback" not in run.stderr

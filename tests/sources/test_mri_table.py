@@ -40,6 +40,8 @@ def test_every_cell_of_the_authors_table_is_understood(tmp_path):
         "body_part": [hand, hand, knee, None],
         "fracture": [1, 2, 0, None],
         "foreign_material": [0, None, 1, None],
+        "burned_in_annotation": [None] * 4,  # elements of the headers, which a table does not hold
+        "patient_identity_removed": [None] * 4,
     }
 
 
