@@ -111,13 +111,14 @@ def test_reports_agree_with_the_table(archive):
 
 
 def test_reports_negate_doubt_and_follow_up():
-    reports = []
+    reports, stated = [], []
     for image in generate(600):
         who, when = person(0, image.patient), visit(0, image.patient, image.exam)
         reports.append(write_report([image], image.follow_up, who, when, when if image.follow_up else None))
-        stated = findings(image)
-        assert stated_by(reports[-1]) == (stated.fracture.lower(), stated.foreign_material.lower())
+        stated.append((findings(image).fracture.lower(), findings(image).foreign_material.lower()))
         assert who.surname in reports[-1] and "geb. " in reports[-1]
+    read = label_reports(reports, ["fracture", "foreign_material"])
+    assert [(row["fracture"], row["foreign_material"]) for row in read] == stated
     text = "\n".join(reports)
     for expected in ("Kein Nachweis einer Fraktur", "nicht sicher auszuschließen", "Verlaufskontrolle", "bekannte"):
         assert expected in text
