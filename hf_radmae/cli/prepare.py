@@ -17,7 +17,11 @@ default in ~/.config/hf_radmae/keys and never in the output folder or beside it:
 with the archive, so keep it, and keep it apart.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,6 +35,9 @@ from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.mri.builder import MRI
 from hf_radmae.sources.mri.cleaning import CleaningRules
 from hf_radmae.sources.pseudonyms import key_path, load_key
+
+RETRIES = 3
+"""How often Dask makes a shard again whose task failed."""
 
 
 @dataclass
@@ -54,20 +61,13 @@ class RunArguments:
     )
     num_proc: int = field(default=1, metadata={"help": "Processes that decode, one per core."})
     threads: int = field(default=16, metadata={"help": "Files that each process reads at once."})
-    shard: str = field(default="0/1", metadata={"help": "i/n: do the i-th part of n, counted from 0."})
+    dask_scheduler: str | None = field(
+        default=None, metadata={"help": "Address of a Dask scheduler, or its .json file: its workers do the work."}
+    )
 
     def __post_init__(self) -> None:
-        index, slash, count = self.shard.partition("/")
-        if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
-            raise ValueError(f"--shard {self.shard}: expected i/n with i of 0 to n - 1, as 0/8")
         if wrong := [option for option in self.builder if "=" not in option]:
             raise ValueError(f"--builder {' '.join(wrong)}: expected name=value")
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """The numbers of `shard`."""
-        index, _, count = self.shard.partition("/")
-        return int(index), int(count)
 
     @property
     def grouping(self) -> dict[str, Any]:
@@ -88,6 +88,30 @@ def source_record(name: str, data_dir: str | None, options: dict[str, Any]) -> d
     return MRI(data_dir=data_dir, **options).report() if name == "mri" else {}
 
 
+@contextmanager
+def dask_executor(address: str | None) -> Iterator[Executor | None]:
+    """The workers of a Dask cluster as an executor, None without an address.
+
+    Args:
+        address: of the scheduler, as tcp://HOST:8786, or the file that `dask scheduler --scheduler-file` writes.
+
+    Raises:
+        ImportError: `distributed` is not installed.
+        OSError: there is no scheduler at this address.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError('--dask_scheduler needs distributed: pip install "hf_radmae[cluster]"') from error
+    place = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    with Client(**place, set_as_default=False) as client:
+        # Each shard is a task of its own, whatever its arguments: what exists is known by the files and not by Dask.
+        yield client.get_executor(retries=RETRIES, pure=False)
+
+
 @command
 def main() -> None:
     run, options = parse((RunArguments, PrepareOptions), description=__doc__)
@@ -100,21 +124,19 @@ def main() -> None:
         builder.setdefault("hash_key", key.hex())
     splits, unreadable = load_radiographs(run.dataset, run.data_dir, **run.grouping, **builder)
     record = source_record(run.dataset, run.data_dir, builder)
-    manifest = prepare(
-        splits,
-        run.output_dir,
-        options,
-        key=key,
-        root=run.data_dir,
-        source={"dataset": run.dataset, **record},
-        unreadable=unreadable,
-        num_proc=run.num_proc,
-        threads=run.threads,
-        part=run.part,
-    )
-    if not manifest["complete"]:
-        print(f"Part {run.shard} is done; the other parts are not. Start this again when they are, if none is running.")
-        return
+    with dask_executor(run.dask_scheduler) as executor:
+        manifest = prepare(
+            splits,
+            Path(run.output_dir).absolute() if executor else run.output_dir,
+            options,
+            key=key,
+            root=run.data_dir,
+            source={"dataset": run.dataset, **record},
+            unreadable=unreadable,
+            num_proc=run.num_proc,
+            threads=run.threads,
+            executor=executor,
+        )
     for split, count in manifest["counts"].items():
         dropped = ", ".join(f"{number} by {rule}" for rule, number in count["dropped"].items()) or "none"
         print(

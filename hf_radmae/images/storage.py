@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 Result = TypeVar("Result")
 
@@ -102,7 +103,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     It lies beside `path` under a hidden name and takes its place when the block ends. An error leaves `path` as it was.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")  # machines of a cluster share process numbers
     try:
         yield partial
         with partial.open("rb") as file:

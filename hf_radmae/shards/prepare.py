@@ -10,10 +10,11 @@ import multiprocessing as mp
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
+from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from hf_radmae.batching.skipped import write_skipped
 from hf_radmae.images.storage import write_whole
 from hf_radmae.shards.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels
 from hf_radmae.shards.shrink import PrepareOptions
-from hf_radmae.shards.writer import SIZES, Shard, ShardWriter, read_bytes, read_report
+from hf_radmae.shards.writer import SIZES, Shard, ShardWriter, read_bytes, read_report, shard_features, shard_rows
 from hf_radmae.sources.pseudonyms import key_check
 
 MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"
@@ -49,7 +50,7 @@ def prepare(
     unreadable: Iterable[Mapping[str, Any]] = (),
     num_proc: int = 1,
     threads: int = 16,
-    part: tuple[int, int] = (0, 1),
+    executor: Executor | None = None,
     read: Callable[[str], bytes] = read_bytes,
 ) -> dict[str, Any]:
     """Write the shards that are missing, and the manifest and the quarantine once none is.
@@ -63,11 +64,12 @@ def prepare(
         source: what the manifest says about the source: its name, what it dropped. No paths.
         unreadable: images that the source left out: split, index, image (its id or path), reason.
         num_proc, threads: processes, and files that each reads at once.
-        part: (i, n): see to every n-th shard from the i-th on, as one job of n.
+        executor: writes the shards in place of processes of this machine. Its workers see the archive and `folder`
+            under the same paths.
         read: how a file is read.
 
     Returns:
-        The manifest; its `complete` is False while shards of other jobs are missing.
+        The manifest.
 
     Raises:
         OtherOptionsError: see there.
@@ -96,13 +98,23 @@ def prepare(
     }
     (folder / "data").mkdir(parents=True, exist_ok=True)
     _begin(folder / MANIFEST, manifest)
-    writer = ShardWriter(splits, ids, labels, folder / "data", options, bins, threads, read)
-    mine = shards[part[0] :: part[1]]
-    _run(writer, [shard for shard in mine if not (writer.folder / shard.name).exists()], num_proc)
-    if all((writer.folder / shard.name).exists() for shard in shards):
-        manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
-        _check_not_empty(manifest)
-        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    first = next(iter(splits))
+    features = shard_features(splits[first], ids[first], labels)
+    writer = ShardWriter(features, labels, folder / "data", options, bins, threads, read)
+    missing = [shard for shard in shards if not (writer.folder / shard.name).exists()]
+    tasks = (
+        (shard, shard_rows(splits[shard.split], labels, shard.rows), ids[shard.split].take(shard.rows))
+        for shard in missing
+    )
+    total = sum(len(shard.rows) for shard in missing)
+    if executor:
+        _run(writer, tasks, total, executor, WAITING)
+    else:
+        with ProcessPoolExecutor(min(num_proc, len(missing)) or 1, initializer=_end_with_parent) as pool:
+            _run(writer, tasks, total, pool, 2 * num_proc)
+    manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
+    _check_not_empty(manifest)
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -126,55 +138,41 @@ def _fitted_bins(splits: Mapping[str, datasets.Dataset], options: PrepareOptions
     return fit_bins(np.concatenate(sizes), num_bins=options.num_bins, **budget)
 
 
-def _run(writer: ShardWriter, shards: list[Shard], num_proc: int) -> None:
-    """Write shards by processes, with a progress bar in files."""
-    done = mp.get_context().Value("q", 0)
-    total = sum(len(shard.rows) for shard in shards)
-    with (
-        ProcessPoolExecutor(min(num_proc, len(shards)) or 1, initializer=_start, initargs=(writer, done)) as pool,
-        tqdm(total=total, unit="file", desc="prepare", smoothing=0.05, mininterval=0.5) as progress,
-    ):
-        pending = {pool.submit(_work, shard) for shard in shards}
-        while pending:
-            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            progress.update(done.value - progress.n)
-            for future in finished:
-                try:
-                    future.result()
-                except BrokenProcessPool as error:
-                    raise RuntimeError(
-                        "a worker was ended from outside, perhaps for want of memory; run the same command again to go "
-                        "on, with fewer processes or threads"
-                    ) from error
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+WAITING = 256
+"""Shards that an engine holds at once: more than it has cores, so that none is idle. Their rows are in memory."""
 
 
-_worker: tuple[ShardWriter, Callable[[], None]]  # set once in each worker process
+def _run(
+    writer: ShardWriter, tasks: Iterator[tuple[Shard, Any, Any]], total: int, executor: Executor, waiting: int
+) -> None:
+    """Write shards, `waiting` of them handed over at once, with a progress bar in files that moves with each."""
+    with tqdm(total=total, unit="file", desc="prepare", smoothing=0.05) as progress:
+        pending = {executor.submit(writer.write, *task) for task in islice(tasks, waiting)}
+        try:
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                progress.update(sum(future.result() for future in finished))
+                pending |= {executor.submit(writer.write, *task) for task in islice(tasks, len(finished))}
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker was ended from outside, perhaps for want of memory; run the same command again to "
+                "resume, with fewer processes or threads"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
 
 
-def _start(writer: ShardWriter, done: Any) -> None:
-    """Prepare a worker process; it ends with the process that started it, even if that was killed."""
-    global _worker
+def _end_with_parent() -> None:
+    """Let a worker end with the process that started it, even if that was killed: a pool does not see to that."""
 
-    def tick() -> None:
-        with done.get_lock():
-            done.value += 1
-
-    def end_with_parent() -> None:
+    def watch() -> None:
         parent = mp.parent_process()
         if parent is not None:
             wait_for([parent.sentinel])
             os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    _worker = writer, tick
-
-
-def _work(shard: Shard) -> None:
-    writer, tick = _worker
-    writer.write(shard, tick)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_not_empty(manifest: Mapping[str, Any]) -> None:

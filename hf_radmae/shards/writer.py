@@ -68,11 +68,10 @@ class Report:
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Makes shards of an archive.
+    """Makes shards of rows that it is given, in any process or on any machine that sees the archive.
 
     Attributes:
-        splits: the rows, images undecoded.
-        ids: for each split the hashed ids of its rows, `image_id` first.
+        features: the columns of a shard, see `shard_features`.
         labels: columns that are copied.
         folder: where shards go.
         options: what is made of an image.
@@ -81,8 +80,7 @@ class ShardWriter:
         read: how a file is read.
     """
 
-    splits: Mapping[str, datasets.Dataset]
-    ids: Mapping[str, pa.Table]
+    features: datasets.Features
     labels: list[str]
     folder: Path
     options: PrepareOptions
@@ -90,23 +88,24 @@ class ShardWriter:
     threads: int = 16
     read: Callable[[str], bytes] = read_bytes
 
-    @property
-    def features(self) -> datasets.Features:
-        """The columns of a shard."""
-        any_split = next(iter(self.splits))
-        ids = {name: datasets.Value("string") for name in self.ids[any_split].column_names}
-        labels = {name: self.splits[any_split].features[name] for name in self.labels}
-        return datasets.Features({"image": datasets.Image(), **ids, **SIZES, **labels})
+    def write(self, shard: Shard, rows: datasets.Dataset, ids: pa.Table) -> int:
+        """Write a shard.
 
-    def write(self, shard: Shard, tick: Callable[[], None]) -> None:
-        """Write a shard, calling `tick` after each of its rows."""
+        Args:
+            shard: what is written.
+            rows: its rows in their order, images undecoded.
+            ids: their hashed ids, `image_id` first.
+
+        Returns:
+            The number of rows.
+        """
         schema = self.features.arrow_schema  # its metadata lets bare `datasets` decode the images
         path = self.folder / shard.name
         report = Report()
         options: dict[str, Any] = {"compression": "zstd", "use_dictionary": self.labels}
         with whole_file(path) as partial, pq.ParquetWriter(partial, schema, **options) as writer:
             group: list[dict[str, Any]] = []
-            for row in self._rows(shard, report, tick):
+            for row in self._rows(shard, rows, ids, report):
                 group.append(row)
                 if len(group) == ROW_GROUP or sum(len(row["image"]["bytes"]) for row in group) > ROW_GROUP_BYTES:
                     writer.write_table(pa.Table.from_pylist(group, schema))
@@ -115,11 +114,10 @@ class ShardWriter:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 report.images += len(group)
             writer.add_key_value_metadata({FOOTER: json.dumps(vars(report)).encode()})
+        return len(rows)
 
-    def _rows(self, shard: Shard, report: Report, tick: Callable[[], None]) -> Iterator[dict[str, Any]]:
-        split, ids = self.splits[shard.split], self.ids[shard.split]
-        for index, row, content in self._contents(split, shard.rows):
-            own = {name: ids[name][index].as_py() for name in ids.column_names}
+    def _rows(self, shard: Shard, rows: datasets.Dataset, ids: pa.Table, report: Report) -> Iterator[dict[str, Any]]:
+        for index, own, (row, content) in zip(shard.rows.tolist(), ids.to_pylist(), self._contents(rows), strict=True):
             try:
                 prepared = self._prepare(content.result(), row, report, own["image_id"])
             except StorageError:
@@ -138,17 +136,13 @@ class ShardWriter:
             else:
                 if prepared is not None:
                     yield {**prepared, **own, **{name: row[name] for name in self.labels}}
-            tick()
 
-    def _contents(self, split: datasets.Dataset, rows: np.ndarray) -> Iterator[tuple[int, dict, Future[bytes]]]:
-        """Yield row numbers, rows and contents in order, while threads read the files of the rows that follow."""
-        columns = [name for name in ("image", "spacing", *self.labels) if name in split.column_names]
-        split = split.select_columns(columns)
-        waiting: deque[tuple[int, dict, Future[bytes]]] = deque()
+    def _contents(self, rows: datasets.Dataset) -> Iterator[tuple[dict, Future[bytes]]]:
+        """Yield rows and contents in order, while threads read the files of the rows that follow."""
+        waiting: deque[tuple[dict, Future[bytes]]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
-            for index in rows.tolist():
-                row = split[index]
-                waiting.append((index, row, pool.submit(self._content, row["image"])))
+            for row in rows:
+                waiting.append((row, pool.submit(self._content, row["image"])))
                 if len(waiting) == self.threads:
                     yield waiting.popleft()
             yield from waiting
@@ -192,6 +186,21 @@ class ShardWriter:
             "burned_in_annotation": header and yes_or_no(header.burned_in_annotation),
             "patient_identity_removed": header and yes_or_no(header.patient_identity_removed),
         }
+
+
+def shard_features(rows: datasets.Dataset, ids: pa.Table, labels: list[str]) -> datasets.Features:
+    """The columns of the shards that are made of `rows`."""
+    hashes = {name: datasets.Value("string") for name in ids.column_names}
+    kept = {name: rows.features[name] for name in labels}
+    return datasets.Features({"image": datasets.Image(), **hashes, **SIZES, **kept})
+
+
+def shard_rows(rows: datasets.Dataset, labels: list[str], chosen: np.ndarray) -> datasets.Dataset:
+    """What a shard needs of some rows, in memory: it can be sent to a machine that does not hold the data set."""
+    columns = [name for name in ("image", "spacing", *labels) if name in rows.column_names]
+    part = rows.select_columns(columns)
+    table = part.with_format("arrow")[chosen]
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=part.features))
 
 
 def read_report(path: Path) -> Report:

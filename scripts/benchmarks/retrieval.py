@@ -15,7 +15,9 @@ import json
 import resource
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +48,7 @@ def precision(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, neigh
     return {"images": hits.mean(), **{name: hits[labels == name].mean() for name in sorted({*labels.tolist()})}}
 
 
-def embed(encoder: ViTModel, processor, folder: Path, names: list[str], pooling: str) -> np.ndarray:
+def embed(encoder: ViTModel, processor: Any, folder: Path, names: list[str], pooling: str) -> np.ndarray:
     skipped: list[dict[str, str]] = []
     rows = [({"image_id": name}, str(folder / name)) for name in names]
     found = Embedder(encoder, processor, pooling, batch_size=64).vectors(rows, skipped)
@@ -63,8 +65,10 @@ def compare(args: argparse.Namespace) -> None:
     owners = [row.get("patient_id") or row.get("near_dup_group") or row["file_name"] for row in rows]
     groups = np.unique(owners, return_inverse=True)[1]
     runs = {name: paths.split(",") for name, _, paths in (run.partition("=") for run in args.runs)}
-    processor = load_processor(next(iter(runs.values()))[0])
-    small = [interpolate(processor(folder / name)["pixel_values"][0][None], (16, 16), mode="area") for name in names]
+    processor: Any = cache(load_processor(next(iter(runs.values()))[0]))  # the runs see the same pixels, read once
+    small = [
+        interpolate(processor(str(folder / name))["pixel_values"][0][None], (16, 16), mode="area") for name in names
+    ]
     vectors = {("raw pixels, 16 x 16", ""): [torch.cat(small).flatten(1).numpy()]}
     for pooling in args.poolings:
         for name, paths in runs.items():

@@ -131,12 +131,6 @@ def test_workers_end_with_a_parent_that_is_killed(archive, splits, tmp_path):
     pytest.fail("workers outlive the process that started them")
 
 
-def test_jobs_of_an_array_make_together_what_one_makes(archive, splits, whole, tmp_path):
-    parts = [prepare(splits, tmp_path, OPTIONS, key=KEY, root=archive, part=(i, 3)) for i in (1, 2, 0)]
-    assert [part["complete"] for part in parts] == [False, False, True]
-    assert contents(tmp_path) == contents(whole)
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
