@@ -133,12 +133,12 @@ def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
                 desc="Looking for the patient",
             )
     packed: Sequence[bytes] = arrow_column(rows, COLUMNS[0]).to_pylist()
-    if other := {(mask[:1] or b"\0")[0] for mask in packed if len(mask) != _LENGTH or mask[0] != VERSION}:
+    if other := {(mask[:1] or b"\0")[0] for mask in packed if len(mask) != MASK_LENGTH or mask[0] != VERSION}:
         raise ValueError(
             f"patient_mask was made by rule {sorted(other)}, and this version of hf_radmae knows rule {VERSION}: "
             "prepare the shards anew with scripts/prepare.py, or train with --background keep"
         )
-    masks = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, _LENGTH)
+    masks = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, MASK_LENGTH)
     return Content(masks, np.asarray(numbers(rows, COLUMNS[1]), np.float64))
 
 
@@ -148,7 +148,8 @@ def measure_image(pixels: NDArray[Any]) -> dict[str, Any]:
     return dict(zip(COLUMNS, (bytes([VERSION]) + bits, grey_ranges(pixels)), strict=True))
 
 
-_LENGTH = 1 + SIDE * SIDE // 8
+MASK_LENGTH = 1 + SIDE * SIDE // 8
+"""Bytes of `patient_mask`: the version of the rule, and the bits."""
 
 
 def _unpacked(masks: NDArray[Any]) -> NDArray[Any]:
@@ -159,5 +160,5 @@ def _measure(image: dict[str, Any]) -> dict[str, Any]:
     try:
         return measure_image(read_image(image))
     except (ImageError, FileNotFoundError):  # training skips it and reports it
-        whole = bytes([VERSION]) + b"\xff" * (_LENGTH - 1)
+        whole = bytes([VERSION]) + b"\xff" * (MASK_LENGTH - 1)
         return dict(zip(COLUMNS, (whole, [0.0, 1.0, 0.0, 1.0]), strict=True))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hf_radmae.batching.content import MASK_LENGTH
 from hf_radmae.publishing.pictures import pixels_alone
 from hf_radmae.publishing.private import Private
 from hf_radmae.shards.anonymous import GROUPS, IDENTIFYING
@@ -21,8 +22,11 @@ from hf_radmae.shards.writer import FOOTER, SIZES
 
 HASHES = {"image_id", *GROUPS.values()}
 """Columns that hold keyed hashes, see `pseudonyms`."""
+MASK = "patient_mask"
+"""Column of bits, one for each cell of a fixed grid."""
 ANSWERS = {"burned_in_annotation", "patient_identity_removed"}
 """Columns that hold YES, NO or nothing, as DICOM headers do."""
+_TYPES = {MASK: pa.binary(), **dict.fromkeys(ANSWERS, pa.string())}
 Burnt = Callable[[bytes], Iterable[tuple[str, str]]]
 """From an encoded image to (kind, words) of texts in its pixels."""
 _COLUMN = re.compile(r"[A-Za-zÄÖÜäöüß][\wÄÖÜäöüß .-]{0,63}")
@@ -124,10 +128,11 @@ def _check_field(field: pa.Field, labels: list[str]) -> None:
     elif field.name in HASHES:
         if not pa.types.is_string(field.type):
             raise ValueError(f"column {field.name} is {field.type}: expected hashes")
-    elif (field.name in ANSWERS and pa.types.is_string(field.type)) or (
-        field.name in labels and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
-    ):
-        pass
+    elif field.name in _TYPES:
+        if field.type != _TYPES[field.name]:
+            raise ValueError(f"column {field.name} is {field.type}: expected {_TYPES[field.name]}")
+    elif field.name in labels and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+        return
     elif not _is_plain(field.type):
         raise ValueError(
             f"column {field.name} is {field.type}: labels are classes, numbers, truth values or short texts"
@@ -172,6 +177,11 @@ def _check_column(
                 raise ValueError(
                     f"column {name} holds something else than hashes of 32 hexadecimal digits: raw ids do not go"
                 )
+    if name == MASK:
+        for batch in file.iter_batches(columns=[name]):
+            for bits in batch[name].drop_null().to_pylist():
+                if len(bits) != MASK_LENGTH or re.search(rb"[A-Za-z]{8}", bits):
+                    raise ValueError(f"column {name} holds something else than the {MASK_LENGTH} bytes of a mask")
     if name in ANSWERS:
         for batch in file.iter_batches(columns=[name]):
             if odd := set(pc.unique(batch[name]).to_pylist()) - {"YES", "NO", None}:

@@ -317,6 +317,12 @@ CHANGES = {
     "metadata of a column": lambda t: t.cast(
         pa.schema([f.with_metadata({"patient": "M1"}) if f.name == "side" else f for f in t.schema], t.schema.metadata)
     ),
+    "a text in a mask": lambda t: replaced(
+        t,
+        "patient_mask",
+        pa.array([m[:9] + b"Kowalczyk Jadwiga".ljust(len(m) - 9) for m in t["patient_mask"].to_pylist()]),
+    ),
+    "a mask of another length": lambda t: replaced(t, "patient_mask", pa.array([b"\x01Jadwiga"] * len(t))),
     "texts in a PGM": lambda t: replaced(
         t,
         "image",
