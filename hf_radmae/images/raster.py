@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import imagecodecs
 import numpy as np
+import simplejpeg
 import tifffile
 from PIL import ExifTags, Image
 
@@ -66,6 +67,8 @@ def decode(content: bytes, check: Check) -> np.ndarray:
     if facts is not None and (facts[3] > 8 or facts[4] in (0xC3, 0xF7)):  # bits, or one of the lossless JPEGs
         check(*facts[:2])
         return _deep_jpeg(content, facts)
+    if facts is not None and (array := _plain_jpeg(content, facts, check)) is not None:
+        return array
     with open_image(content) as image:
         check(image.height, image.width)
         if content[:4] == b"\x89PNG" and content[24] == 16 and content[25] != 0 and frames(image) == 1:
@@ -188,6 +191,30 @@ def _deep_jpeg(content: bytes, facts: tuple[int, ...]) -> np.ndarray:
     picture = kind(content)
     check_complete(content, marker, picture if marker not in (0x51, 0xF7) else None)
     return grey_of(picture)
+
+
+def _plain_jpeg(content: bytes, facts: tuple[int, ...], check: Check) -> np.ndarray | None:
+    """Return the grey pixels of a JPEG of eight bits that libjpeg-turbo decodes without a warning, else None.
+
+    It warns of a stream that is shorter or longer than its picture, as one that is cut or overwritten is. Pillow has
+    the same pixels, but does not pass the warnings on; it decodes what is left: inks, and what is warned of.
+    """
+    colours = {1: "GRAY", 3: "RGBX"}.get(facts[2])  # RGBX is what Pillow takes without a copy
+    if colours is None or facts[4] not in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
+        return None
+    check(*facts[:2])
+    try:
+        samples = simplejpeg.decode_jpeg(content, colours)
+    except ValueError:
+        return None
+    grey = samples[..., 0]
+    if colours != "GRAY":
+        size = samples.shape[1::-1]
+        grey = np.asarray(Image.frombuffer("RGBX", size, samples, "raw", "RGBX", 0, 1).convert("L"))
+    if content.find(b"Exif\0\0", 0, content.find(b"\xff\xda")) < 0:
+        return grey
+    with open_image(content) as image:
+        return turned(grey, orientation(image))
 
 
 def _pnm(content: bytes, found: re.Match[bytes], check: Check) -> np.ndarray:
