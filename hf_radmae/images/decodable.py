@@ -7,7 +7,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import RLELossless
 
-from hf_radmae.images.greyscale import integer
+from hf_radmae.images.greyscale import element, integer
 from hf_radmae.images.streams import stream_facts
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -17,9 +17,13 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 def refusals(dataset: Dataset, max_pixels: int) -> Iterator[str]:
     """Yield why the picture cannot be decoded here, or would take unbounded memory, before anything is allocated."""
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
-    samples = integer(dataset, "SamplesPerPixel") if dataset.get("SamplesPerPixel") not in (None, "") else 0
+    samples = integer(dataset, "SamplesPerPixel") if element(dataset, "SamplesPerPixel") not in (None, "") else 0
     photometric = str(dataset.PhotometricInterpretation).strip(" \0").upper()
-    allocated, stored, high = integer(dataset, "BitsAllocated"), integer(dataset, "BitsStored"), dataset.get("HighBit")
+    allocated, stored, high = (
+        integer(dataset, "BitsAllocated"),
+        integer(dataset, "BitsStored"),
+        element(dataset, "HighBit"),
+    )
     if rows * columns > max_pixels:
         yield f"declares {rows} x {columns} pixels, more than max_pixels={max_pixels}; raise the limit to read it"
     if allocated not in (1, 8, 16, 32) or not 1 <= stored <= allocated or high not in (None, stored - 1):

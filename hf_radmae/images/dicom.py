@@ -25,9 +25,16 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
 
 from hf_radmae.images.decodable import GREY, refusals
-from hf_radmae.images.greyscale import ElementError, integer, palette_luma, to_grey, to_luma
+from hf_radmae.images.greyscale import ElementError, element, integer, palette_luma, to_grey, to_luma
 from hf_radmae.images.storage import steady
-from hf_radmae.images.streams import IncompleteError, check_complete, decode_strictly, stream_facts
+from hf_radmae.images.streams import (
+    SEQUENTIAL,
+    IncompleteError,
+    check_complete,
+    decode_sequential,
+    decode_strictly,
+    stream_facts,
+)
 
 MAX_PIXELS = 100_000_000  # rows x columns; a large film digitised at 43 micrometres has 83 million
 
@@ -211,10 +218,13 @@ def _decoded(dataset: Dataset, *, grey: bool) -> tuple[np.ndarray, bool]:
     facts = stream_facts(frame)
     assert facts is not None, "refusals() looks at them"
     bits, marker = facts[3:]
-    if grey and (picture := decode_strictly(frame, marker)) is not None:
+    picture = decode_strictly(frame, marker) if grey else None
+    if grey and marker in SEQUENTIAL:
+        picture = decode_sequential(frame, marker)
+    if picture is not None:
         allocated = int(dataset.BitsAllocated)
         picture = picture.astype(f"u{allocated // 8}", casting="same_kind")
-        if dataset.get("PixelRepresentation"):
+        if element(dataset, "PixelRepresentation"):
             picture = picture.view(f"i{allocated // 8}")
             picture = (picture << (allocated - bits)) >> (allocated - bits)
         return picture, syntax in JPEGLSTransferSyntaxes
@@ -249,8 +259,8 @@ def _named(source: str, reason: str) -> Iterator[None]:
     except DicomError:
         raise
     except Exception as error:
-        element = f"{error}, " if type(error) is ElementError else ""
-        raise DicomError(source, f"{reason} ({element}{type(error).__name__})") from None
+        named = f"{error}, " if type(error) is ElementError else ""
+        raise DicomError(source, f"{reason} ({named}{type(error).__name__})") from None
 
 
 @contextmanager
@@ -302,7 +312,7 @@ def _header(dataset: Dataset, source: str) -> RadiographHeader:
     """Return the facts; those that a picture cannot do without must be there and be sane."""
     with _named(source, "its header holds a value of the wrong kind; correct it or remove the file"):
         for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation"):
-            if dataset.get(name) in (None, ""):
+            if element(dataset, name) in (None, ""):
                 raise DicomError(source, f"its header has no {name}; complete it or remove the file")
         photometric = _text(dataset, "PhotometricInterpretation")
         spacing = _spacing(dataset)
@@ -310,7 +320,7 @@ def _header(dataset: Dataset, source: str) -> RadiographHeader:
         header = RadiographHeader(
             rows=integer(dataset, "Rows"),
             columns=integer(dataset, "Columns"),
-            frames=integer(dataset, "NumberOfFrames") if dataset.get("NumberOfFrames") else 1,
+            frames=integer(dataset, "NumberOfFrames") if element(dataset, "NumberOfFrames") else 1,
             photometric=photometric,
             # In DX objects the two say the same (PS3.3 C.8.11.3.1.2): either inverts, never one after the other.
             inverted=photometric == "MONOCHROME1" or _text(dataset, "PresentationLUTShape") == "INVERSE",
@@ -338,7 +348,7 @@ def _text(dataset: Dataset, name: str) -> str:
     is left out, and so is what a damaged file may have swallowed with it.
     """
     try:
-        value = dataset.get(name) or ""
+        value = element(dataset, name) or ""
         text = value if isinstance(value, str) else "\\".join(map(str, value))
     except Exception:  # pydicom raises nearly any error for bytes that are no text
         return ""
@@ -363,7 +373,7 @@ def _aspect(dataset: Dataset, spacing: tuple[float, float] | None) -> float:
 def _pair(dataset: Dataset, name: str) -> tuple[float, float] | None:
     """Return an element's two positive numbers, (vertical, horizontal)."""
     try:
-        row, column = (float(value) for value in dataset.get(name) or ())
+        row, column = (float(value) for value in element(dataset, name) or ())
     except Exception:  # a text, or not two numbers: the picture is usable without
         return None
     return (row, column) if 0 < row < np.inf and 0 < column < np.inf else None

@@ -6,11 +6,14 @@ range that a later min-max scaling sees. Elements that may be US or SS are compa
 the wrong one. Every function is pure but for reading the data set's elements; their errors name the element.
 """
 
+from functools import cache
 from math import isfinite
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_windowing
+from pydicom.tag import BaseTag, Tag
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601-7 section 2.5.1, as PIL's mode L
 
@@ -40,20 +43,27 @@ def to_grey(
         padding = _padding(words, dataset)  # with the bits above Bits Stored, or without
         stored = stored_values(words, dataset, padding, compressed=compressed)
         padding = _padding(stored, dataset) if padding is None and stored is not words else padding
-    real = None if padding is None or padding.all() else ~padding
+    padding = None if padding is None or padding.all() else padding
+    real = None if padding is None else ~padding
     pixels, low, high = _modality(stored, dataset)
-    if window and dataset.get("VOILUTSequence"):
+    if window and element(dataset, "VOILUTSequence"):
         pixels, low, high = look_up(pixels, dataset.VOILUTSequence[0], dataset, real)
-    elif window and None not in (dataset.get("WindowCenter"), dataset.get("WindowWidth")):
+    elif window and None not in (element(dataset, "WindowCenter"), element(dataset, "WindowWidth")):
         pixels = apply_windowing(pixels, dataset)
         pixels = pixels.astype(np.float32)
     pixels = _narrow(pixels, abs(_number(dataset, "RescaleSlope") or 1) if words.dtype.kind in "ui" else 0)
     if inverted:
         # Some files hold values beyond Bits Stored: the range grows with them rather than wrapping them around.
-        lowest, highest = _range(pixels, real)
+        lowest, highest = _range(pixels, None)
+        if not low <= lowest <= highest <= high:
+            lowest, highest = _range(pixels, real)
         low, high = min(low, lowest), max(high, highest)
         pixels = (pixels.dtype.type(low + high) - pixels).astype(pixels.dtype, copy=False)  # padding may wrap around
-    return pixels if real is None else np.where(real, pixels, pixels.min(where=real, initial=pixels.max()))
+    if padding is None:
+        return pixels
+    shown = np.where(padding, pixels.max(), pixels)
+    np.copyto(shown, shown.min(), where=padding)
+    return shown
 
 
 def palette_luma(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -154,10 +164,21 @@ class ElementError(ValueError):
     """An element that does not hold what the standard says; the text names it, and quotes nothing."""
 
 
+def element(dataset: Dataset, name: str) -> Any:
+    """Return an element's value, None where it is missing. Its tag is looked up once for all files."""
+    tag = _tag(name)
+    return dataset[tag].value if tag in dataset else None
+
+
+@cache
+def _tag(name: str) -> BaseTag:
+    return Tag(name)
+
+
 def integer(dataset: Dataset, name: str) -> int:
     """Return an element's integer; the error names the element, and not what is in it."""
     try:
-        return int(dataset[name].value)
+        return int(dataset[_tag(name)].value)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ElementError(f"{name} is no integer") from None
 
@@ -165,7 +186,7 @@ def integer(dataset: Dataset, name: str) -> int:
 def _number(dataset: Dataset, name: str) -> float | None:
     """Return an element's number, None where it is missing or empty."""
     try:
-        value = dataset.get(name)
+        value = element(dataset, name)
         return None if value is None or value == "" else float(value)
     except (TypeError, ValueError):
         raise ElementError(f"{name} is no number") from None
@@ -173,7 +194,7 @@ def _number(dataset: Dataset, name: str) -> float | None:
 
 def _modality(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float]:
     """Apply the modality LUT or the rescale; return the values and the range that the header declares for them."""
-    if dataset.get("ModalityLUTSequence"):
+    if element(dataset, "ModalityLUTSequence"):
         return look_up(stored, dataset.ModalityLUTSequence[0], dataset)
     bits = integer(dataset, "BitsStored")
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.dtype.kind == "i" else (0, 2**bits - 1)
@@ -230,12 +251,12 @@ def _padding(words: np.ndarray, dataset: Dataset) -> np.ndarray | None:
     for wrap in (0, 65536, 2 ** integer(dataset, "BitsStored")):
         moved = [end + sign * wrap if known.min <= end + sign * wrap <= known.max else end for end in ends]
         if known.min <= min(moved) and max(moved) <= known.max:
-            found = (words >= min(moved)) & (words <= max(moved))
+            found = words == moved[0] if len(set(moved)) == 1 else (words >= min(moved)) & (words <= max(moved))
             if found.any():
                 return found
     return None
 
 
 def _empty(dataset: Dataset, name: str) -> bool:
-    value = dataset.get(name)
+    value = element(dataset, name)
     return value is None or value == "" or value == []

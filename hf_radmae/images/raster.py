@@ -61,7 +61,7 @@ def decode(content: bytes, check: Check) -> np.ndarray:
         with _tiff(content) as (page, turn):
             check(page.imagelength, page.imagewidth)
             return turned(_tiff_pixels(page), turn)
-    if found := _PNM.match(content[:4096]):
+    if found := _PNM.match(content, 0, 4096):
         return _pnm(content, found, check)
     facts = stream_facts(content)
     if facts is not None and (facts[3] > 8 or facts[4] in (0xC3, 0xF7)):  # bits, or one of the lossless JPEGs

@@ -13,14 +13,18 @@ from struct import error as StructError
 from struct import unpack
 
 import imagecodecs
+import libjpeg
 import numpy as np
+import simplejpeg
 
 # JPEG's SOF0 to SOF15 without DHT, JPG and DAC (ISO/IEC 10918-1 B.1.1.3), and JPEG-LS's SOF55.
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+SEQUENTIAL = (0xC0, 0xC1)  # SOF0 and SOF1: with Huffman codes, of 8 or 12 bits
 _LOSSLESS, _PROGRESSIVE = 0xC3, (0xC2, 0xC6)  # SOF3; SOF2 and SOF6
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _ZEROS = bytes(16)  # an intact stream has such runs too, where the picture is one grey
 _NOISE = np.random.default_rng(0).integers(1, 255, 128, np.uint8).tobytes()  # neither zeros nor markers
+_NO_CODE = b"\xff\x00" * 32  # 256 ones: no Huffman code is all ones (10918-1 C.2), and none is longer than 16 bits
 _LAST = 4  # bytes of a segment that are exchanged: some encoders leave a few unused behind the picture
 
 
@@ -72,6 +76,29 @@ def decode_strictly(frame: bytes, marker: int) -> np.ndarray | None:
     return None
 
 
+def decode_sequential(frame: bytes, marker: int) -> np.ndarray:
+    """Decode a grey sequential JPEG by pylibjpeg, whose pixels are those of pydicom, and check it at once.
+
+    Ones are put behind the picture: the decoder raises where the data ends before the picture does.
+
+    Raises:
+        IncompleteError: it is cut or damaged.
+        RuntimeError: it is no such stream.
+    """
+    end = frame.rfind(b"\xff\xd9", -4096)
+    if end >= 0 and not _has_zeros(frame):
+        try:
+            return libjpeg.decode(frame[:end] + _NO_CODE + frame[end:])
+        except RuntimeError:
+            pass
+    picture = libjpeg.decode(frame)
+    try:
+        _check_jpeg(frame, imagecodecs.jpeg8_decode(frame), marker)
+    except imagecodecs.Jpeg8Error as error:
+        raise IncompleteError(f"its JPEG stream is damaged: {error}") from None
+    return picture
+
+
 def check_complete(frame: bytes, marker: int, picture: np.ndarray | None = None) -> None:
     """Raise `IncompleteError` for a stream that is cut, or overwritten with zeros.
 
@@ -85,14 +112,31 @@ def check_complete(frame: bytes, marker: int, picture: np.ndarray | None = None)
     elif marker == 0xF7:
         decode_strictly(frame, marker)
     elif marker in _START_OF_FRAME:
-        torn = frame.rfind(b"\xff\xd9", -4096) < 0 or frame.find(_ZEROS, max(frame.find(b"\xff\xda"), 0)) >= 0
+        if not (warning := _warning(frame)):
+            return
+        torn = frame.rfind(b"\xff\xd9", -4096) < 0 or _has_zeros(frame)
         try:
             shown = imagecodecs.jpeg8_decode(frame) if picture is None else picture
-            if torn or marker in (_LOSSLESS, *_PROGRESSIVE) or _ends_in_grey(shown):
+            longer = "extraneous" in warning and not torn and marker not in (_LOSSLESS, *_PROGRESSIVE)
+            if not longer or _ends_in_grey(shown):  # a few bytes too many harm nothing
                 _check_jpeg(frame, shown if picture is None else imagecodecs.jpeg8_decode(frame), marker)
         except imagecodecs.Jpeg8Error as error:
             if torn and marker < 0xC8:  # libjpeg-turbo does not know every kind of arithmetic coding
                 raise IncompleteError(f"its JPEG stream is damaged: {error}") from None
+
+
+def _warning(frame: bytes) -> str:
+    """What libjpeg-turbo says of a JPEG's stream; empty where it is just as long as its picture, of eight bits."""
+    try:
+        simplejpeg.decode_jpeg(frame, "GRAY", min_height=1, min_width=1, min_factor=8)  # the picture at 1/8 costs less
+    except ValueError as error:
+        return str(error) or "no reason"
+    return ""
+
+
+def _has_zeros(frame: bytes) -> bool:
+    """Whether zeros are in a row within the scans of a JPEG."""
+    return frame.find(_ZEROS, max(frame.find(b"\xff\xda"), 0)) >= 0
 
 
 def check_png(content: bytes) -> None:
@@ -106,10 +150,9 @@ def check_png(content: bytes) -> None:
 
 
 def _ends_in_grey(picture: np.ndarray) -> bool:
-    """Whether a picture ends in the mid-grey that libjpeg fills in, or has inks, of which that is not known."""
+    """Whether a picture of eight bits ends in the mid-grey that libjpeg fills in."""
     corner = picture[-4:, -4:].reshape(-1, *picture.shape[2:])
-    grey = (127, 128, 129, 2047, 2048, 2049)
-    return picture.shape[2:] == (4,) or (bool((corner == corner[-1]).all()) and int(corner.flat[0]) in grey)
+    return bool((corner == corner[-1]).all()) and 127 <= int(corner.flat[0]) <= 129
 
 
 def _check_jpeg(frame: bytes, whole: np.ndarray, marker: int) -> None:

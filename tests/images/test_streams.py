@@ -141,6 +141,27 @@ def test_a_plain_jpeg_is_checked_like_one_in_dicom(options, mode, damage):
                 read_image(DAMAGE[damage](content))
 
 
+@pytest.mark.parametrize("codec", ["jpeg", "jpeg, own tables", "jpeg, restart", "jpeg, 12 bit"])
+@pytest.mark.parametrize("lost", [3, 8, 20, 100])
+def test_a_jpeg_that_lacks_its_last_bytes_is_refused(codec, lost):
+    values = picture(CODECS[codec][1])
+    frame = CODECS[codec][2](values)
+    frame = frame[: -2 - lost] + frame[-2:]
+    for content in (dicom(codec, frame, values), frame):
+        with pytest.raises(ImageError, match=r"cut|damaged"):
+            read_image(content)
+
+
+@pytest.mark.parametrize("quality", [50, 90])
+@pytest.mark.parametrize("kind", ["smooth", "areas", "flat", "grey end"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_plain_jpeg_has_the_pixels_of_pillow(quality, kind, options, mode):
+    image = Image.fromarray(np.stack([picture(8, kind, seed) for seed in range(3)], axis=2)).convert(mode)
+    content = encode(image, "JPEG", quality=quality, **options)
+    np.testing.assert_array_equal(read_image(content), np.asarray(Image.open(io.BytesIO(content)).convert("L")))
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG2000"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_other_plain_files_are_checked_too(file_format, damage):
