@@ -61,6 +61,8 @@ def compare(args: argparse.Namespace) -> None:
     folder = Path(args.data_dir)
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row[args.column]]
+    if args.images and args.images < len(rows):
+        rows = [rows[place] for place in np.sort(np.random.default_rng(0).permutation(len(rows))[: args.images])]
     names, labels = [row["file_name"] for row in rows], np.array([row[args.column] for row in rows])
     owners = [row.get("patient_id") or row.get("near_dup_group") or row["file_name"] for row in rows]
     groups = np.unique(owners, return_inverse=True)[1]
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", help="NAME=FOLDER, or NAME=FOLDER,FOLDER of several seeds.")
     parser.add_argument("--column", default="body_region")
     parser.add_argument("--poolings", nargs="+", default=["mean", "mean+max+std"])
+    parser.add_argument("--images", type=int, help="A random part of the folder, drawn with seed 0; all by default.")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=128)
     args = parser.parse_args()
