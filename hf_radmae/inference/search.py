@@ -1,6 +1,6 @@
 """The images whose embeddings are closest to a query: exact, by one matrix product over all rows.
 
-An approximate index (faiss) begins to pay at tens of millions of rows: see scripts/benchmarks/README.md.
+All embeddings are in memory. scripts/benchmarks/README.md says how long a search among a million takes.
 """
 
 from __future__ import annotations
