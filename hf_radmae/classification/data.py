@@ -14,6 +14,7 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.sampler import Repeat
 from hf_radmae.classification.augmentation import Augmentation
 from hf_radmae.classification.labels import Labels
+from hf_radmae.sources.report_labels import from_reports
 
 
 class CachedRadiographs(RadiographDataset):
@@ -53,10 +54,13 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         draw: int (drawn,), the rows whose labels are used; None uses all.
         augmentation: of training images; None leaves them as they are.
         seed: key of the augmentation, with epoch and row.
+        report_label_weight: weight of a label whose `<label>_source` is "report".
 
     Attributes:
         truth: (images, ...) as `Labels.read` gives it.
         targets: (images, ...) as `Labels.encode` gives them, none where an image is not used.
+        reported: bool, of the shape of `targets`, True where a label is of a report.
+        label_weights: float32 of that shape, what each label weighs in the loss.
         bin_ids: int (images,), the bin of each image, -1 where it is not used.
     """
 
@@ -68,6 +72,7 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         draw: np.ndarray | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 42,
+        report_label_weight: float = 1.0,
     ):
         if images.train:
             raise ValueError("the images must stay the same (train=False): their augmentation is that of the labels")
@@ -81,6 +86,11 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         self.targets = labels.encode(self.truth)
         # An image that cannot be read is replaced by any other of its bin, or else of all: that one may not be used.
         self.targets[torch.from_numpy(self.bin_ids < 0)] = float("nan") if self.targets.is_floating_point() else -1
+        columns = [from_reports(images.rows, column) for column in labels.columns]
+        self.reported = torch.from_numpy(np.stack(columns, 1) if len(columns) > 1 else columns[0])
+        if self.targets.ndim == 2 and len(columns) == 1:  # a list of names has one source
+            self.reported = self.reported[:, None].expand(self.targets.shape)
+        self.label_weights = torch.where(self.reported, report_label_weight, 1.0)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
 
     def __len__(self) -> int:
@@ -99,12 +109,18 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         label = self.targets[row]
         if isinstance(index, Repeat):  # another rank holds it
             label = torch.full_like(label, float("nan") if label.is_floating_point() else -1)
-        return {**item, "pixel_values": pixels, "label": label}
+        return {**item, "pixel_values": pixels, "label": label, "label_weight": self.label_weights[row]}
+
+    def sources(self) -> dict[str, int]:
+        """How many labels are used that were given by hand, and that were read from reports."""
+        known = ~self.targets.isnan() if self.targets.is_floating_point() else self.targets >= 0
+        of_reports = int((known & self.reported).sum())
+        return {"hand": int(known.sum()) - of_reports, "report": of_reports}
 
 
 @dataclass
 class LabelCollator:
-    """Stacks items of `LabelledRadiographs`: what `BucketCollator` gives but the noise, and `labels`.
+    """Stacks items of `LabelledRadiographs`: what `BucketCollator` gives but the noise, `labels` and `label_weights`.
 
     Args:
         images: stacks all but the labels.
@@ -117,4 +133,6 @@ class LabelCollator:
         labels = torch.stack([item["label"] for item in items])
         if "repeated" in batch:  # an image that stands in for another has no label: no loss is taken of it
             labels[batch["repeated"]] = float("nan") if labels.is_floating_point() else -1
-        return {key: batch[key] for key in batch if key not in ("noise", "repeated")} | {"labels": labels}
+        weights = torch.stack([item["label_weight"] for item in items])
+        kept = {key: batch[key] for key in batch if key not in ("noise", "repeated")}
+        return kept | {"labels": labels, "label_weights": weights}

@@ -32,7 +32,8 @@ class TrainedClassifier:
 
     Attributes:
         model: with its best weights.
-        results: ready for JSON. "label", "task", "classes"; "images" and "left_out" (no label) of each split;
+        results: ready for JSON. "label", "task", "classes"; "images" and "left_out" (no label) of each split, and
+            "label_sources": labels by hand and of reports;
             "training": epochs, steps, seconds, and the "best" validation score, of which "criterion", at "best_step";
             "validation" and "test": see `score`; "resampled": what the intervals of "test" are over.
         predictions: of "validation" and "test".
@@ -97,6 +98,7 @@ def train_classifier(
         "classes": list(labels.names),
         "images": {split: len(part) for split, part in data.items()},
         "left_out": {split: int((~labels.known(part.truth)).sum()) for split, part in data.items()},
+        "label_sources": {split: part.sources() for split, part in data.items()},
         "training": figures
         | {"criterion": trainer.args.metric_for_best_model, "best": state.best_metric}
         | {"best_step": state.best_global_step},
@@ -124,7 +126,14 @@ def labelled_parts(
     for split in ("train", "validation", "test"):  # and no other that the source may have
         part = parts[split]
         if split == "train":
-            data[split] = LabelledRadiographs(part, labels, draw=draw, augmentation=augmentation, seed=args.seed)
+            data[split] = LabelledRadiographs(
+                part,
+                labels,
+                draw=draw,
+                augmentation=augmentation,
+                seed=args.seed,
+                report_label_weight=args.report_label_weight,
+            )
         else:
             data[split] = LabelledRadiographs(part, labels)
         left_out = len(part) - int(labels.known(data[split].truth).sum())

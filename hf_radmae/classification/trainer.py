@@ -63,12 +63,13 @@ class ClassifierTrainer(RadMAETrainer):
     # The loss of a step is a sum over its labels, divided by their weight over all ranks and batches.
 
     def loss_denominator(self, batches: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        weight = torch.stack([self._weights(batch["labels"]).sum() for batch in batches]).sum()
+        weight = torch.stack([self._weights(batch).sum() for batch in batches]).sum()
         return self.sum_over_ranks(weight.reshape(1), device)[0].clamp(min=1e-6)
 
-    def _weights(self, targets: torch.Tensor) -> torch.Tensor:
-        weights = self.class_weights
-        return label_weights(targets, None if weights is None else weights.to(targets.device))
+    def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        targets, weights = batch["labels"], self.class_weights
+        weights = label_weights(targets, None if weights is None else weights.to(targets.device))
+        return weights * batch["label_weights"].to(targets.device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         pixels, targets = inputs["pixel_values"], inputs["labels"]
@@ -81,7 +82,7 @@ class ClassifierTrainer(RadMAETrainer):
                 if isinstance(layer, _BatchNorm):
                     layer.eval()  # until Trainer's next model.train()
         outputs = model(pixels)
-        weights = self._weights(targets)
+        weights = self._weights(inputs)
         loss = summed_loss(outputs.logits.float(), targets, weights, self.args.label_smoothing_factor)
         if num_items_in_batch is None:
             loss = loss / weights.sum().clamp(min=1e-6)

@@ -14,6 +14,7 @@ RANGES = {
     "zoom": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "shift": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "contrast": (lambda x: x >= 0, "0 or more"),
+    "report_label_weight": (lambda x: 0 <= x <= 1, "between 0 and 1"),
 }
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 
@@ -30,6 +31,7 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
             "sqrt" (its square root); for a multi-label task that of the positive images, negative / positive.
         layer_decay: learning rate of a ViT's layer as a share of that of the next one up, below 1 for networks that
             start from a checkpoint (Clark et al. 2020, ELECTRA; 0.75 in MAE's fine-tuning). A ResNet takes only 1.
+        report_label_weight: weight in the loss of a label whose `<label>_source` is "report"; one by hand weighs 1.
         rotation, zoom, shift, contrast, flip: see `Augmentation`.
     """
 
@@ -48,6 +50,9 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
         default="none", metadata={"help": "Weight of a class in the loss.", "choices": list(CLASS_WEIGHTS)}
     )
     layer_decay: float = field(default=1.0, metadata={"help": "Learning rate of a layer as a share of the next's."})
+    report_label_weight: float = field(
+        default=1.0, metadata={"help": "Weight in the loss of a label read from a report; one by hand weighs 1."}
+    )
     rotation: float = field(default=10.0, metadata={"help": "Training images are turned by up to so many degrees."})
     zoom: float = field(default=0.15, metadata={"help": "Training images are scaled by up to this share, both ways."})
     shift: float = field(default=0.05, metadata={"help": "Training images are moved by up to this share of a side."})
@@ -60,7 +65,17 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
     }
     meaning: ClassVar[tuple[str, ...]] = (
         *RadMAETrainingArguments.meaning,
-        *("label_smoothing_factor", "class_weights", "layer_decay", "rotation", "zoom", "shift", "contrast", "flip"),
+        *(
+            "label_smoothing_factor",
+            "class_weights",
+            "report_label_weight",
+            "layer_decay",
+            "rotation",
+            "zoom",
+            "shift",
+            "contrast",
+            "flip",
+        ),
     )
 
     def __post_init__(self):

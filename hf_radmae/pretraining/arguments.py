@@ -42,6 +42,9 @@ class DataArguments:
     patient_column: str | None = option(None, "Column that holds the patient, where its name does not say so.")
     allow_shared_patients: bool = option(False, "Take splits of the source that share patients or files; say so.")
     near_duplicates: bool = option(False, "Keep images that look alike in one split; decodes every image once.")
+    report_labels: str | None = option(
+        None, "Output of hf-radmae label-reports: fills labels that are missing; <label>_source says from where."
+    )
     split_seed: int = option(42, "Draws the split where a source has none; --seed draws weights, order and masks.")
     binning: str = option("smart", "How sizes become batches.", choices=list(STRATEGIES))
     num_bins: int = option(8, "Shapes that smart binning may use.")
@@ -72,7 +75,7 @@ class DataArguments:
     def source(self) -> dict[str, Any]:
         """The arguments of `load_radiographs`."""
         phantom = {"num_images": self.num_images, "scale": self.phantom_scale} if self.dataset == "phantom" else {}
-        names = ("data_dir", "patient_column", "allow_shared_patients", "near_duplicates")
+        names = ("data_dir", "patient_column", "allow_shared_patients", "near_duplicates", "report_labels")
         return {"name": self.dataset, **{name: getattr(self, name) for name in names}, **phantom}
 
 

@@ -22,6 +22,7 @@ from hf_radmae.images.storage import steady, storage_fault
 from hf_radmae.sources.belonging import complete_splits, with_groups
 from hf_radmae.sources.folder import Source, read_folder
 from hf_radmae.sources.parquet import holds_parquet, read_parquet
+from hf_radmae.sources.report_labels import by_hand_where_any, with_report_labels
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def load_radiographs(
     patient_column: str | None = None,
     allow_shared_patients: bool = False,
     near_duplicates: bool = False,
+    report_labels: str | None = None,
     **options: Any,
 ) -> tuple[datasets.DatasetDict, list[dict[str, Any]]]:
     """Loads a data set by name and brings it into the form that `RadiographDataset` takes.
@@ -60,6 +62,8 @@ def load_radiographs(
         patient_column: column that holds the patient, where its name does not say so.
         allow_shared_patients: whether a patient or a file in two splits of the source is a warning, not an error.
         near_duplicates: keep images that look alike in one split too; this decodes every image once.
+        report_labels: file that `hf-radmae label-reports` wrote, whose answers fill labels that are missing, see
+            `with_report_labels`. The split of the images does not depend on it.
         **options: handed to the builder (phantom: `num_images`, `scale`; irma: `config_name`; ...).
 
     Returns:
@@ -95,7 +99,11 @@ def load_radiographs(
     splits = {s: rows if good[s].all() else rows.select(np.flatnonzero(good[s])) for s, rows in splits.items()}
     allowed = allow_shared_patients or name == "irma"  # whose split is the paper's, by image
     result, more = complete_splits(splits, seed, allow_shared_patients=allowed)
-    for note in (*notes, *more):
+    joined: list[str] = []
+    if report_labels is not None:
+        result, joined = with_report_labels(result, report_labels)
+    result, scored = by_hand_where_any(result)
+    for note in (*notes, *more, *joined, *scored):
         say(note)
     return result, skipped
 

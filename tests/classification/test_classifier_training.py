@@ -193,3 +193,24 @@ def test_the_augmentation_changes_with_the_epoch_in_a_run(parts, tmp_path):
     data = labelled_parts(parts, labels, args)
     Watching(small("vit", labels), args, train_dataset=data["train"], eval_dataset=data["validation"]).train()
     assert len(seen) == 45 and all(first != second for first, second in seen.values())
+
+
+def test_the_loss_weighs_labels_of_reports(tmp_path):
+    sizes = {"train": 12, "validation": 6, "test": 6}
+    sources = ["report", "hand", "hand", "hand"] * 3 + ["hand"] * 12
+    parts = make_parts(sizes, {"kind_source": sources})
+    first = np.array(parts["train"].rows["kind"])
+
+    def run(weight: float, wrong: bool):
+        data = dict(parts)
+        if wrong:  # labels of reports are all wrong: with no weight nothing changes
+            kinds = [first[1] if s == "report" else k for k, s in zip(first, sources, strict=False)]
+            data["train"] = make_parts(sizes, {"kind_source": sources})["train"]
+            data["train"].rows = data["train"].rows.remove_columns("kind").add_column("kind", kinds)
+        return train(data, tmp_path, num_train_epochs=1, report_label_weight=weight)
+
+    true, false = run(0.0, False), run(0.0, True)
+    assert true.results["label_sources"]["train"] == {"hand": 9, "report": 3}
+    assert true.results["label_sources"]["test"] == {"hand": 6, "report": 0}
+    found = [weights(each) for each in (true, false, run(1.0, True))]
+    assert same(found[0], found[1]) and not same(found[0], found[2])

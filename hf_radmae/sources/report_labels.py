@@ -1,0 +1,206 @@
+"""Labels read from reports, joined to images: what is filled, from where, and never in place of a label by hand.
+
+Beside each label there is a column `<label>_source`, "hand" or "report". Validation and test use labels by hand
+wherever there are any: a split that has one is scored on those alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hf_radmae.batching.columns import arrow_column
+from hf_radmae.metrics.bootstrap import is_missing
+from hf_radmae.reports.join import speaks_of
+from hf_radmae.sources.mri.body_parts import BodyParts
+
+logger = logging.getLogger(__name__)
+
+ID_COLUMNS = ("report_id", "exam", "accession_number", "study_id", "study", "id")
+PART_COLUMNS = ("body_part", "bodypart", "body_region")
+SIDE_COLUMNS = ("laterality", "side")
+HAND, REPORT = "hand", "report"
+_SIDES = {"l": "left", "left": "left", "links": "left", "r": "right", "right": "right", "rechts": "right"}
+_FOLDERS = 6  # of an image's path that may be named as its report is
+
+
+def with_report_labels(splits: datasets.DatasetDict, path: str | Path) -> tuple[datasets.DatasetDict, list[str]]:
+    """Fill labels that are missing from reports on the same exam that speak of the same body part and side.
+
+    Args:
+        splits: images as rows. An image's report is found by the first of `ID_COLUMNS` that holds ids of reports, or
+            else by the folder of its path, or its file's name, that is named as the report is.
+        path: what `hf-radmae label-reports` wrote.
+
+    Returns:
+        The splits with each label of the reports and its `<label>_source`; and a line on each label.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no result of label-reports, has an id twice, or no id of an image; or a column of that name
+            holds something other than yes and no.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--report_labels {path}: no such file; hf-radmae label-reports writes it")
+    table = pq.read_table(path)
+    names = [name for name in table.column_names if f"{name}_rule" in table.column_names]
+    if "id" not in table.column_names or not names:
+        raise ValueError(f"--report_labels {path}: expected the output of hf-radmae label-reports, id and labels")
+    reports: dict[str, dict[str, Any]] = {}
+    for row in table.to_pylist():
+        if reports.setdefault(str(row["id"]), row) is not row:
+            raise ValueError(f"--report_labels {path}: the id {row['id']} is there twice; name reports by --id_column")
+    found = {split: _reports_of(rows, reports) for split, rows in splits.items()}
+    if not any(report is not None for part in found.values() for report in part):
+        raise ValueError(
+            f"--report_labels {path}: no image has one of its {len(reports)} ids (the first: "
+            f"{next(iter(reports), '')}) in a column {', '.join(ID_COLUMNS)}, or as a folder or file of its "
+            f"path; the columns are {', '.join(next(iter(splits.values())).column_names)}"
+        )
+    result, notes = splits, []
+    for name in names:
+        filled = {split: _filled(rows, name, found[split]) for split, rows in result.items()}
+        result = datasets.DatasetDict({split: rows for split, (rows, _) in filled.items()})
+        counts = (f"{split} {n[HAND]} by hand, {n[REPORT]} from reports" for split, (_, n) in filled.items())
+        notes.append(f"{name}: {'; '.join(counts)}")
+    return result, notes
+
+
+def by_hand_where_any(splits: datasets.DatasetDict) -> tuple[datasets.DatasetDict, list[str]]:
+    """Take labels of reports out of each split but train that has a label by hand.
+
+    Returns:
+        The splits, and a line for each label and split that says by what it is scored.
+    """
+    result, notes = datasets.DatasetDict(splits), []
+    for split, rows in splits.items():
+        for column in [name for name in rows.column_names if name.endswith("_source") and split != "train"]:
+            name = column.removesuffix("_source")
+            if name not in rows.column_names:
+                continue
+            sources = arrow_column(result[split], column).to_pylist()
+            if REPORT not in sources:
+                continue
+            if HAND not in sources:
+                notes.append(f"{split}: no {name} is by hand, so it is scored by labels of reports")
+                continue
+            values = arrow_column(result[split], name).to_pylist()
+            kept = [value if source != REPORT else None for value, source in zip(values, sources, strict=True)]
+            rows_of = _with_column(result[split], name, kept, result[split].features[name])
+            only = [source if source != REPORT else None for source in sources]
+            result[split] = _with_column(rows_of, column, only, datasets.Value("string"))
+            notes.append(
+                f"{split}: {name} is scored by the {sources.count(HAND)} labels by hand, {sources.count(REPORT)} of "
+                "reports are left out"
+            )
+    return result, notes
+
+
+def from_reports(rows: Any, label: str) -> np.ndarray:
+    """True where a label is of a report; bool (images,), all False where no column tells."""
+    column = f"{label}_source"
+    if column not in rows.column_names:
+        return np.zeros(len(rows), bool)
+    return np.asarray(pc.fill_null(pc.equal(arrow_column(rows, column), REPORT), False))
+
+
+def _reports_of(rows: datasets.Dataset, reports: dict[str, dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """The report of each row, None where there is none."""
+    candidates = [_texts(rows, name) for name in ID_COLUMNS if name in rows.column_names]
+    best = next((ids for ids in candidates if any(value in reports for value in ids)), None)
+    if best is None:
+        paths = pc.struct_field(arrow_column(rows, "image"), "path").to_pylist()
+        parts = [[Path(path).stem, *reversed(Path(path).parent.parts)] if path else [] for path in paths]
+        levels = [[part[level] if level < len(part) else None for part in parts] for level in range(_FOLDERS)]
+        best = max(levels, key=lambda ids: sum(value in reports for value in ids))
+    return [reports.get(value) if value is not None else None for value in best]
+
+
+def _filled(
+    rows: datasets.Dataset, name: str, reports: list[dict[str, Any] | None]
+) -> tuple[datasets.Dataset, Counter[str]]:
+    parts, sides = _parts(rows), _sides(rows)
+    feature = rows.features.get(name, datasets.Value("string"))
+    values = arrow_column(rows, name).to_pylist() if name in rows.column_names else [None] * len(rows)
+    missing = is_missing(np.array([value.strip() if isinstance(value, str) else value for value in values], object))
+    code = _codes(feature, [value for value, gone in zip(values, missing, strict=True) if not gone], name)
+    column = f"{name}_source"
+    sources: list[str | None] = _texts(rows, column) if column in rows.column_names else [None] * len(rows)
+    for row, report in enumerate(reports):
+        if not missing[row]:
+            sources[row] = sources[row] or HAND
+            continue
+        said = report[name] if report is not None else None
+        if report is None or said not in code:
+            continue
+        if speaks_of(report[f"{name}_body_part"], report[f"{name}_side"], parts[row], sides[row]):
+            values[row], sources[row] = code[said], REPORT
+    rows = _with_column(rows, name, values, feature)
+    return _with_column(rows, column, sources, datasets.Value("string")), Counter(s for s in sources if s)
+
+
+def _codes(feature: Any, known: list[Any], name: str) -> dict[str, Any]:
+    """What "yes", "no" and "unsure" are in a column; an answer that it cannot hold is left out."""
+    codes: dict[str, Any]
+    if isinstance(feature, datasets.ClassLabel):
+        codes = {text.lower(): number for number, text in enumerate(feature.names)}
+    elif getattr(feature, "dtype", None) == "bool":
+        codes = {"yes": True, "no": False}
+    elif getattr(feature, "dtype", "") in ("string", "large_string"):
+        codes = {text.lower(): text for text in ("yes", "no", "unsure", *map(str, dict.fromkeys(known)))}
+        if {str(value).lower() for value in known} <= {"0", "1"} and known:
+            codes = {"yes": "1", "no": "0"}
+    else:
+        numeric = all(value in (0, 1) for value in known) and getattr(feature, "dtype", "").startswith(("int", "float"))
+        codes = {"yes": 1, "no": 0} if numeric else {}
+    odd = isinstance(feature, datasets.Value) and feature.dtype.endswith("string")
+    unlike = odd and {str(value).lower() for value in known} - {"yes", "no", "unsure", "0", "1"}
+    if not {"yes", "no"} <= codes.keys() or unlike:
+        raise ValueError(f"column {name}: expected yes and no to fill in labels of reports, found {unlike or feature}")
+    return codes
+
+
+def _parts(rows: datasets.Dataset) -> list[str | None]:
+    spelled = _first(rows, PART_COLUMNS)
+    known = BodyParts()
+    codes = known.codes([text or "" for text in spelled])
+    return [known.names[code] if code >= 0 else text for code, text in zip(codes, spelled, strict=True)]
+
+
+def _sides(rows: datasets.Dataset) -> list[str | None]:
+    return [_SIDES.get((text or "").strip().lower()) for text in _first(rows, SIDE_COLUMNS)]
+
+
+def _first(rows: datasets.Dataset, columns: tuple[str, ...]) -> list[str | None]:
+    column = next((name for name in columns if name in rows.column_names), None)
+    return _texts(rows, column) if column else [None] * len(rows)
+
+
+def _texts(rows: datasets.Dataset, column: str) -> list[str | None]:
+    feature, values = rows.features[column], arrow_column(rows, column).to_pylist()
+    if isinstance(feature, datasets.ClassLabel):
+        values = [None if value is None or value < 0 else feature.names[value] for value in values]
+    return [None if value is None else str(value).strip() or None for value in values]
+
+
+def _with_column(rows: datasets.Dataset, name: str, values: list[Any], feature: Any) -> datasets.Dataset:
+    """The rows with a column, in place of one of that name; the images of a selection are not copied."""
+    places = None if rows._indices is None else rows._indices.column(0).to_numpy()
+    if places is not None:
+        whole: list[Any] = [None] * len(rows.data)
+        for place, value in zip(places.tolist(), values, strict=True):
+            whole[place] = value
+        values = whole
+    table = datasets.Dataset(rows.data, info=rows.info.copy(), split=rows.split, fingerprint=rows._fingerprint)
+    if name in table.column_names:
+        table = table.remove_columns(name)
+    table = table.add_column(name, values, feature=feature)
+    return table if places is None else table.select(places)

@@ -1,0 +1,144 @@
+"""Labels of reports on images: joined by exam, body part and side, never in place of a label by hand, weighed."""
+
+import json
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hf_radmae import label_reports, load_radiographs
+from hf_radmae.sources.report_labels import by_hand_where_any, with_report_labels
+
+TEXTS = {
+    "e1": "Distale Radiusfraktur links.",
+    "e2": "Keine Fraktur.",
+    "e3": "Fragliche Fissur der Ulna.",
+    "e4": "Gips.",
+    "e5": "Keine Rippenfraktur.",
+}
+
+
+@pytest.fixture
+def labels(tmp_path):
+    rows = label_reports(list(TEXTS.values()), ["fracture"])
+    path = tmp_path / "labels.parquet"
+    pq.write_table(pa.Table.from_pylist([{"id": name} | row for name, row in zip(TEXTS, rows, strict=True)]), path)
+    return path
+
+
+def rows(**columns) -> datasets.Dataset:
+    count = len(next(iter(columns.values())))
+    images = [{"bytes": b"", "path": f"/data/p/e{row + 1}/s/{row}.png"} for row in range(count)]
+    return datasets.Dataset.from_dict({"image": images, **columns})
+
+
+def joined(data: datasets.Dataset, path) -> dict[str, list]:
+    found, _ = with_report_labels(datasets.DatasetDict({"train": data}), path)
+    return {name: list(found["train"][name]) for name in ("fracture", "fracture_source")}
+
+
+@pytest.mark.parametrize("column", ["exam", "report_id", "accession_number", "id"])
+def test_what_is_missing_is_filled_and_says_from_where(labels, column):
+    data = rows(**{column: list(TEXTS)}, fracture=[None, "yes", None, "", "unsure"])
+    found = joined(data, labels)
+    assert found["fracture"] == ["yes", "yes", "unsure", "", "unsure"]
+    assert found["fracture_source"] == ["report", "hand", "report", None, "hand"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "given", "expected"),
+    [
+        (datasets.ClassLabel(names=["NO", "YES", "Unsure"]), [None, 1, None, None, None], [1, 1, 2, None, 0]),
+        (datasets.ClassLabel(names=["no", "yes"]), [-1, 1, -1, -1, -1], [1, 1, -1, -1, 0]),
+        (datasets.Value("int64"), [None, 1, None, None, 0], [1, 1, None, None, 0]),
+        (datasets.Value("float32"), [float("nan"), 1.0, None, None, 0.0], [1.0, 1.0, None, None, 0.0]),
+        (datasets.Value("bool"), [None, True, None, None, False], [True, True, None, None, False]),
+        (datasets.Value("string"), [None, "YES", None, None, "NO"], ["YES", "YES", "unsure", None, "NO"]),
+        (datasets.Value("string"), [None, "1", None, None, "0"], ["1", "1", None, None, "0"]),
+    ],
+)
+def test_a_column_of_any_kind_keeps_its_kind(labels, feature, given, expected):
+    data = rows(exam=list(TEXTS)).add_column("fracture", given, feature=feature)
+    found, _ = with_report_labels(datasets.DatasetDict({"train": data}), labels)
+    assert found["train"].features["fracture"] == feature
+    assert [*found["train"]["fracture"]] == expected
+
+
+def test_a_selection_is_filled_by_its_own_rows_and_the_folder_names_the_exam(labels):
+    data = rows(note=list("abcde")).select([4, 0, 1])
+    found = joined(data, labels)
+    assert found == {"fracture": ["no", "yes", "no"], "fracture_source": ["report"] * 3}
+
+
+@pytest.mark.parametrize(
+    ("part", "side", "filled"),
+    [
+        ("wrist", "L", "yes"),
+        ("HANDGELENK", "links", "yes"),
+        ("forearm", None, "yes"),
+        ("wrist", "R", None),
+        ("chest", None, None),
+        ("THORAX", "", None),
+        (None, None, "yes"),
+    ],
+)
+def test_a_report_labels_no_image_of_another_part_or_side(labels, part, side, filled):
+    data = rows(exam=["e1", "e2"], body_part=[part, "hand"], laterality=[side, None])
+    assert joined(data, labels)["fracture"][0] == filled
+
+
+def test_validation_and_test_are_scored_by_hand_where_there_are_labels_by_hand(labels):
+    part = rows(exam=list(TEXTS), fracture=[None, "yes", None, None, None])
+    bare = rows(exam=list(TEXTS))
+    splits, notes = with_report_labels(datasets.DatasetDict(train=part, validation=part, test=bare), labels)
+    assert notes == [
+        "fracture: train 1 by hand, 3 from reports; validation 1 by hand, 3 from reports; "
+        "test 0 by hand, 4 from reports"
+    ]
+    splits, notes = by_hand_where_any(splits)
+    assert list(splits["train"]["fracture"]) == ["yes", "yes", "unsure", None, "no"]
+    assert list(splits["validation"]["fracture"]) == [None, "yes", None, None, None]
+    assert list(splits["validation"]["fracture_source"]) == [None, "hand", None, None, None]
+    assert list(splits["test"]["fracture"]) == ["yes", "no", "unsure", None, "no"]
+    assert len(notes) == 2 and "scored by the 1 labels by hand" in notes[0] and "no fracture is by hand" in notes[1]
+
+
+def test_a_file_that_does_not_fit_is_refused(labels, tmp_path):
+    with pytest.raises(FileNotFoundError, match="label-reports writes it"):
+        joined(rows(exam=["e1"]), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match=r"no image has one of its 5 ids \(the first: e1\)"):
+        joined(datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": "/x/y.png"}], "exam": ["z"]}), labels)
+    with pytest.raises(ValueError, match=r"column fracture: expected yes and no .* found \{'wrist'\}"):
+        joined(rows(exam=["e1", "e2"], fracture=["wrist", None]), labels)
+    pq.write_table(pa.table({"id": ["e1"], "fracture": ["yes"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="expected the output of hf-radmae label-reports"):
+        joined(rows(exam=["e1"]), tmp_path / "other.parquet")
+    twice = pa.concat_tables([pq.read_table(labels)] * 2)
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match="the id e1 is there twice"):
+        joined(rows(exam=["e1"]), tmp_path / "twice.parquet")
+
+
+def test_a_folder_of_images_takes_labels_of_reports_and_keeps_its_split(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = ["Radiusfraktur.", "Keine Fraktur."]
+    for row in range(30):
+        folder = tmp_path / "images" / f"exam{row}"
+        folder.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 255, (24, 32), np.uint8)).save(folder / "a.png")
+    found = label_reports([texts[row % 2] for row in range(30)], ["fracture"])
+    table = pa.Table.from_pylist([{"id": f"exam{row}"} | answers for row, answers in enumerate(found)])
+    pq.write_table(table, tmp_path / "labels.parquet")
+    plain, _ = load_radiographs("imagefolder", str(tmp_path / "images"))
+    filled, _ = load_radiographs(
+        "imagefolder", str(tmp_path / "images"), report_labels=str(tmp_path / "labels.parquet")
+    )
+    for split, part in filled.items():
+        assert [image["path"] for image in part["image"]] == [image["path"] for image in plain[split]["image"]]
+        numbers = [int(image["path"].split("exam")[1].split("/")[0]) for image in part["image"]]
+        assert list(part["fracture"]) == ["no" if number % 2 else "yes" for number in numbers]
+        assert set(part["fracture_source"]) == {"report"}
+    json.dumps(filled["train"].features.to_dict())
