@@ -7,8 +7,10 @@ are refused.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,11 @@ class Content:
     def mask(self, index: int) -> NDArray[Any]:
         """bool (64, 64): where the patient is in an image."""
         return _unpacked(self.masks[index])
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of the masks: equal where the patient is taken to be in the same place in every image."""
+        return hashlib.sha256(self.masks.tobytes()).hexdigest()[:16]
 
     def cropped(self) -> Content:
         """The same, for images that are cut to the box around the patient."""

@@ -31,23 +31,27 @@ class Search(NamedTuple):
         higher_is_better: whether more of it is.
         trials: learning rate -> score of each finished trial, by rate.
         best: the learning rate with the best score; of equals the smallest.
+        diverged: the learning rates that have no score, since their training diverged.
     """
 
     metric: str
     higher_is_better: bool
     trials: dict[float, float]
     best: float
+    diverged: tuple[float, ...] = ()
 
     def table(self) -> str:
-        """A line per learning rate, the best one marked."""
+        """A line per learning rate, the best one marked; those that diverged come last."""
         lines = [f"{'learning rate':>14}{self.metric.removeprefix('eval_'):>20}"]
         lines += [f"{rate:14.3g}{value:20.4f}{'  best' * (rate == self.best)}" for rate, value in self.trials.items()]
+        lines += [f"{rate:14.3g}{'diverged':>20}" for rate in self.diverged]
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
         """Write `search.json` and `search.png`, the score over the learning rate."""
         trials = [{"learning_rate": rate, "score": value} for rate, value in self.trials.items()]
-        text = json.dumps({"metric": self.metric, "best": self.best, "trials": trials}, indent=1)
+        found = {"metric": self.metric, "best": self.best, "trials": trials, "diverged": list(self.diverged)}
+        text = json.dumps(found, indent=1)
         Path(folder, "search.json").write_text(text + "\n", encoding="utf-8")
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -68,6 +72,8 @@ def search_learning_rate(
     subject: str = "",
 ) -> Search:
     """Train once with each learning rate and say which does best on validation.
+
+    A rate whose training diverges is skipped by name: it has no score, and is not tried again.
 
     Args:
         trainer: made with `model_init`, which must give the same network each time. It should write no checkpoints
@@ -144,9 +150,11 @@ def _storage(folder: str | Path, name: str) -> dict[str, Any]:
 
 
 def _summary(study: Study, metric: str, higher_is_better: bool) -> Search:
-    scored = [trial for trial in study.get_trials() if trial.value is not None and np.isfinite(trial.value)]
-    found = dict(sorted((trial.params["learning_rate"], trial.value) for trial in scored))
+    ended = sorted((t.params["learning_rate"], t.value) for t in study.get_trials() if t.value is not None)
+    found = {rate: value for rate, value in ended if np.isfinite(value)}
+    diverged = dict.fromkeys(rate for rate, value in ended if not np.isfinite(value))
     if not found:
-        raise ValueError("no trial has a score: every training diverged, or none was finished")
+        rates = ", ".join(f"{rate:g}" for rate in diverged) or "none"
+        raise ValueError(f"no trial has a score: trainings that diverged: {rates}; the others were not finished")
     best = (max if higher_is_better else min)(found, key=lambda rate: found[rate])
-    return Search(metric, higher_is_better, found, best)
+    return Search(metric, higher_is_better, found, best, tuple(rate for rate in diverged if rate not in found))

@@ -21,7 +21,7 @@ from hf_radmae.classification.networks import build_classifier
 from hf_radmae.models.mae import PRESETS
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
 from hf_radmae.models.starts import config_values, read_config
-from hf_radmae.pretraining.arguments import DataArguments, option
+from hf_radmae.pretraining.arguments import DEFAULT_PRESET, DataArguments, option
 from hf_radmae.pretraining.setup import make_processor
 from hf_radmae.sources.load import load_radiographs
 
@@ -57,7 +57,7 @@ class TaskArguments:
     )
     where: str | None = option(None, "COLUMN=VALUE: take only these images.")
     model: str = option("vit", "vit or resnet50: from scratch; else a checkpoint to fine-tune, a folder or a Hub id.")
-    preset: str = option("tiny", "Size of a network from scratch.", choices=list(PRESETS))
+    preset: str | None = option(None, "Size of a network from scratch; by default tiny.", choices=list(PRESETS))
     patch_size: int | None = option(None, "Side of a patch in pixels; by default 8 for tiny, 16 else, or the MAE's.")
     num_channels: int = option(3, "Input channels; bare transformers gives 3.", choices=[1, 3])
     pooling: str | None = option(
@@ -72,6 +72,9 @@ class TaskArguments:
             pooling_parts(self.pooling)
         if self.model == "mae":
             raise ValueError("--model mae: fine-tuning starts from a checkpoint, so give its folder or Hub id")
+        if self.preset and self.checkpoint:
+            raise ValueError(f"--preset {self.preset} beside --model {self.model}: the checkpoint has its own sizes")
+        self.preset = self.preset or DEFAULT_PRESET
         self.kind, config = self.model, None
         if self.model not in FROM_SCRATCH and config_values(self.model).get("model_type") == "resnet":
             self.kind = "resnet50"
@@ -115,7 +118,7 @@ class Setup:
         return build_classifier(
             task.kind,  # type: ignore[arg-type]  # checked by the parser
             self.labels,
-            preset=task.preset,
+            preset=task.preset or DEFAULT_PRESET,
             checkpoint=task.checkpoint,
             image_size=isqrt(self.data_args.max_tokens) * self.bins.patch_size,
             patch_size=self.bins.patch_size,

@@ -29,7 +29,6 @@ from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.content import COLUMNS as CONTENT
 from hf_radmae.batching.skipped import SkippedImages
-from hf_radmae.batching.streaming import open_shards
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
@@ -41,13 +40,13 @@ from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.pretraining.memory import tokens_that_fit
 from hf_radmae.pretraining.results import environment, train_figures
 from hf_radmae.pretraining.run_folder import RunFolder
-from hf_radmae.pretraining.setup import check_probe_column, initial_model, make_trainer, patch_size_of
+from hf_radmae.pretraining.setup import check_probe_column, initial_model, load_rows, make_trainer, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.publishing.trainer_push import PushCallback
-from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
@@ -103,6 +102,7 @@ def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAET
     folder = Path(args.output_dir)
     use_available_cores(args)
 
+    model_args.check_start()
     run_options = options_of(args, data_args, model_args)
     done = finished(folder, run_options, args.resume)
     if done is not None and done["data"].get("probe_column") == data_args.probe_column:
@@ -112,12 +112,8 @@ def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAET
             f"{losses['validation']:.3f} after. Nothing was changed; --resume none starts anew."
         )
         return
-    unreadable: list[Any] = []
     with args.main_process_first(desc="build the data set"):
-        if args.streaming:
-            rows = open_shards(data_args.data_dir, CONTENT if data_args.background == "drop" else ())
-        else:
-            rows, unreadable = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
+        rows, unreadable = load_rows(data_args, streaming=args.streaming)
     check_probe_column(rows, data_args.probe_column)
     images = {split: len(part) for split, part in rows.items()}
     if empty := [split for split in ("train", "validation", "test") if not images[split]]:

@@ -32,10 +32,10 @@ from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.devices import use_available_cores
-from hf_radmae.pretraining.setup import initial_model, patch_size_of
+from hf_radmae.pretraining.setup import initial_model, load_rows, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
-from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.sources.load import PROCESSES
 from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.steps import fingerprint
 
@@ -70,9 +70,10 @@ def classifier_trainer(
 
 def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
     """What scripts/pretrain.py trains with, from the start in each trial."""
+    model_args.check_start()
     options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": patch_size_of(model_args)}
     with args.main_process_first(desc="build the data set"):
-        rows, _ = load_radiographs(**data_args.source(), num_proc=PROCESSES, seed=data_args.split_seed)
+        rows, _ = load_rows(data_args, streaming=args.streaming)
         data = bucketed(rows, batch_size=args.images_per_update(data_args.max_tokens), **options)
     return RadMAETrainer(
         None,

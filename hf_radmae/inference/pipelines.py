@@ -10,22 +10,39 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
+import torch
 from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor, ViTMAEModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.image_classification import ImageClassificationPipeline
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.fitting import SCALINGS
 from hf_radmae.images.image import MAX_BYTES, ImageError
 from hf_radmae.models.modeling_radiograph_vit import RadiographViTConfig, RadiographViTForImageClassification
 from hf_radmae.publishing.export import export_encoder
+
+
+class _Items(torch.utils.data.Dataset):
+    """A sequence of images, read one by one."""
+
+    def __init__(self, images: Sequence[Any]):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index]
 
 
 class _ReadsRadiographs:
@@ -50,12 +67,63 @@ class _ReadsRadiographs:
         if not isinstance(self.image_processor, RadiographImageProcessor):
             return super().preprocess(image, timeout=timeout, **options)  # type: ignore[misc]
         source: Any = fetch(image, timeout) if isinstance(image, str | Path) else image
-        return self.image_processor(source, return_tensors="pt", **options).to(self.dtype)
+        inputs = self.image_processor([source], return_tensors="pt", **options)
+        return inputs.to(self.dtype)
+
+    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the pipeline of transformers, for images of any shapes, with any `batch_size`.
+
+        Args:
+            inputs: one image, see `preprocess`; or several, as a list, tuple, column of a data set, array or tensor of
+                four axes (the first over images), generator, iterator or torch data set, such as `KeyDataset`.
+            *args, **kwargs: as in transformers, `batch_size` among them: images of one shape share a forward pass.
+
+        Returns:
+            The result of the image; for several a list of results, in their order, or for a generator, iterator or
+            torch data set an iterator over them.
+
+        Raises:
+            ImageError: an image cannot be used; the error names it and says why.
+        """
+        if isinstance(self.image_processor, RadiographImageProcessor):
+            if isinstance(inputs, np.ndarray | torch.Tensor) and inputs.ndim == 4:
+                inputs = list(inputs)
+            elif isinstance(inputs, Sequence) and not isinstance(inputs, list | str | bytes | bytearray):
+                return list(super().__call__(_Items(inputs), *args, **kwargs))  # type: ignore[misc]
+            elif isinstance(inputs, Iterator) and not isinstance(inputs, GeneratorType):
+                inputs = (image for image in inputs)
+        return super().__call__(*([] if inputs is None else [inputs]), *args, **kwargs)  # type: ignore[misc]
+
+    def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *params: Any) -> Any:
+        """As transformers does, which stacks the images of a batch, whatever their shapes."""
+        iterator = super().get_iterator(inputs, num_workers, batch_size, *params)  # type: ignore[misc]
+        if batch_size > 1 and isinstance(self.image_processor, RadiographImageProcessor):
+            iterator.loader.loader.collate_fn = list
+        return iterator
 
     def _forward(self, model_inputs: Any) -> Any:
-        if isinstance(self.image_processor, RadiographImageProcessor):
+        if not isinstance(self.image_processor, RadiographImageProcessor):
+            return super()._forward(model_inputs)  # type: ignore[misc]
+        if not isinstance(model_inputs, list):
             return self.model(**model_inputs, interpolate_pos_encoding=True)
-        return super()._forward(model_inputs)  # type: ignore[misc]
+        return self._forward_together([inputs["pixel_values"] for inputs in model_inputs])
+
+    def _forward_together(self, images: list[torch.Tensor]) -> ModelOutput:
+        """The outputs of the model for images (1, ...), one forward pass per shape; each a list in their order."""
+        places: dict[torch.Size, list[int]] = {}
+        for place, image in enumerate(images):
+            places.setdefault(image.shape, []).append(place)
+        found: dict[str, list[Any]] = {}
+        for own in places.values():
+            outputs = self.model(torch.cat([images[place] for place in own]), interpolate_pos_encoding=True)
+            for name, values in outputs.items():
+                each = found.setdefault(name, [None] * len(images))
+                for row, place in enumerate(own):
+                    if isinstance(values, tuple):  # one of each layer
+                        each[place] = tuple(value[row : row + 1] for value in values)
+                    else:
+                        each[place] = values[row]
+        return ModelOutput(found)
 
     def check_model_type(self, supported_models: Any) -> None:
         """As transformers does, which does not know our class."""

@@ -19,6 +19,7 @@ DATA_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "token_levels": (lambda x: x >= 1, "at least 1"),
     "crop_scale": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
 }
+DEFAULT_PRESET = "tiny"
 MODEL_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "patch_size": (lambda x: x >= 1, "at least 1"),
     "mask_ratio": (lambda x: 0 < x < 1, "a share between 0 and 1, as 0.75"),
@@ -83,7 +84,7 @@ class DataArguments:
 class ModelArguments:
     """Which network: a preset from scratch, or a checkpoint to start from."""
 
-    preset: str = option("tiny", "Size of a network trained from scratch.", choices=list(PRESETS))
+    preset: str | None = option(None, "Size of a network from scratch; by default tiny.", choices=list(PRESETS))
     model: str | None = option(None, "Start from this checkpoint, a folder or an id on the Hub, in place of a preset.")
     num_channels: int = option(
         1, "Input channels, 1 or 3; a checkpoint's kernels are converted exactly.", choices=[1, 3]
@@ -97,5 +98,16 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_ranges(self, MODEL_RANGES)
+        if self.preset is None and self.model is None:
+            self.preset = DEFAULT_PRESET
         if self.patch_size is None:
-            self.patch_size = 8 if self.preset == "tiny" else 16
+            self.patch_size = 8 if self.preset in (None, "tiny") else 16
+
+    def check_start(self) -> None:
+        """Refuse a preset beside a checkpoint, of which only one can be the start of a pre-training.
+
+        Raises:
+            ValueError: both are given.
+        """
+        if self.model and self.preset:
+            raise ValueError(f"--preset {self.preset} beside --model {self.model}: the checkpoint has its own sizes")

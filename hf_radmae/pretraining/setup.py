@@ -13,13 +13,16 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.content import COLUMNS as CONTENT
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.batching.streaming import open_shards
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.models.starts import config_values, read_config
-from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.arguments import DEFAULT_PRESET, DataArguments, ModelArguments
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
+from hf_radmae.sources.load import PROCESSES, load_radiographs
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,14 @@ def initial_model(args: ModelArguments, max_tokens: int, seed: int) -> RadMAEFor
         return RadMAEForPreTraining.from_pretrained(args.model, num_channels=args.num_channels, **options)
     options |= {"patch_size": args.patch_size, "num_channels": args.num_channels}
     options["image_size"] = isqrt(max_tokens) * options["patch_size"]
-    return RadMAEForPreTraining(preset_config(args.preset, **options))
+    return RadMAEForPreTraining(preset_config(args.preset or DEFAULT_PRESET, **options))
+
+
+def load_rows(args: DataArguments, *, streaming: bool) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """The rows of each split, and the images that were left out; with `streaming` of prepared shards, unread."""
+    if streaming:
+        return open_shards(args.data_dir, CONTENT if args.background == "drop" else ()), []
+    return load_radiographs(**args.source(), num_proc=PROCESSES, seed=args.split_seed)
 
 
 def check_probe_column(rows: Mapping[str, Any], column: str | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -234,7 +235,7 @@ class RadMAETrainer(TrainerHooks):
         Raises:
             CheckpointError: the checkpoint is damaged, or the run is not the one that it is of.
             Stopped: the training was asked to end; it has saved a checkpoint.
-            DivergedError: a number is NaN or infinite.
+            DivergedError: a number is NaN or infinite. A trial of `hyperparameter_search` gets the worst score instead.
             DiskFullError: a checkpoint could not be written.
         """
         if resume_from_checkpoint is True:
@@ -258,10 +259,22 @@ class RadMAETrainer(TrainerHooks):
             self.read_numbers()
             self._gather_unusable()
             return output
+        except DivergedError as error:
+            if kwargs.get("trial") is None:
+                raise
+            return self._skipped_trial(kwargs["trial"], error)
         finally:
             self._stop.restore()
             self.seconds += time.perf_counter() - self._since
             self._since = time.perf_counter()
+
+    def _skipped_trial(self, trial: Any, error: DivergedError) -> TrainOutput:
+        """The end of a trial of `hyperparameter_search` that diverged: the worst score, and the search continues."""
+        logger.warning("the trial with %s is skipped: %s", trial.params, error)
+        study = getattr(trial, "study", None)  # the first rank alone has it, and scores the trial
+        self.objective: Any = -math.inf if study is not None and study.direction.name == "MAXIMIZE" else math.inf
+        self.is_in_train = False
+        return TrainOutput(self.state.global_step, math.nan, {})
 
     def _gather_unusable(self) -> None:
         """Lists what all ranks found, written by the first; all count them, so that all stop at too many."""
@@ -284,12 +297,16 @@ class RadMAETrainer(TrainerHooks):
     def options_that_matter(self) -> dict[str, Any]:
         """The options that alter what is learned: of network and targets, images and masks, optimiser and schedule."""
         config = {n: v for n, v in self.model.config.to_dict().items() if n not in _NOT_MEANT and n[0] != "_"}
-        data, collator = self.train_dataset, self.data_collator
-        data = getattr(data, "part", data)
+        data: Any = getattr(self.train_dataset, "part", self.train_dataset)
+        collator = getattr(self.data_collator, "collate", self.data_collator)
         images = {name: getattr(data, name) for name in ("scaling", "crop_scale") if hasattr(data, name)}
         images["crop_to_content"] = getattr(data, "boxes", None) is not None
-        collator = getattr(collator, "collate", collator)
-        images |= {"flat_threshold": collator.flat_threshold} if hasattr(collator, "flat_threshold") else {}
+        images |= {"mask_seed": data.seed} if hasattr(data, "seed") else {}
+        if (bins := getattr(data, "bins", None)) is not None:
+            images |= {"bin_shapes": bins.shapes.tolist(), "bin_tokens": bins.tokens.tolist()}
+        if (content := getattr(data, "content", None)) is not None:
+            images["patient_masks"] = content.checksum
+        images |= {"background": collator.background} if hasattr(collator, "background") else {}
         return json.loads(json.dumps({**config, **images, **self.args.options_that_matter()}, default=str))
 
     def _used(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.models.starts import read_config
-from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.arguments import DEFAULT_PRESET, DataArguments, ModelArguments
 from hf_radmae.pretraining.figures import save_figure
 from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.setup import patch_size_of
@@ -64,11 +65,13 @@ class Study:
         args: StudyArguments,
         training: RadMAETrainingArguments,
     ) -> None:
-        self.folder, self.data_args, self.model_args, self.args = Path(folder), data_args, model_args, args
+        self.folder, self.data_args, self.args = Path(folder), data_args, args
+        # Here a preset may stand beside a checkpoint: it is the size of the ViT that is trained from scratch.
+        self.model_args = model_args = replace(model_args, preset=model_args.preset or DEFAULT_PRESET)
         self.training = training
         patch_size = patch_size_of(model_args, args.mae_checkpoint)
         if "vit" in args.supervised and not args.vit_checkpoint:
-            _check_size(args.mae_checkpoint or model_args.model, model_args.preset)
+            _check_size(args.mae_checkpoint or model_args.model, model_args.preset or DEFAULT_PRESET)
         images_per_update = training.images_per_update(data_args.max_tokens)
         self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]

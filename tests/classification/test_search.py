@@ -1,8 +1,10 @@
 """The search for a learning rate: all are tried once, killed or not, and the best is told by its best evaluation."""
 
 import json
+import logging
 
 import pytest
+import torch
 from patterns import PATCH, make_parts, small
 
 from hf_radmae.batching.collator import BucketCollator
@@ -95,6 +97,29 @@ def test_a_masked_autoencoder_is_searched_in_a_range_by_its_lowest_loss(parts, t
     assert first.trials.items() < found.trials.items() and len(found.trials) == 3
     assert found.metric == "eval_loss" and found.trials[found.best] == min(found.trials.values())
     assert all(1e-5 <= rate <= 1e-2 for rate in found.trials)
+
+
+def test_a_rate_that_diverges_is_skipped_by_name_and_not_tried_again(trainer, tmp_path, caplog):
+    class Diverging(Counting):
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            if self.args.learning_rate == 3e-3 and self.state.global_step > 3:
+                with torch.no_grad():
+                    next(iter(self.model.parameters())).fill_(torch.inf)
+            return loss
+
+    trainer.__class__ = Diverging
+    with caplog.at_level(logging.WARNING):
+        found = search_learning_rate(trainer, tmp_path, rates=RATES)
+    assert [*found.trials] == [1e-12, 1e-5] and found.diverged == (3e-3,) and found.best != 3e-3
+    assert "0.003" in caplog.text and "is skipped" in caplog.text
+    assert "0.003            diverged" in found.table()
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "search.json").read_text())["diverged"] == [3e-3]
+    before = len(trainings)
+    assert search_learning_rate(trainer, tmp_path, rates=RATES) == found and len(trainings) == before
+    with pytest.raises(ValueError, match=r"no trial has a score: trainings that diverged: 0\.003"):
+        search_learning_rate(trainer, tmp_path / "alone", rates=[3e-3])
 
 
 def test_a_search_without_evaluation_or_rates_is_refused(trainer, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from PIL import Image
 from tiny_dicom import tiny_dicom
 from transformers import ViTImageProcessor, pipeline
 from transformers.pipelines.image_classification import ImageClassificationPipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.processing import RadiographImageProcessor
@@ -77,6 +79,43 @@ def test_dicom_deep_png_and_shallow_png_get_the_same_label_and_scores_where_stoc
 def test_several_images_of_several_shapes_in_one_call(classify):
     pictures = [limb(*size) for size in SIZES]
     assert classify(pictures) == [classify(picture) for picture in pictures]
+
+
+def _close(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert by_label(one) == pytest.approx(by_label(other), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_collection_and_batch_size_gives_the_results_of_single_images_in_order(classify, count, batch_size):
+    pictures = [limb(*SIZES[number % 3]) // (1 + number // 3) for number in range(count)]
+    rows = datasets.Dataset.from_dict({"image": [Image.fromarray(picture) for picture in pictures]})
+    expected = [classify(picture) for picture in pictures]
+    collections = [pictures, tuple(pictures), (picture for picture in pictures), iter(pictures)]
+    collections += [KeyDataset(rows, "image"), rows["image"]]
+    for images in collections:
+        _close(list(classify(images, batch_size=batch_size)), expected)
+
+
+def test_features_of_several_shapes_in_one_batch(tmp_path):
+    mae = small_mae()
+    mae.save_pretrained(tmp_path)
+    bins = fit_bins(np.array(SIZES), num_bins=3, patch_size=PATCH, max_tokens=64, min_images=1)
+    RadiographImageProcessor(bins=bins.to_dict()).save_pretrained(tmp_path)
+    extract = pipeline("image-feature-extraction", str(tmp_path), device="cpu")
+    pictures = [limb(*size) for size in SIZES] * 2
+    for found, picture in zip(extract(pictures, batch_size=4, return_tensors=True), pictures, strict=True):
+        torch.testing.assert_close(found, extract(picture, return_tensors=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.stack, lambda pictures: torch.tensor(np.stack(pictures))])
+def test_a_stack_of_images_is_as_many_images(classify, kind):
+    pictures = [np.repeat(limb(64, 64)[..., None], 3, axis=2) // (1 + number) for number in range(3)]
+    _close(classify(kind(pictures)), [classify(picture) for picture in pictures])
+    with pytest.raises(ImageError):
+        classify([np.stack(pictures)])
 
 
 def test_a_data_url_is_read_as_its_file(classify):
@@ -166,6 +205,7 @@ from pathlib import Path
 import hf_radmae.inference.pipelines
 from transformers import pipeline
 from hf_radmae.images.image import ImageError
+from hf_radmae.images.storage import StorageError
 from damaged import radiograph
 from hostile import hostile_inputs
 
@@ -175,7 +215,7 @@ start, outcomes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
 for name, source in hostile_inputs(Path(sys.argv[2])):
     try:
         outcomes[name] = f"accepted: {classify(source)}"
-    except (ImageError, FileNotFoundError) as error:
+    except (ImageError, FileNotFoundError, StorageError) as error:
         outcomes[name] = "" if 10 < len(str(error)) < 6000 else f"says {str(error)!r}"
     except Exception as error:
         outcomes[name] = f"escaped: {type(error).__name__}: {error}"

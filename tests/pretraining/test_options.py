@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.classification.setup import TaskArguments
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
@@ -166,6 +167,18 @@ def test_streaming_is_refused_where_it_is_not_done(tmp_path):
     with pytest.raises(ValueError, match="--streaming True: only pre-training"):
         ClassifierTrainingArguments(output_dir=str(tmp_path), use_cpu=True, streaming=True)
     assert ClassifierTrainingArguments(output_dir=str(tmp_path), use_cpu=True, label_smoothing_factor=0.1)
+
+
+def test_a_preset_beside_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--preset small beside --model out/mine"):
+        ModelArguments(model="out/mine", preset="small").check_start()
+    ModelArguments(model="out/mine").check_start()
+    ModelArguments(preset="small").check_start()
+    assert ModelArguments().preset == "tiny"
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="--preset tiny beside --model"):
+        TaskArguments(model=str(tmp_path), preset="tiny")
+    assert TaskArguments(model=str(tmp_path)).patch_size == 8
 
 
 OUTSIDE = [

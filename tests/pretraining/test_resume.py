@@ -165,7 +165,7 @@ def test_targets_masks_and_network_are_refused_too(straight, tmp_path):
     trainer = make_trainer(folder, **EPOCHS)
     trainer.model.config.mask_ratio, trainer.model.config.norm_pix_loss = 0.5, False
     trainer.train_dataset.scaling = "percentile"
-    trainer.data_collator.flat_threshold = 0.2
+    trainer.data_collator.background = "keep"
     with pytest.raises(OtherOptionsError) as refused:
         trainer.train(last_complete_checkpoint(folder))
     for found in (
@@ -174,7 +174,7 @@ def test_targets_masks_and_network_are_refused_too(straight, tmp_path):
         "scaling was minmax, now percent",
     ):
         assert found in str(refused.value)
-    assert "flat_threshold was 0.01, now 0.2" in str(refused.value)
+    assert "background was drop, now keep" in str(refused.value)
 
 
 def test_an_option_that_may_change_is_used_and_recorded(straight, tmp_path):

@@ -247,7 +247,7 @@ def test_unusable_images_are_listed_once_with_their_reason(tmp_path):
     trainer = make_trainer(tmp_path, rows, max_skipped_share=0.5, dataloader_num_workers=1)
     trainer.train()
     listed = trainer.skipped.rows()
-    assert [(row["index"], row["image"]) for row in listed] == [("23", "scan 23"), ("24", "scan 24")]
+    assert [(row["index"], row["image"]) for row in listed] == [(23, "scan 23"), (24, "scan 24")]
     assert "truncated" in listed[0]["reason"]
     assert "NaN" in listed[1]["reason"]
     assert trainer.state.epoch == 2

@@ -22,7 +22,7 @@ from hf_radmae.classification.search import search_learning_rate
 from hf_radmae.classification.train import labelled_parts as classified_parts
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.pretraining.arguments import ModelArguments
+from hf_radmae.pretraining.arguments import DEFAULT_PRESET, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.networks import StudyImages, content_print
@@ -120,7 +120,7 @@ class SupervisedTraining:
         with contextlib.redirect_stdout(io.StringIO()):
             found = search_learning_rate(trainer, folder, rates=args.learning_rates, subject=f"{kind} {steps}")
         rates = [{"learning_rate": rate, "score": score} for rate, score in found.trials.items()]
-        return {"rates": rates, "best": found.best}
+        return {"rates": rates, "best": found.best} | ({"diverged": found.diverged} if found.diverged else {})
 
     def _names(self, names: Sequence[str], labels: TaskLabels) -> list[str]:
         """Names of the network's outputs as names of the task's classes: those of several labels are columns."""
@@ -144,7 +144,7 @@ class SupervisedTraining:
             return build_classifier(
                 kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
                 fitted,
-                preset=self.model_args.preset,
+                preset=self.model_args.preset or DEFAULT_PRESET,
                 checkpoint=self.mae if kind == "mae" else getattr(args, f"{kind}_checkpoint"),
                 image_size=self.config.image_size,
                 patch_size=self.config.patch_size,
