@@ -232,6 +232,7 @@ def test_archive_in_sixteen_bins_keeps_every_image_near_its_aspect_and_64_ranks_
     assert load.idle_share < 0.01 and load.repeats < 0.005 * load.images
 
 
+@pytest.mark.slow
 def test_benchmark_writes_the_figures_of_every_strategy(tmp_path, monkeypatch):
     words = ["binning.py", "--json", str(tmp_path / "figures.json"), "--images", "20000", "--ranks", "1", "4"]
     monkeypatch.setattr(sys, "argv", words)

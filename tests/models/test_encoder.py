@@ -6,6 +6,7 @@ import pytest
 import torch
 from exported import PATCH, SIDE, limb, pixels, small_mae
 from transformers import (
+    AutoModel,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -109,10 +110,11 @@ def test_a_repository_of_a_run_is_the_encoder_with_its_mae_below(in_place, grey,
     RadiographImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(source)
     target = source if in_place else tmp_path / "repository"
     lay_out_run(source, target)
-    encoder, info = ViTModel.from_pretrained(target, add_pooling_layer=False, output_loading_info=True)
-    assert not any(info.values()) and encoder.config.num_channels == 3
-    found = encoder.eval()(grey.expand(-1, 3, -1, -1), interpolate_pos_encoding=True).last_hidden_state
-    torch.testing.assert_close(found, mae.encode(grey), rtol=0, atol=1e-4)
+    encoder, info = AutoModel.from_pretrained(target, output_loading_info=True)
+    assert type(encoder) is ViTModel and not any(info.values()) and encoder.config.num_channels == 3
+    found = encoder.eval()(grey.expand(-1, 3, -1, -1), interpolate_pos_encoding=True)
+    torch.testing.assert_close(found.last_hidden_state, mae.encode(grey), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.pooler_output, mae.encode(grey)[:, 0], rtol=0, atol=1e-4)
     assert whole_mae(target) == {"subfolder": "mae"}
     again = RadMAEForPreTraining.from_pretrained(target)
     assert all(map(torch.equal, again.state_dict().values(), mae.state_dict().values()))
