@@ -3,8 +3,9 @@
 First the exposed field is looked for: what lies outside is a region at the image's border of one constant grey, whose
 inner edges are straight and at right angles, however turned. Inside it, air is a region at the border of the field,
 darker (or brighter, in inverted images) than a level, that is flat and has a sharp edge: the ratio of both is its
-score. What skin encloses does not reach the border of the field, so it is never air. Where the two polarities disagree
-and neither is clearly the better explanation, nothing is left out: an image is rather kept whole than cut into.
+score. Narrow parts that stand out from the air around them, such as fingers, count as the patient. What skin encloses
+does not reach the border of the field, so it is never air. Where the two polarities disagree and neither is clearly
+the better explanation, nothing is left out: keeping air costs less than losing a part of the patient.
 
 Levels are ranks among pixels that vary, so that neither the depth, nor a bright clip, nor a change of contrast moves
 them. The decision is kept as `SIDE` x `SIDE` bits over the whole image, whatever its size.
@@ -29,7 +30,7 @@ Array = NDArray[Any]
 Box = tuple[float, float, float, float]
 
 SIDE = 64  # rows and columns of a stored mask
-VERSION = 1  # of the rule: a stored mask of another one is refused
+VERSION = 2  # of the rule: a stored mask of another one is refused
 
 _LONGEST = 160  # pixels: the scale of the decision
 _SHUTTER_LEVELS = (0.01, 0.03, 0.06)
@@ -44,6 +45,9 @@ _FLATTEST = 6e-4  # gradient: a flatter region is no better
 _STRAIGHT = 0.85  # share of the inner edge of a shutter that is straight
 _STEP = 0.15  # steepness behind the edge of a shutter, by that of the edge
 _CONVEX = 0.485  # share of air around its own edge; less of a region that bulges, as a body does
+_CONSTANT = 1e-3  # range of greys: what varies less is constant
+_PART, _PART_LEAST = 6.0, 0.02  # what is so many deviations, and so much of the range, above air is no air
+_PART_WIDEST, _PART_SMALLEST = 15, 12  # pixels: across such a part, and of its area
 _ISLAND = 0.02  # of the largest part of the patient: smaller parts are markers
 _EIGHT = np.ones((3, 3), bool)
 _FOUR = ndimage.generate_binary_structure(2, 1)
@@ -187,9 +191,9 @@ def _patient(pixels: Array) -> Array:
     bright, bright_evidence = _air(1 - grey, gradient, inside, border, _LEVELS)
     patient = inside
     if dark_evidence > bright_evidence:
-        patient = inside & ~dark
+        patient = inside & ~_without_parts(dark, brighter)
     elif bright_evidence > _BRIGHT * dark_evidence:
-        patient = inside & ~bright
+        patient = inside & ~_without_parts(bright, 1 - grey)
     labels, count = ndimage.label(patient, _EIGHT)
     if count > 1:
         sizes = np.bincount(labels.ravel())
@@ -269,9 +273,12 @@ def _outside_field(pixels: Array, grey: Array, border: Array, noise: float) -> A
         for region in sorted(regions, key=lambda region: -region.size):
             small = region.size < _SMALLEST_SHUTTER * grey.size and region.contact < _AROUND * border.sum()
             varied = region.score < _SURE or region.flatness > 0.0015 + 0.35 * noise
-            if small or varied or (region.mask & outside).any():
+            constant = bool(np.ptp(pixels[region.mask & ~region.edges]) < _CONSTANT)
+            if (region.mask & outside).any() or (not constant and (small or varied)):
                 continue
-            if _slope(region, gradient, ~outside) > _STEP or _straightness(region.mask, ~outside) <= _STRAIGHT:
+            if not constant and _slope(region, gradient, ~outside) > _STEP:
+                continue
+            if _straightness(region.mask, ~outside) <= _STRAIGHT:
                 continue
             if (~outside & ~region.mask).mean() > _SMALLEST_FIELD:
                 outside |= region.mask
@@ -314,7 +321,9 @@ def _straightness(region: Array, inside: Array) -> float:
         off = np.abs((angles - main + 45) % 90 - 45)
         total += float((lengths * free).sum())
         straight += float((lengths * free * (off < 5)).sum())
-    return straight / total if total and within.mean() <= 0.06 else 0.0
+    if within.mean() > 0.06:
+        return 0.0
+    return straight / total if total else 1.0  # all along the border: a thin frame
 
 
 def _air(grey: Array, gradient: Array, inside: Array, border: Array, levels: Any) -> tuple[Array, float]:
@@ -340,6 +349,19 @@ def _air(grey: Array, gradient: Array, inside: Array, border: Array, levels: Any
             air |= region.mask
             evidence += region.evidence
     return air, evidence
+
+
+def _without_parts(air: Array, grey: Array) -> Array:
+    """Air without the narrow parts that stand out from the air around them, found by a top-hat filter."""
+    rest = np.where(air, grey - ndimage.grey_opening(grey, _PART_WIDEST, mode="nearest"), 0)
+    usual = np.median(rest[air])
+    spread = 1.4826 * np.median(np.abs(rest[air] - usual))
+    core = ndimage.binary_erosion(air, _EIGHT, iterations=2)
+    step = usual + max(_PART * spread, _PART_LEAST)
+    labels, count = ndimage.label((rest > step) & air, _EIGHT)
+    sizes = np.bincount((labels * core).ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return air & ~(sizes >= _PART_SMALLEST)[labels]
 
 
 def _bulges(region: _Region) -> bool:

@@ -1,5 +1,8 @@
 """Where the patient is does not depend on contrast, clips, noise, polarity, depth, or the grid that asks."""
 
+import csv
+from itertools import zip_longest
+
 import numpy as np
 import pytest
 import torch
@@ -127,42 +130,88 @@ def test_the_box_holds_all_of_the_patient():
         content_box(np.zeros((SIDE, SIDE), bool))
 
 
-@pytest.fixture(scope="module")
-def silhouettes(radiographs):
-    """Real images and their silhouettes: above the lowest of three classes of Otsu, holes filled, specks left out.
+def silhouette(image: np.ndarray) -> np.ndarray:
+    """Above the lowest of three classes of Otsu, holes filled, specks left out.
 
-    Bright bands along a border, which are no patient, and what is darker than the threshold on purpose count as
-    nothing: images with such bands are not drawn.
+    Made for limbs and pelves. It calls thin flesh air, and a bright band along the border body.
     """
-    found = []
-    for region, count in {"lower_extremity": 8, "upper_extremity": 8, "pelvis": 4}.items():
-        paths = sorted((radiographs / "images" / region).glob("*"))
-        for path in paths[:: len(paths) // (3 * count)]:
-            image = np.asarray(Image.open(path).convert("L"))
-            edge = np.concatenate([image[3], image[-4], image[:, 3], image[:, -4]])
-            if (edge > 250).mean() > 0.03:
-                continue
-            body = ndimage.gaussian_filter(image.astype(np.float32), 1.5)
-            labels, _ = ndimage.label(body > threshold_multiotsu(body, 3)[0])
-            sizes = np.bincount(labels.ravel())
-            sizes[0] = 0
-            found.append((path.name, image, ndimage.binary_fill_holes((sizes >= 0.005 * image.size)[labels])))
-            if len(found) % count == 0:
-                break
-    return found
+    grey = ndimage.gaussian_filter(image.astype(np.float32), 1.5)
+    labels, _ = ndimage.label(grey > threshold_multiotsu(grey, 3)[0])
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return ndimage.binary_fill_holes((sizes >= 0.005 * image.size)[labels])
+
+
+def has_bright_band(image: np.ndarray) -> bool:
+    """Whether the border is white: neither air nor a patient, so that the silhouette is of no use."""
+    return bool((np.concatenate([image[3], image[-4], image[:, 3], image[:, -4]]) > 250).mean() > 0.03)
+
+
+@pytest.fixture(scope="module")
+def held_out(radiographs):
+    """Images that the rule was not tuned on: the second halves of a draw of twice as many (seed 7)."""
+    with (radiographs / "metadata.csv").open(newline="") as file:
+        rows = [(row["body_region"], row["file_name"]) for row in csv.DictReader(file)]
+    rng, found = np.random.default_rng(7), []
+    for region, count in {"lower_extremity": 20, "upper_extremity": 18, "pelvis": 8}.items():
+        names = rng.permutation([name for own, name in rows if own == region])[count : 2 * count]
+        images = [np.asarray(Image.open(radiographs / name).convert("L")) for name in names]
+        found.append([(image, silhouette(image)) for image in images if not has_bright_band(image)])
+    return [pair for group in zip_longest(*found) for pair in group if pair is not None]  # regions in turns
+
+
+def lost_and_left_out(images, change, grid):
+    """Of each image: share of the silhouette's patches that are lost, of the other patches that are left out."""
+    lost, air = [], []
+    for image, body in images:
+        kept, covered = patch_mask(CHANGES[change](image), grid), shares(body, grid)
+        lost.append((~kept[covered > 0.5]).mean())
+        if (covered == 0).mean() > 0.05:
+            air.append((~kept[covered == 0]).mean())
+    return np.array(lost), np.array(air)
+
+
+MOST_LOST = {"gamma 2": 0.02}  # on average; 0.01 is the aim, which a gamma of 2 misses. No bound holds for each image.
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_bodies_of_a_few_real_images_are_kept(held_out, change):
+    lost, _ = lost_and_left_out(held_out[:12], change, (64, 64))
+    assert lost.mean() < MOST_LOST.get(change, 0.01)
+
+
+def test_fingers_that_are_darker_than_the_level_of_air_elsewhere_are_kept():
+    image = np.full((160, 128), 40.0)
+    image[:90, 30:100] = 150  # the palm
+    image += np.linspace(0, 30, 128)  # air rises to one side as high as the fingers are on the other
+    image[90:140, 20:100][:, np.arange(80) % 16 < 7] += 20
+    image = ndimage.gaussian_filter(image, 1) + np.random.default_rng(0).normal(0, 0.5, image.shape)
+    fingers = np.zeros(image.shape, bool)
+    fingers[92:138, 22:98] = (np.arange(2, 78) % 16 < 6) & (np.arange(2, 78) % 16 > 0)
+    kept = patch_mask(image, (64, 64))
+    assert kept[shares(fingers, (64, 64)) > 0.5].mean() > 0.95
+    assert not kept.all()
+
+
+@pytest.mark.parametrize("value", [0, 4095])
+def test_a_thin_white_or_black_frame_costs_nothing_of_the_patient(value):
+    image = limb()
+    framed = np.full_like(image, value)
+    framed[4:-4, 4:-4] = image[4:-4, 4:-4]
+    kept = patch_mask(framed, (64, 64))
+    assert kept[truth(image, (64, 64)) > 0.6].mean() > 0.96
+    assert (~kept).mean() > 0.4
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("grid", [(16, 16), (32, 32), (64, 64)])
 @pytest.mark.parametrize("change", CHANGES)
-def test_real_bodies_are_kept(silhouettes, change):
-    """On real images: less than 1.5 % of the silhouettes' patches are lost, and most images lose none."""
-    lost = []
-    for _name, image, body in silhouettes:
-        kept, covered = patch_mask(CHANGES[change](image), (64, 64)), shares(body, (64, 64)) > 0.5
-        lost.append((covered & ~kept).sum() / covered.sum())
-    print(f"{change}: mean {np.mean(lost):.4f}, worst {np.max(lost):.3f}")
-    assert np.mean(lost) < 0.015
+def test_real_bodies_are_kept_and_air_is_left_out(held_out, change, grid):
+    lost, air = lost_and_left_out(held_out, change, grid)
+    print(f"{change} {grid}: lost {lost.mean():.4f}, at most {lost.max():.3f}; air left out {air.mean():.3f}")
+    assert lost.mean() < MOST_LOST.get(change, 0.01)
     assert np.median(lost) < 0.001
+    assert air.mean() > 0.5
 
 
 def test_a_mask_is_of_the_whole_image():
