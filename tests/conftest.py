@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before torch is imported, here and in the processes that tests start: their networks are so small that a second thread
+# only waits for the first, and on a busy machine for a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("radmae", deadline=None)  # a busy machine is no reason to fail
 settings.load_profile("radmae")
 

@@ -15,7 +15,6 @@ DATA_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "phantom_scale": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
     "num_bins": (lambda x: x >= 1, "at least 1"),
     "max_tokens": (lambda x: x >= 1, "at least 1"),
-    "flat_threshold": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "token_levels": (lambda x: x >= 1, "at least 1"),
     "crop_scale": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
 }

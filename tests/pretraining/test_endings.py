@@ -40,12 +40,24 @@ def weights(folder) -> dict[str, torch.Tensor]:
     return load_file(checkpoints_in(folder)[0] / "model.safetensors")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("step", [0, 2, 9])
-def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_path, number, step):
-    options = {"num_train_epochs": 2, "eval_strategy": "no", "logging_steps": 3, "save_total_limit": 1}
-    make_trainer(tmp_path / "straight", **options).train()
-    trainer = make_trainer(tmp_path / "stopped", **options)
+OPTIONS = {"num_train_epochs": 2, "eval_strategy": "no", "logging_steps": 3, "save_total_limit": 1}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights of a run that nobody asked to stop."""
+    folder = tmp_path_factory.mktemp("straight")
+    make_trainer(folder, **OPTIONS).train()
+    return weights(folder)
+
+
+STEPS = [(signal.SIGTERM, 9), (signal.SIGUSR1, 2)]  # of 8 in each epoch
+STEPS += [pytest.param(*rest, marks=pytest.mark.slow) for rest in [(signal.SIGTERM, 0), (signal.SIGUSR1, 9)]]
+
+
+@pytest.mark.parametrize(("number", "step"), STEPS)
+def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_path, straight, number, step):
+    trainer = make_trainer(tmp_path / "stopped", **OPTIONS)
     trainer.add_callback(At(step, lambda: os.kill(os.getpid(), number)))
     handler = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
@@ -54,10 +66,10 @@ def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_pa
     assert stopped.value.reason == number.name
     assert trainer.state.global_step == step + 1
     assert signal.getsignal(number) == handler
-    resumed = make_trainer(tmp_path / "stopped", **options)
+    resumed = make_trainer(tmp_path / "stopped", **OPTIONS)
     resumed.train(last_complete_checkpoint(tmp_path / "stopped"))
-    expected = weights(tmp_path / "straight")
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "stopped").items())
+    found = weights(tmp_path / "stopped")
+    assert {name for name in found if not torch.equal(found[name], straight[name])} == set()
 
 
 def test_two_runs_do_not_share_a_folder_and_the_lock_goes_with_its_process(tmp_path):
@@ -134,7 +146,13 @@ def spoil(trainer, step: int) -> None:
     trainer.add_callback(At(step, act))
 
 
-@pytest.mark.parametrize("options", [{}, {"optim": "sgd"}, {"gradient_accumulation_steps": 2}, {"logging_steps": 100}])
+DIVERGED = [{}, {"optim": "sgd"}]
+DIVERGED += [
+    pytest.param(o, marks=pytest.mark.slow) for o in ({"gradient_accumulation_steps": 2}, {"logging_steps": 100})
+]
+
+
+@pytest.mark.parametrize("options", DIVERGED)
 def test_a_diverged_run_ends_with_an_error_that_can_be_run_again(tmp_path, options):
     trainer = make_trainer(tmp_path, num_train_epochs=3, **options)
     steps = len(trainer.get_train_dataloader()) // options.get("gradient_accumulation_steps", 1)

@@ -183,7 +183,7 @@ def test_a_preset_beside_a_checkpoint_is_refused(tmp_path):
 
 OUTSIDE = [
     *((DataArguments, name, value) for name, value in [("max_tokens", -5), ("num_bins", 0), ("crop_scale", 0)]),
-    *((DataArguments, name, value) for name, value in [("flat_threshold", -1), ("num_images", 0), ("token_levels", 0)]),
+    *((DataArguments, name, value) for name, value in [("num_images", 0), ("token_levels", 0)]),
     *((ModelArguments, "mask_ratio", value) for value in (0, -0.5, 1, 75, float("nan"))),
     *((ModelArguments, "prediction_ratio", value) for value in (0, 2, -1)),
     *((RadMAETrainingArguments, "num_train_epochs", value) for value in (-3, 0, "many", float("inf"))),

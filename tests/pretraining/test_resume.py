@@ -187,6 +187,7 @@ def test_an_option_that_may_change_is_used_and_recorded(straight, tmp_path):
     assert equal(trainer, straight)
 
 
+@pytest.mark.slow
 def test_a_run_that_early_stopping_ended_takes_no_further_step(tmp_path):
     options = {"learning_rate": 0.0, "early_stopping_patience": 2, "num_train_epochs": 9}
     first = make_trainer(tmp_path, **options)

@@ -227,12 +227,14 @@ def test_a_run_that_cannot_improve_ends_after_its_patience(tmp_path):
     assert stopping.early_stopping_patience_counter == 2
 
 
+@pytest.mark.slow
 def test_patience_0_never_ends_a_run(tmp_path):
     trainer = make_trainer(tmp_path, learning_rate=0.0, num_train_epochs=4, early_stopping_patience=0)
     trainer.train()
     assert trainer.state.epoch == 4
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_counting_its_patience(tmp_path):
     options = {"learning_rate": 0.0, "early_stopping_patience": 3, "lr_scheduler_type": "constant", "warmup_steps": 0}
     make_trainer(tmp_path, num_train_epochs=2, **options).train()
