@@ -7,6 +7,8 @@ that a caller can skip it by name. A storage that does not answer raises `Storag
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -146,6 +148,9 @@ def _payload(source: ImageSource, name: str | None) -> tuple[str | bytes | Image
 def _read_bytes(path: str, name: str, size: int) -> bytes:
     def read() -> bytes:
         with open(path, "rb") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISREG(about.st_mode) and about.st_size == 0:  # those of /proc answer EIO, as a broken mount does
+                return b""
             return file.read(size)
 
     try:
