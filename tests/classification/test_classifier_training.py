@@ -45,7 +45,7 @@ def parts():
     return make_parts(SPLITS)
 
 
-@pytest.mark.parametrize("network", ["vit", "resnet50"])
+@pytest.mark.parametrize("network", ["vit", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_a_network_learns_what_is_there_to_learn(parts, tmp_path, network):
     epochs = 5 if network == "vit" else 15  # batch norm's running means lag behind
     run = train(parts, tmp_path, network=network, num_train_epochs=epochs, learning_rate=3e-3, bootstrap=50)
