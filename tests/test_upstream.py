@@ -4,6 +4,8 @@ Each test states how it should be, and is expected to fail. One that passes afte
 the work-around that it names, and the test.
 """
 
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import torch
@@ -13,6 +15,8 @@ from tiny_dicom import tiny_dicom
 from torch.nn import functional as F
 from transformers import (
     EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -20,6 +24,8 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEModel
+
+from hf_radmae.pretraining.upstream import PRIVATE, TrainerHooks
 
 SMALL = {
     "hidden_size": 32,
@@ -183,3 +189,104 @@ def test_imagefolder_counts_files_whatever_they_are_called(tmp_path):
         Image.new("L", (16, 16)).save(tmp_path / "set" / f"{name}.png")
     rows = load_dataset("imagefolder", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert sum(map(len, rows.values())) == 3
+
+
+# The private methods of `Trainer` that `hf_radmae.pretraining.upstream` overrides: one test for each.
+
+
+class Events(TrainerCallback):
+    """Notes what a stock training says at its events."""
+
+    def __init__(self):
+        self.at_step, self.best, self.kept = set(), [], []
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.at_step |= {*kwargs}
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.best.append(state.best_metric)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.kept.append(sorted(path.name for path in Path(args.output_dir).glob("checkpoint-*")))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A stock trainer after two steps, with an evaluation and a checkpoint after each."""
+    args = TrainingArguments(
+        output_dir=str(tmp_path_factory.mktemp("run")),
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=1,
+        metric_for_best_model="loss",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    model = ViTForImageClassification(ViTConfig(**VIT))
+    rows = [{"pixel_values": torch.rand(1, 32, 32), "labels": number % 2} for number in range(4)]
+    events = Events()
+    trainer = Trainer(model, args, train_dataset=rows, eval_dataset=rows, callbacks=[events])
+    trainer.train()
+    return trainer, events
+
+
+def test_the_overridden_methods_exist_and_no_other_is_overridden():
+    own = {name for name in vars(TrainerHooks) if name.startswith("_") and not name.startswith("__")}
+    assert own == {*PRIVATE} and all(hasattr(Trainer, name) for name in PRIVATE)
+
+
+@mended("TrainerHooks._get_num_items_in_batch")
+def test_batches_without_labels_have_a_number_of_items(trained):
+    batch = {"pixel_values": torch.rand(2, 1, 32, 32), "patch_mask": torch.ones(2, 16, dtype=torch.bool)}
+    assert trained[0]._get_num_items_in_batch([batch], torch.device("cpu")) is not None
+
+
+@mended("TrainerHooks._prepare_inputs")
+def test_the_model_is_not_given_what_it_does_not_take(trained):
+    assert "skipped" not in trained[0]._prepare_inputs({"pixel_values": torch.rand(1, 1, 32, 32), "skipped": []})
+
+
+@mended("TrainerHooks._prepare_input")
+def test_a_copy_to_the_device_does_not_wait(trained):
+    found = {}
+
+    class Noted(torch.Tensor):
+        def to(self, *args, **kwargs):
+            found.update(kwargs)
+            return self
+
+    trained[0]._prepare_input(torch.rand(1).as_subclass(Noted))
+    assert found.get("non_blocking")
+
+
+@mended("TrainerHooks._get_grad_norm")
+def test_an_event_before_the_optimiser_step_has_the_norm_of_the_gradient(trained):
+    assert "grad_norm" in trained[1].at_step
+
+
+@mended("TrainerHooks._maybe_log_save_evaluate")
+def test_an_event_says_that_training_pauses():
+    events = {name for name in vars(TrainerCallback) if name.startswith("on_")}
+    steps = {"on_step_begin", "on_step_end", "on_substep_end", "on_pre_optimizer_step", "on_optimizer_step"}
+    others = {"on_init_end", "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_prediction_step"}
+    assert events - steps - others - {"on_evaluate", "on_predict", "on_save", "on_log", "on_push_begin"}
+
+
+@mended("TrainerHooks._save_checkpoint")
+def test_an_older_checkpoint_stays_until_the_new_one_is_known_to_be_whole(trained):
+    assert trained[1].kept[-1] == ["checkpoint-1", "checkpoint-2"]
+
+
+@mended("TrainerHooks._save")
+def test_no_pickle_of_arguments_is_saved(trained, tmp_path):
+    trained[0].save_model(str(tmp_path))
+    assert not (tmp_path / "training_args.bin").exists()
+
+
+@mended("TrainerHooks._determine_best_metric")
+def test_an_evaluation_event_knows_that_it_is_the_best(trained):
+    assert trained[1].best[0] is not None
