@@ -66,7 +66,7 @@ from hf_radmae.pretraining.upstream import TrainerHooks
 
 logger = logging.getLogger(__name__)
 
-_NOT_MEANT = ("transformers_version", "dtype", "torch_dtype", "architectures", "label_scale")
+_NOT_MEANT = ("transformers_version", "dtype", "torch_dtype", "architectures", "auto_map", "label_scale")
 """Entries of a configuration that do not alter what is learned."""
 
 
