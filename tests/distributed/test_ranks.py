@@ -48,7 +48,7 @@ def test_a_run_killed_in_the_middle_of_its_second_epoch_resumes_to_the_same_bits
     options |= {"save_strategy": "steps", "save_steps": steps + steps // 2}
     world = World(train, world_size, output_dir=str(killed), **options)
     deadline = time.monotonic() + 200
-    while not list(killed.glob("checkpoint-*/trainer_state.json")):
+    while not list(killed.glob("checkpoint-*/checkpoint.json")):
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.01)
     world.kill()

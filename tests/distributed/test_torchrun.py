@@ -40,7 +40,7 @@ def test_two_processes_killed_and_started_again_end_with_the_straight_runs_weigh
     expected = finish(start(straight, cache), straight)
     process = start(killed, cache)
     deadline = time.monotonic() + 120
-    while not list(killed.glob("checkpoint-*/trainer_state.json")):
+    while not list(killed.glob("checkpoint-*/checkpoint.json")):
         assert time.monotonic() < deadline, killed.with_suffix(".log").read_text()[-3000:]
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.2))

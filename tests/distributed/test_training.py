@@ -111,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_bits(rows, tmp_path, world_size, worke
 
     world = World(train, world_size, output_dir=str(killed), **options)
     deadline = time.monotonic() + 120
-    while not list(killed.glob("checkpoint-*/trainer_state.json")):
+    while not list(killed.glob("checkpoint-*/checkpoint.json")):
         assert time.monotonic() < deadline, "no checkpoint after two minutes"
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.3))

@@ -22,7 +22,7 @@ from hf_radmae.pretraining.checkpoints import checkpoints_in, damage
 from hf_radmae.pretraining.interrupts import EXIT_CODE
 
 pytestmark = pytest.mark.distributed
-OPTIONS = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 6, "num_train_epochs": 3}
+OPTIONS = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "num_train_epochs": 3}
 OPTIONS |= {"save_total_limit": 2, "logging_steps": 4, "load_best_model_at_end": True}
 WAYS = ("KILL", "TERM", "full disk", "truncated")
 
