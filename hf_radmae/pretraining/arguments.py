@@ -43,7 +43,7 @@ class DataArguments:
     allow_shared_patients: bool = option(False, "Take splits of the source that share patients or files; say so.")
     near_duplicates: bool = option(False, "Keep images that look alike in one split; decodes every image once.")
     report_labels: str | None = option(
-        None, "Output of hf-radmae label-reports: fills labels that are missing; <label>_source says from where."
+        None, "Output of hf-radmae label-reports, to fill missing labels; <label>_source says which."
     )
     split_seed: int = option(42, "Draws the split where a source has none; --seed draws weights, order and masks.")
     binning: str = option("smart", "How sizes become batches.", choices=list(STRATEGIES))

@@ -102,7 +102,6 @@ def test_a_resumed_run_ends_with_the_straight_runs_weights(parts, tmp_path):
     assert same(weights(straight), weights(resumed))
 
 
-@pytest.mark.slow
 def test_the_best_model_is_the_one_at_the_end_from_memory_as_from_a_checkpoint(parts, tmp_path):
     # A learning rate that ruins what it first found, so that the best is not the last.
     options = {"num_train_epochs": 4, "learning_rate": 0.02, "lr_scheduler_type": "constant", "warmup_steps": 0}
