@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_radmae.batching.binning import STRATEGIES
 from hf_radmae.models.mae import PRESETS
@@ -34,6 +34,9 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 @dataclass
 class DataArguments:
     """Which radiographs, and how they are batched."""
+
+    RARE: ClassVar[tuple[str, ...]] = ("allow_shared_patients", "near_duplicates", "token_levels", "crop_scale")
+    """Options that `--help` leaves to `--help_all`."""
 
     dataset: str = option("phantom", "phantom (generated), irma, mri, imagefolder, parquet, or a data set on the Hub.")
     data_dir: str | None = option(None, "Folder of the data set; phantom needs none.")

@@ -94,6 +94,7 @@ def same(folder: Path, straight: Path) -> None:
     assert states[0]["best_metric"] == states[1]["best_metric"]
 
 
+@pytest.mark.slow
 def test_a_short_walk_ends_with_the_straight_runs_bits(rows, straight, tmp_path):
     assert len(walk(rows, straight, tmp_path, seed=1, most=2)) == 2
     same(tmp_path, straight)

@@ -50,6 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_killed_worker_and_failing_storage_cost_nothing_and_double_nothing(tmp_path, monkeypatch):
     images = tmp_path / "images"
