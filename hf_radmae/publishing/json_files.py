@@ -30,6 +30,7 @@ _LOCAL = {
         "output_dir",
         "cache_dir",
         "key_file",
+        "report_labels",
         "resume_from_checkpoint",
     ),
     *("name_or_path", "logging_dir", "run_name", "hub_model_id", "hub_token", "_commit_hash", "left_out_columns"),
@@ -39,9 +40,9 @@ _VERSIONS = {"python", "torch", "torchvision", "transformers", "datasets", "acce
 _VERSIONS |= {"pydicom", "hf_radmae", "transformers_version", "version"}
 _GOES_NOWHERE = {
     "manifest.json": frozenset({"input", "key", "left_out"}),
-    "results.json": frozenset({"refused"}),
+    "results.json": frozenset({"refused", "fingerprint", "label_sources"}),
 }
-"""What nobody else needs: digests and dropped columns of an archive, sentences on why a table was not made."""
+"""What nobody else needs: digests, dropped columns of an archive, sentences on why a table was not made."""
 _OWN = {"name", "images", "patients"}
 """Keys of this package that a field of a person may have as well."""
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()@./_-]{0,63}")

@@ -162,6 +162,16 @@ def test_reports_and_keys_of_patients_in_results_stop_the_push(value, tmp_path):
     assert verdicts(folder)["results.json"].verdict == "refused"
 
 
+@given(digest=st.integers(0, 2**64 - 1), reports=st.integers(0, 10**7))
+def test_digests_and_counts_by_source_stay_and_stop_no_push(tmp_path_factory, digest, reports):
+    folder = write_model(tmp_path_factory.mktemp("run"))
+    data = {"fingerprint": f"{digest:016x}", "report_labels": "/data/labels.parquet"}
+    results = {"name": "run", "data": data, "label_sources": {"train": {"hand": 3, "report": reports}}}
+    (folder / "results.json").write_text(json.dumps(results))
+    entry = verdicts(folder)["results.json"]
+    assert entry.verdict == "scrubbed" and json.loads(entry.content) == {"name": "run", "data": {}}
+
+
 def test_a_picture_of_the_data_goes_only_if_generated_or_declared_and_the_card_follows(tmp_path):
     folder = write_model(tmp_path / "m")
     Image.new("L", (8, 8)).save(folder / "reconstructions.png")
