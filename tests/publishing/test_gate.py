@@ -438,3 +438,13 @@ def test_a_damaged_chunk_is_no_png():
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(NotADirectoryError, match="nowhere"):
         review(tmp_path / "nowhere", "model", PRIVATE)
+
+
+@pytest.mark.parametrize("model", ["pre-trained", "untrained", "no network", "metadata alone", "majority class"])
+@pytest.mark.parametrize("pooling", ["grid+max+std", "mean+max+std", "thumbnail+HOG", "size", "nothing", "cls"])
+def test_a_table_of_rivals_goes(model, pooling, tmp_path):
+    folder = write_model(tmp_path / "m")
+    name = f"{model}, {pooling}"
+    table = {"ours": f"{name}, propagated labels", "rival": name, "rows": [{"model": model, "pooling": pooling}]}
+    (folder / "results.json").write_text(json.dumps({"name": "run", "probe": table}))
+    assert verdicts(folder)["results.json"].verdict != "refused"
