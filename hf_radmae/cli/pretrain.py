@@ -33,6 +33,7 @@ from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
 from hf_radmae.cli.runs import FINISHED, STOPPED, finished, options_of, start_of, used_options
+from hf_radmae.images.storage import write_whole
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.devices import use_available_cores
@@ -85,7 +86,7 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
         known = trainer.evaluate()["eval_loss"]
         if trainer.args.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"eval_loss": known}) + "\n", encoding="utf-8")
+            write_whole(file, json.dumps({"eval_loss": known}) + "\n")
     return known
 
 

@@ -1,6 +1,5 @@
 """Archives of other hospitals: other layouts, names, links and headers; every file is a row or is listed."""
 
-import datasets
 import numpy as np
 import pytest
 from damaged import radiograph
@@ -12,13 +11,7 @@ from tiny_dicom import write_dicom
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.mri.tree import copies_of
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 LAYOUTS = {

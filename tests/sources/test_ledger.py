@@ -21,6 +21,8 @@ from hf_radmae.sources.folder import read_folder
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.scan import scan
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 FOLDERS = (
     *("", "a", "train", "Test", "val", "dev", "other", "a/b/c", "my_train_data", "patient001/study1", "test set"),
     *("träin", "x" * 100, "with space", "evaluation/normal"),
@@ -28,14 +30,6 @@ FOLDERS = (
 NAMES = ("1", "train_1", "my-test-2", "VAL", "x.dev", "latest", "1.2.840.113", "scan (1)", "ü", "eval")
 KINDS = ("png", "PNG", "jpg", "JPEG", "tif", "dcm", "DCM", "", "dicom", "img")
 _content = itertools.count()
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def picture(kind: str) -> bytes:

@@ -18,18 +18,12 @@ from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.parquet import FOOTER
 from hf_radmae.sources.patients import connected_groups, image_groups
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 HEADER_DAMAGE = {"empty.png", "text.png", "header.png", "pixel.png", "long.png", "bomb.png", "larger_bomb.png"} | {
     "frames.tif"
 }
 """The damaged files that have no readable size; the others show when their pixels are decoded."""
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def write_folder(folder, images: int = 40, first: int = 0, **metadata) -> list[str]:

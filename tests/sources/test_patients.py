@@ -18,18 +18,12 @@ from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.near import DISTANCE, close_pairs
 from hf_radmae.sources.patients import folder_patient, known_share, means_patient, normalise_patient, resampled
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 PERSONS = ("patient", "Patient", "PATIENT", "subject", "Subject", "participant")
 KINDS = ("", "id", "ID", "Id", "identifier", "number", "Nr", "key", "name")
 JOINS = ("", " ", "_", "-", ".", "  ")
 _content = itertools.count()
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def write(folder, patients, column: str | None = None, per_image: int = 1, name="{row}.png", copies=(), seed=None):
