@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from hf_radmae.classification.labels import Labels
 from hf_radmae.metrics.bootstrap import Metric, bootstrap_interval
 from hf_radmae.metrics.classification import accuracy, auroc, balanced_accuracy, macro_f1
+from hf_radmae.metrics.regression import mean_absolute_error, r2
+from hf_radmae.metrics.rows import mean_over_labels, of_rows
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,22 @@ class Predictions:
 
 
 def score(
-    predictions: Predictions, groups: Sequence | np.ndarray | None = None, bootstrap: int = 0, level: float = 0.95
+    predictions: Predictions, groups: Sequence | np.ndarray | None = None, bootstrap: int = 0
 ) -> dict[str, float]:
     """Scores of predictions, and with `bootstrap` resamples of `groups` the ends of their intervals, "*_low", "*_high".
 
     Classes: accuracy, balanced accuracy, macro F1, and AUROC (one against the rest) where two classes are there and
     training knew all. Several labels: the means of accuracy, balanced accuracy and AUROC over labels, each on the
-    images where it is known. Numbers: mean absolute error and R². What is not defined is left out.
+    images where it is known. Numbers: mean absolute error and R². What is not defined is left out. Resamples hold as
+    many groups of each class as there are.
     """
     places = np.arange(len(predictions.rows))
+    classes = predictions.labels.task == "single_label_classification"
+    options: dict[str, Any] = {"groups": groups, "strata": predictions.truth.astype(str) if classes else None}
     found: dict[str, float] = {}
     for name, (metric, predicted) in _metrics(predictions).items():
         if bootstrap:
-            interval = bootstrap_interval(metric, places, predicted, groups=groups, n=bootstrap, level=level)
-            found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            found |= bootstrap_interval(metric, places, predicted, n=bootstrap, **options).named(name)
         else:
             found[name] = float(metric(places, predicted)[0])
     return {name: value for name, value in found.items() if np.isfinite(value)}
@@ -92,60 +96,23 @@ def _metrics(predictions: Predictions) -> dict[str, tuple[Metric, np.ndarray]]:
     predicted = predictions.predicted
     if labels.task == "regression":
         return {
-            "mean_absolute_error": (_on(truth, _mean_absolute_error), predicted),
-            "r2": (_on(truth, _r2), predicted),
+            "mean_absolute_error": (of_rows(mean_absolute_error, truth), predicted),
+            "r2": (of_rows(r2, truth), predicted),
         }
     if labels.task == "multi_label_classification":
         return {
-            "accuracy": (_mean_over_labels(truth, accuracy), predicted),
-            "balanced_accuracy": (_mean_over_labels(truth, balanced_accuracy), predicted),
-            "auroc": (_mean_over_labels(truth, _auroc_if_two), scores),
+            "accuracy": (mean_over_labels(accuracy, truth), predicted),
+            "balanced_accuracy": (mean_over_labels(balanced_accuracy, truth), predicted),
+            "auroc": (mean_over_labels(auroc, truth, answers=2), scores),
         }
     truth = truth.astype(str)
     metrics: dict[str, tuple[Metric, np.ndarray]] = {
-        "accuracy": (_on(truth, accuracy), predicted),
-        "balanced_accuracy": (_on(truth, balanced_accuracy), predicted),
-        "macro_f1": (_on(truth, macro_f1), predicted),
+        "accuracy": (of_rows(accuracy, truth), predicted),
+        "balanced_accuracy": (of_rows(balanced_accuracy, truth), predicted),
+        "macro_f1": (of_rows(macro_f1, truth), predicted),
     }
     present = np.unique(truth)
     if len(present) > 1 and np.isin(present, labels.names).all():
         numbers = np.array([labels.names.index(name) for name in truth])
-        metrics["auroc"] = (_on(numbers, auroc), scores)
+        metrics["auroc"] = (of_rows(auroc, numbers), scores)
     return metrics
-
-
-def _on(truth: np.ndarray, metric: Callable) -> Metric:
-    return lambda references, predictions, weights=None: metric(truth[references], predictions, weights)
-
-
-def _mean_over_labels(truth: np.ndarray, metric: Callable) -> Metric:
-    def mean(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        values = []
-        for column in range(truth.shape[1]):
-            here = truth[references, column]
-            known = ~np.isnan(here)
-            if known.any():
-                part = None if weights is None else weights[:, known]
-                values.append(metric(here[known].astype(int), predictions[known, column], part))
-        return np.nanmean(values, axis=0)
-
-    return mean
-
-
-def _auroc_if_two(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    if len(np.unique(references)) < 2:
-        return np.full(1 if weights is None else len(weights), np.nan)
-    return auroc(references, predictions, weights)
-
-
-def _mean_absolute_error(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    weights = np.ones((1, len(truth))) if weights is None else weights
-    return weights @ np.abs(truth - predictions) / weights.sum(1)
-
-
-def _r2(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    weights = np.ones((1, len(truth))) if weights is None else weights
-    mean = weights @ truth / weights.sum(1)
-    spread = (weights * (truth - mean[:, None]) ** 2).sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - weights @ (truth - predictions) ** 2 / spread

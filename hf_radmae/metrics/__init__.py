@@ -14,6 +14,8 @@ from hf_radmae.metrics.classification import (
     sensitivity_at_specificity,
 )
 from hf_radmae.metrics.irma_error import CodeTree, IRMAError, irma_error
+from hf_radmae.metrics.regression import mean_absolute_error, r2
+from hf_radmae.metrics.rows import mean_over_labels, of_rows
 
 __all__ = [
     "CodeTree",
@@ -28,8 +30,12 @@ __all__ = [
     "confusion_matrix",
     "irma_error",
     "macro_f1",
+    "mean_absolute_error",
+    "mean_over_labels",
+    "of_rows",
     "paired_interval",
     "per_class",
+    "r2",
     "reliability",
     "sensitivity_at_specificity",
 ]

@@ -31,6 +31,10 @@ class Interval(NamedTuple):
     low: Any
     high: Any
 
+    def named(self, name: str) -> dict[str, Any]:
+        """The estimate under a name, and the ends under "*_low" and "*_high", as results hold them."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def is_missing(labels: Sequence | np.ndarray) -> np.ndarray:
     """True where a label is None, NaN, an empty text or a negative number (-1, -100); bool (images,)."""

@@ -12,7 +12,7 @@ import numpy as np
 def accuracy(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Share of right images, (resamples,)."""
     hits = np.asarray(references) == np.asarray(predictions)
-    weights = _weights(references, weights)
+    weights = image_weights(references, weights)
     return (weights @ hits.astype(np.float32)).astype(np.float64) / weights.sum(1, dtype=np.float64)
 
 
@@ -34,7 +34,7 @@ def per_class(references: np.ndarray, predictions: np.ndarray, weights: np.ndarr
     classes = np.union1d(references, predictions)
     true = (np.asarray(references)[:, None] == classes).astype(np.float32)
     predicted = (np.asarray(predictions)[:, None] == classes).astype(np.float32)
-    weights = _weights(references, weights)
+    weights = image_weights(references, weights)
     counts = (weights @ indicator for indicator in (true * predicted, true, predicted))
     hits, support, chosen = (count.astype(np.float64) for count in counts)  # whole numbers, exact in float32
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -90,7 +90,7 @@ def brier(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray |
     """
     truth = np.asarray(references)[:, None] == np.arange(np.shape(predictions)[1])
     errors = np.square(predictions - truth).sum(1)
-    weights = _weights(references, weights)
+    weights = image_weights(references, weights)
     return (weights @ errors) / weights.sum(1)
 
 
@@ -133,7 +133,7 @@ def _mean_over_classes(
         pairs = [(1, 1)]
     else:
         pairs = [(label, int(label)) for label in present]
-    weights = _weights(references, weights)
+    weights = image_weights(references, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = [score(references == label, scores[:, column], weights) for label, column in pairs]
         return np.nanmean(values, axis=0)
@@ -163,5 +163,6 @@ def _precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> 
     return (np.diff(above, axis=1, prepend=0) * precision).sum(1) / above[:, -1]
 
 
-def _weights(references: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def image_weights(references: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """The weights of a metric, (resamples, images): where there are none every image counts once."""
     return np.ones((1, len(references)), dtype=np.float32) if weights is None else weights

@@ -69,8 +69,8 @@ def probe_classifier(
     groups, predicted = image_groups(splits["test"])[places["test"]], head.predict(features["test"])[0]
     test: dict[str, float] = {}
     for name, metric in METRICS.items():
-        value, low, high = bootstrap_interval(metric, truth["test"], predicted, groups=groups, strata=truth["test"])
-        test |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        interval = bootstrap_interval(metric, truth["test"], predicted, groups=groups, strata=truth["test"])
+        test |= interval.named(name)
     classes = [str(name) for name in head.classes]
     options: dict[str, Any] = {"pooling": pooling, "num_channels": num_channels}
     classifier = export_classifier(encoder.cpu(), head.weight[0], head.bias[0], classes, **options)

@@ -77,7 +77,7 @@ def error_scores(maps: Mapping[int, np.ndarray], labels: np.ndarray, groups: np.
     found = []
     for name, values in zip(SUMMARIES, np.array(summaries).T, strict=True):
         interval = bootstrap_interval(auroc, truth, values, **options)
-        found.append({"summary": name, "auroc": interval.value, "auroc_low": interval.low, "auroc_high": interval.high})
+        found.append({"summary": name} | interval.named("auroc"))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,7 +31,6 @@ class Candidate:
         test: the same of the test images.
         unlabelled: training images whose features are used without their labels.
         views: images that passed through the network in training on labels, 0 for a head on frozen features.
-        chosen_on: labelled validation images that chose something within the model, such as its learning rate.
     """
 
     model: str
@@ -42,11 +41,6 @@ class Candidate:
     test: np.ndarray
     unlabelled: int = 0
     views: int = 0
-    chosen_on: int = 0
-
-    def draws(self, part: slice) -> Candidate:
-        """The same for some of the draws."""
-        return replace(self, validation=self.validation[:, part], test=self.test[:, part])
 
 
 def candidates(

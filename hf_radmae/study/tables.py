@@ -21,12 +21,13 @@ from hf_radmae.metrics import (
     bootstrap_interval,
     brier,
     confusion_matrix,
+    mean_over_labels,
+    of_rows,
     paired_interval,
-    per_class,
     reliability,
     sensitivity_at_specificity,
 )
-from hf_radmae.metrics.bootstrap import Metric
+from hf_radmae.metrics.bootstrap import Interval, Metric
 from hf_radmae.study.heads import Candidate
 from hf_radmae.study.tasks import TaskLabels
 
@@ -84,13 +85,13 @@ def score_table(
     for i, candidate in enumerate(found):
         row: dict[str, Any] = {name: getattr(candidate, name) for name in ("model", "kind", "head", "pooling", "views")}
         row |= {"unlabelled": candidate.unlabelled, "validation": valid[i], "seeds": len(candidate.test)}
-        row["chosen_on"] = max(candidate.chosen_on, len(places["validation"]))
+        row["chosen_on"] = len(places["validation"])
         if best[candidate.model, candidate.head] == i:
             intervals = {
                 name: bootstrap_interval(metric, places["test"], test(candidate), **options)
                 for name, metric in metrics.items()
             }
-            rows.append(_finite(row | _flat(intervals)))
+            rows.append(_finite(row | _named(intervals)))
         else:
             runs = test(candidate).reshape(-1, *test(candidate).shape[2:])
             value = np.mean([metrics[primary](places["test"], run)[0] for run in runs])
@@ -103,7 +104,7 @@ def score_table(
         if ours is not None and (other := first[kind]) is not None:
             shown = (primary,) if name == "elsewhere" else metrics
             pairs = {m: paired_interval(metrics[m], places["test"], test(ours), test(other), **options) for m in shown}
-            table[name] = _finite({"ours": title(ours), "rival": title(other)} | _flat(pairs))
+            table[name] = _finite({"ours": title(ours), "rival": title(other)} | _named(pairs))
     if details and not labels.multi:
         table["classes"] = {
             title(candidate): _by_class(candidate, labels, places["test"])
@@ -138,37 +139,18 @@ def metrics_of(labels: TaskLabels, split: str) -> dict[str, Metric]:
         "sensitivity": sensitivity_at_specificity,
     }
     if labels.multi:
-        return {name: _mean_over_labels(metric, truth) for name, metric in base.items()}
+        return {name: mean_over_labels(metric, truth, answers=2) for name, metric in base.items()}
     base["brier"] = brier
     if labels.task.columns == IRMA_COLUMN:
         codes, error = np.array(labels.classes), IRMAError(codes=labels.classes)
         base["irma_error"] = lambda t, s, w=None: error(codes[t], codes[s.argmax(-1)], w)
     if len(np.unique(truth[truth >= 0])) < 2:  # such a split has no order to score
         base = {name: base[name] for name in ("balanced_accuracy", "accuracy", "brier")}
-    return {name: _of_rows(metric, truth) for name, metric in base.items()}
+    return {name: of_rows(metric, truth) for name, metric in base.items()}
 
 
 def _decided(scores: np.ndarray) -> np.ndarray:
     return scores.argmax(-1) if scores.ndim == 2 else (scores >= 0.5).astype(np.int64)
-
-
-def _of_rows(metric: Callable, truth: np.ndarray) -> Metric:
-    return lambda references, predictions, weights=None: metric(truth[references], predictions, weights)
-
-
-def _mean_over_labels(metric: Callable, truth: np.ndarray) -> Metric:
-    """The mean over labels, each on the images where it is known and where both answers occur."""
-
-    def score(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        values = []
-        for label, here in enumerate(truth[references].T):
-            known = here >= 0
-            if len(np.unique(here[known])) == 2:
-                part = None if weights is None else weights[:, known]
-                values.append(metric(here[known], predictions[known, label], part))
-        return np.nanmean(values, axis=0) if values else np.full(1 if weights is None else len(weights), np.nan)
-
-    return score
 
 
 def _known(labels: TaskLabels, split: str) -> np.ndarray:
@@ -180,24 +162,17 @@ def _by_class(candidate: Candidate, labels: TaskLabels, places: np.ndarray) -> d
     """Recall and confusion over all runs, and reliability: of the task's classes in order."""
     runs = candidate.test[:, :, places].reshape(-1, len(places), len(labels.classes))
     truth, size = labels.values["test"][places], len(labels.classes)
-    matrix = sum(confusion_matrix(truth, run.argmax(1), size) for run in runs) / len(runs)
-    present = np.unique(truth)
-    recall = np.full(size, np.nan)
-    for run in runs:
-        found = per_class(truth, run.argmax(1))[0]
-        classes = np.union1d(truth, run.argmax(1))
-        recall[present] = np.nan_to_num(recall[present]) + found[1][np.isin(classes, present)] / len(runs)
-    flat = np.concatenate(runs), np.tile(truth, len(runs))
+    matrix = np.mean([confusion_matrix(truth, run.argmax(1), size) for run in runs], axis=0)
+    images = matrix.sum(1)
     return {
-        "recall": [None if np.isnan(value) else float(value) for value in recall],
-        "confusion": np.asarray(matrix).round(2).tolist(),
-        "reliability": reliability(flat[1], flat[0]),
+        "recall": [hits / count if count else None for hits, count in zip(matrix.diagonal(), images, strict=True)],
+        "confusion": matrix.round(2).tolist(),
+        "reliability": reliability(np.tile(truth, len(runs)), np.concatenate(runs)),
     }
 
 
-def _flat(scores: Mapping[str, Any]) -> dict[str, float]:
-    ends = (("", 0), ("_low", 1), ("_high", 2))
-    return {f"{name}{end}": interval[i] for name, interval in scores.items() for end, i in ends}
+def _named(scores: Mapping[str, Interval]) -> dict[str, float]:
+    return {key: value for name, interval in scores.items() for key, value in interval.named(name).items()}
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,14 @@ import torch
 from damaged import damaged_files
 from patterns import KINDS, make_parts, picture, small
 
-from hf_radmae.classification import ClassifierTrainingArguments, fit_labels, train_classifier
+from hf_radmae.classification import (
+    ClassifierTrainingArguments,
+    Labels,
+    Predictions,
+    fit_labels,
+    score,
+    train_classifier,
+)
 from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.metrics import balanced_accuracy
@@ -64,6 +71,15 @@ def test_predictions_are_those_that_the_scores_are_of(parts, tmp_path):
     table = pq.read_table(tmp_path / "p.parquet").to_pydict()
     assert list(table) == ["row", "truth", "predicted", *(f"score_{kind}" for kind in sorted(KINDS))]
     assert table["predicted"] == found.predicted.tolist()
+
+
+def test_intervals_keep_the_number_of_images_of_each_class():
+    """A resample that holds the rare class more or less often would be another test set."""
+    labels = Labels(("c",), "single_label_classification", ("common", "rare"))
+    truth = np.array(["common"] * 48 + ["rare"] * 2, dtype=object)
+    scores = np.repeat([[0.9, 0.1]], 50, axis=0)  # everything is called common
+    found = score(Predictions(labels, np.arange(50), truth, scores), bootstrap=200)
+    assert found["accuracy"] == found["accuracy_low"] == found["accuracy_high"] == pytest.approx(0.96)
 
 
 def test_labels_outside_of_the_draw_make_no_difference(tmp_path):

@@ -65,6 +65,32 @@ def test_scores_of_thresholds_agree_with_scikit_learn_with_ties(seed, levels):
     assert metrics.brier(true, both)[0] == pytest.approx(2 * reference.brier_score_loss(true, score))
 
 
+def test_scores_of_numbers_agree_with_scikit_learn_and_weights_equal_repeated_images():
+    rng = np.random.default_rng(0)
+    true, predicted, counts = rng.normal(size=40), rng.normal(size=40), rng.integers(0, 3, (4, 40))
+    pairs = ((metrics.mean_absolute_error, reference.mean_absolute_error), (metrics.r2, reference.r2_score))
+    for metric, known in pairs:
+        assert metric(true, predicted)[0] == pytest.approx(known(true, predicted))
+        expected = [known(np.repeat(true, row), np.repeat(predicted, row)) for row in counts]
+        np.testing.assert_allclose(metric(true, predicted, counts.astype(np.float32)), expected)
+
+
+@pytest.mark.parametrize("missing", [np.nan, -1.0])
+def test_a_mean_over_labels_takes_each_where_it_is_known(missing):
+    rng = np.random.default_rng(0)
+    truth, scores = rng.integers(0, 2, (40, 3)).astype(float), rng.random((40, 3))
+    truth[:10, 0] = truth[:, 1] = missing
+    truth[:5, 1] = 1  # of one answer alone there is no order to score, but a share that is right
+    rows, decided = np.arange(40), (scores >= 0.5).astype(int)
+    areas = [
+        reference.roc_auc_score(truth[k, column], scores[k, column]) for column, k in ((0, rows >= 10), (2, rows >= 0))
+    ]
+    assert metrics.mean_over_labels(metrics.auroc, truth, answers=2)(rows, scores)[0] == pytest.approx(np.mean(areas))
+    shares = [(truth[known, i] == decided[known, i]).mean() for i, known in enumerate((truth >= 0).T)]
+    assert metrics.mean_over_labels(metrics.accuracy, truth)(rows, decided)[0] == pytest.approx(np.mean(shares))
+    assert np.isnan(metrics.mean_over_labels(metrics.accuracy, truth * missing * 0 + missing)(rows, decided)).all()
+
+
 def test_reliability_of_probabilities_that_are_the_truth_is_the_diagonal():
     rng = np.random.default_rng(0)
     first = rng.random(20_000)
