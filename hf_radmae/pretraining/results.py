@@ -11,12 +11,14 @@ from transformers import Trainer
 
 from hf_radmae.pretraining.devices import available_cores
 
+PACKAGES = ("hf_radmae", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "scikit-image")
+"""Those whose versions a run's results say."""
+
 
 def environment() -> dict[str, Any]:
     """Versions and hardware of this process, without the names of host, user or folders."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    packages = ("hf_radmae", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "scikit-image")
-    versions = {package: version(package) for package in packages}
+    versions = {package: version(package) for package in PACKAGES}
     return {"device": device, "cpus": available_cores(), "python": platform.python_version(), **versions}
 
 

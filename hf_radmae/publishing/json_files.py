@@ -13,6 +13,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
+from hf_radmae.pretraining.results import PACKAGES
 from hf_radmae.publishing.private import Private
 from hf_radmae.publishing.words import words
 
@@ -36,8 +37,7 @@ _LOCAL = {
     *("name_or_path", "logging_dir", "run_name", "hub_model_id", "hub_token", "_commit_hash", "left_out_columns"),
 }
 """Keys whose texts are places on this machine or name someone's account: they are taken out."""
-_VERSIONS = {"python", "torch", "torchvision", "transformers", "datasets", "accelerate", "numpy", "pillow", "pyarrow"}
-_VERSIONS |= {"pydicom", "hf_radmae", "transformers_version", "version"}
+_VERSIONS = {"python", *PACKAGES, "torchvision", "pillow", "pyarrow", "pydicom", "transformers_version", "version"}
 _GOES_NOWHERE = {
     "manifest.json": frozenset({"input", "key", "left_out"}),
     "results.json": frozenset({"refused", "fingerprint", "label_sources"}),
@@ -94,7 +94,7 @@ def rewritten_json(
         raise ValueError("is no JSON object")
     if name == "model.safetensors.index.json":
         return _text(_index(value), value, content), [], []
-    only = _Filter(name, private, _class_names(value), allows)
+    only = _Filter(name, private, value, allows)
     kept = only.value(value, name)
     return _text(kept, value, content), sorted(set(only.dropped)), only.allowed
 
@@ -162,6 +162,14 @@ def _class_names(value: dict[str, Any]) -> frozenset[str]:
     return frozenset(name for name in found if isinstance(name, str))
 
 
+def _models(value: Any) -> frozenset[str]:
+    """The models that have a row in a table of results."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    found = frozenset().union(*map(_models, parts))
+    is_row = isinstance(value, dict) and "pooling" in value and isinstance(value.get("model"), str)
+    return found | {value["model"]} if is_row else found
+
+
 _GONE: Any = object()
 
 
@@ -174,8 +182,9 @@ def _is_phrase(text: str) -> bool:
 class _Filter:
     """Takes out what does not belong to a file, and refuses what tells something."""
 
-    def __init__(self, name: str, private: Private, classes: frozenset[str], allows: Callable[[str], bool]):
-        self.private, self.classes, self.texts, self.allows = private, classes, _known()[name], allows
+    def __init__(self, name: str, private: Private, value: dict[str, Any], allows: Callable[[str], bool]):
+        self.private, self.texts, self.allows = private, _known()[name], allows
+        self.classes, self.models = _class_names(value), _models(value)
         self.gone = _GOES_NOWHERE.get(name, frozenset())
         self.dropped: list[str] = []
         self.allowed: list[str] = []
@@ -226,7 +235,9 @@ class _Filter:
                 return text
             self.dropped.append(key)
             return _GONE
-        if text == "" or (key in self.texts and _is_phrase(text)) or (key in _VERSIONS and _VERSION.fullmatch(text)):
+        if text == "" or (key in _VERSIONS and _VERSION.fullmatch(text)):
+            return text
+        if key in self.texts and (_is_phrase(text) or self._is_title(text)):
             return text
         if key.startswith("Auto") and _CLASS.fullmatch(text):
             return text
@@ -249,6 +260,11 @@ class _Filter:
             self._refuse(f"holds {kind}, {told}, in {what} {text[:80]!r} (under {key!r})", text)
         if len(text) > 64 or len(text.split()) > 6 or not text.isprintable():
             self._refuse(f"holds {what} {text[:80]!r} under {key!r}: expected a short name", text)
+
+    def _is_title(self, text: str) -> bool:
+        """Whether a text names a row of a table: its model, which the row shows, and words of this package."""
+        model, _, rest = text.partition(", ")
+        return model in self.models and _is_phrase(rest)
 
     def _is_on_the_hub(self, text: str) -> bool:
         """Whether a checkpoint is one on the Hub, owner/name, rather than a folder."""

@@ -22,6 +22,8 @@ from hf_radmae.cli.results import probe_text, save_results
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining.figures import COLUMNS, reconstruct, reconstruction_figure, save_figure
 from hf_radmae.pretraining.results import environment
+from hf_radmae.publishing.json_files import rewritten_json
+from hf_radmae.publishing.private import Private
 from hf_radmae.study.pretrained import probe_against_rivals
 
 PATCH = 8
@@ -181,6 +183,13 @@ def test_a_network_is_compared_with_every_rival(tmp_path):
     assert next(row["pooling"] for row in probe["rows"] if row["model"] == "resnet") != "cls"
     text = probe_text(probe)
     assert "pre-trained" in text and " minus " in text and "resnet" in text
+    results = json.loads(
+        save_results({"name": "run", "environment": environment(), "probe": probe}, tmp_path).read_text()
+    )
+    written, left_out, _ = rewritten_json("results.json", json.dumps(results).encode(), Private(frozenset()))
+    assert left_out == ["refused"]  # by the gate, which knows every model, pooling and head
+    titles = {table["elsewhere"]["rival"] for table in json.loads(written)["probe"]["tables"]}
+    assert titles == {table["elsewhere"]["rival"] for table in probe["tables"]}
 
 
 def test_a_probe_without_one_per_cent_says_so_and_keeps_the_rest():

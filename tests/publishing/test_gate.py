@@ -22,7 +22,11 @@ from hf_radmae.publishing.pictures import pixels_alone
 from hf_radmae.publishing.private import Private
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
+from hf_radmae.study.arguments import SUPERVISED
+from hf_radmae.study.heads import NETWORK_POOLINGS
+from hf_radmae.study.pretrained import OURS, PIXEL_POOLINGS, PIXELS, UNTRAINED
 
+MODELS = ("majority class", "metadata alone", OURS, UNTRAINED, PIXELS, *SUPERVISED.values())
 STATEMENT = Statement(
     "cc-by-4.0", "Ids are hashed, headers dropped, every image was looked at.", burned_in_checked=True
 )
@@ -440,11 +444,25 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         review(tmp_path / "nowhere", "model", PRIVATE)
 
 
-@pytest.mark.parametrize("model", ["pre-trained", "untrained", "no network", "metadata alone", "majority class"])
-@pytest.mark.parametrize("pooling", ["grid+max+std", "mean+max+std", "thumbnail+HOG", "size", "nothing", "cls"])
-def test_a_table_of_rivals_goes(model, pooling, tmp_path):
+@pytest.mark.parametrize("model", [*MODELS, "vit-base-patch16-224-in21k", "dinov2-base-finetuned-radiographs-224"])
+def test_a_table_of_rivals_goes(model, tmp_path):
     folder = write_model(tmp_path / "m")
-    name = f"{model}, {pooling}"
-    table = {"ours": f"{name}, propagated labels", "rival": name, "rows": [{"model": model, "pooling": pooling}]}
+    for pooling in (*NETWORK_POOLINGS, *PIXEL_POOLINGS, "size", "nothing", "grid5"):
+        name = f"{model}, {pooling}"
+        table = {"ours": f"{name}, propagated labels", "rival": name, "rows": [{"model": model, "pooling": pooling}]}
+        (folder / "results.json").write_text(json.dumps({"name": "run", "probe": table}))
+        assert verdicts(folder)["results.json"].verdict != "refused"
+
+
+@pytest.mark.parametrize(
+    "model, rival",
+    [
+        *(("resnet", "no-such-row, grid"), ("resnet", "resnet, a remark"), ("resnet", "resnet, grid, Hans")),
+        ("Mueller", "Mueller, grid"),
+    ],
+)
+def test_a_text_that_is_no_row_of_the_table_stops_the_push(model, rival, tmp_path):
+    folder = write_model(tmp_path / "m")
+    table = {"rival": rival, "rows": [{"model": model, "pooling": "grid"}]}
     (folder / "results.json").write_text(json.dumps({"name": "run", "probe": table}))
-    assert verdicts(folder)["results.json"].verdict != "refused"
+    assert verdicts(folder)["results.json"].verdict == "refused"
