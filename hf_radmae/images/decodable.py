@@ -18,7 +18,7 @@ def refusals(dataset: Dataset, max_pixels: int) -> Iterator[str]:
     """Yield why the picture cannot be decoded here, or would take unbounded memory, before anything is allocated."""
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     samples = integer(dataset, "SamplesPerPixel") if element(dataset, "SamplesPerPixel") not in (None, "") else 0
-    photometric = str(dataset.PhotometricInterpretation).strip(" \0").upper()
+    photometric = dataset.PhotometricInterpretation
     allocated, stored, high = (
         integer(dataset, "BitsAllocated"),
         integer(dataset, "BitsStored"),

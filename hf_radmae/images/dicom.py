@@ -183,6 +183,7 @@ def read_radiograph(
     if header.frames > 1:
         reason = f"multi-frame: {header.frames} frames where one radiograph is expected; remove it or export one frame"
         raise MultiFrameError(source, reason)
+    dataset.PhotometricInterpretation = header.photometric  # decoders know capitals only
     with _named(source, "its header does not fit its pixels; correct it or export the file again"):
         for reason in refusals(dataset, max_pixels):
             raise DicomError(source, reason)

@@ -12,13 +12,13 @@ import stat
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from hf_radmae.images import raster
-from hf_radmae.images.dicom import read_header, read_radiograph
+from hf_radmae.images.dicom import DicomError, read_header, read_radiograph
 from hf_radmae.images.storage import StorageError, steady
 from hf_radmae.images.streams import IncompleteError
 
@@ -75,8 +75,8 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     elif _is_dicom(payload, name):
         try:
             array = read_radiograph(payload).pixels
-        except ValueError as error:
-            raise ImageError(name, str(error)) from error
+        except DicomError as error:
+            raise ImageError(name, error.reason) from error
     else:
         array = _decode(payload, name)
     check_size(array.shape[0], array.shape[1], name)
@@ -103,8 +103,8 @@ def image_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
     elif _is_dicom(payload, name):
         try:
             header = read_header(payload)
-        except ValueError as error:
-            raise ImageError(name, str(error)) from error
+        except DicomError as error:
+            raise ImageError(name, error.reason) from error
         height, width = header.shape
     else:
         try:
@@ -182,23 +182,27 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
     check_size(image.height, image.width, name)
     try:
         if isinstance(image, ImageFile.ImageFile) and image.tile and image.fp is not None:
-            place = image.fp.tell()
-            image.fp.seek(0)
-            content = image.fp.read(MAX_BYTES)
-            image.fp.seek(place)
-            return _decode(content, name)
+            return _decode(steady(partial(_content, image.fp), name), name)
         if image.format == "TIFF" and (wide := max(image.tag_v2.get(258, (1,)))) > 8:  # type: ignore[attr-defined]
             if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
                 raise ImageError(name, f"had {wide} bits, of which Pillow kept 8: give its path or its bytes")
             if image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
                 raise ImageError(name, "is WhiteIsZero, which Pillow leaves negative: give its path or its bytes")
         return raster.from_pil(image)
-    except ImageError:
+    except (ImageError, StorageError):
         raise
     except raster.RasterError as error:
         raise ImageError(name, str(error)) from error
     except Exception as error:  # Pillow raises nearly any error for damaged files
         raise ImageError(name, f"is damaged: {error}") from error
+
+
+def _content(file: IO[bytes]) -> bytes:
+    place = file.tell()
+    file.seek(0)
+    content = file.read(MAX_BYTES)
+    file.seek(place)
+    return content
 
 
 def _grey(array: np.ndarray, name: str) -> np.ndarray:

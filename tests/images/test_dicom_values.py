@@ -166,6 +166,14 @@ def test_an_error_names_the_element_and_quotes_nothing(elements, named):
     assert "Z" not in str(caught.value).replace(named, "")
 
 
+@pytest.mark.parametrize("codec", COMPRESSED)
+@pytest.mark.parametrize("text", ["monochrome1", "Monochrome1 ", "MONOCHROME1\0"])
+def test_the_photometric_interpretation_is_known_in_any_case(codec, text):
+    values = RAMP.astype(np.uint16)
+    pixels = read_radiograph(written(values, codec, BitsStored=12, PhotometricInterpretation=text)).pixels
+    np.testing.assert_array_equal(pixels, 4095 - values)
+
+
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize(
     ("elements", "shape"),
@@ -205,6 +213,15 @@ def test_what_the_header_says_about_names_is_read(text, kept):
     assert yes_or_no(header.burned_in_annotation) == yes_or_no(header.patient_identity_removed) == kept
 
 
-def test_a_damaged_picture_is_an_image_error():
+@pytest.mark.parametrize("kind", ["path", "bytes", "row"])
+def test_a_damaged_picture_is_an_image_error_whose_reason_names_no_file(kind, tmp_path):
+    content = tiny_dicom(RAMP.astype(np.uint16), drop=("Rows",))
+    path = tmp_path / "Mustermann.dcm"
+    path.write_bytes(content)
+    source = {"path": str(path), "bytes": content, "row": {"bytes": content, "path": str(path)}}[kind]
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError) as caught:
+            read(source)
+        assert caught.value.reason == "its header has no Rows; complete it or remove the file"
     with pytest.raises(ImageError):
         read_image(tiny_dicom(RAMP.astype(np.uint16))[:-100])

@@ -2,8 +2,11 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hf_radmae.images.dicom import DicomError
 from hf_radmae.images.image import ImageError, image_size, read_image
@@ -77,6 +80,27 @@ def test_readers_of_images_end_the_run_and_blame_no_image(tmp_path, monkeypatch,
     monkeypatch.setattr("hf_radmae.images.storage.PAUSES", (0, 0))
     with pytest.raises(StorageError, match="does not answer"):
         function(str(path))
+
+
+def test_a_picture_that_pillow_has_opened_ends_the_run_too(tmp_path, monkeypatch):
+    """Its header was read, then the mount went away."""
+    path = tmp_path / "scan.png"
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20)).save(path)
+    monkeypatch.setattr("hf_radmae.images.storage.PAUSES", (0, 0))
+    with Image.open(path) as opened:
+        expected, read = read_image(opened), opened.fp.read
+        answers = [OSError(errno.EIO, "Input/output error")] * 2
+
+        def failing_read(*size: int) -> bytes:
+            if answers:
+                raise answers.pop()
+            return read(*size)
+
+        opened.fp = SimpleNamespace(read=failing_read, seek=opened.fp.seek, tell=opened.fp.tell, close=opened.fp.close)
+        np.testing.assert_array_equal(read_image(opened), expected)
+        answers += [OSError(errno.EIO, "Input/output error")] * 3
+        with pytest.raises(StorageError, match="does not answer"):
+            read_image(opened)
 
 
 def test_a_mount_that_is_gone_is_no_missing_file(tmp_path):
