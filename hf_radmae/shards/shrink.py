@@ -42,7 +42,8 @@ class PrepareOptions:
         maximum: Drop an image with no grey value above this, see `pixel_rule`; None drops none.
         mean: Drop an image whose mean grey value is at most this, see `pixel_rule`; None drops none.
         drawing: Drop a DICOM file whose ImageType says DRAWING.
-        keep_burned_in: Keep a DICOM file whose BurnedInAnnotation says YES: text in the picture may name the patient.
+        keep_burned_in: Keep a DICOM file whose BurnedInAnnotation says YES, or an image whose column
+            `burned_in_annotation` does: text in the picture may name the patient.
         labels: Columns to keep beside sizes and ids; by default those of classes and of truth values.
         images_per_shard: Images of a shard before any is dropped: what a worker loses at most when it is killed.
         seed: Of the order of the images, mixed so that a stream of a few shards is varied.
@@ -63,7 +64,9 @@ class PrepareOptions:
     maximum: float | None = field(default=None, metadata={"help": "Drop images with no grey value above this."})
     mean: float | None = field(default=None, metadata={"help": "Drop images whose mean is at most this."})
     drawing: bool = field(default=False, metadata={"help": "Drop DICOM files that are drawings by their ImageType."})
-    keep_burned_in: bool = field(default=False, metadata={"help": "Keep DICOM files with text burnt into the picture."})
+    keep_burned_in: bool = field(
+        default=False, metadata={"help": "Keep images that are marked as having text burnt in."}
+    )
     labels: list[str] | None = field(default=None, metadata={"help": "Columns to keep; default: all class labels."})
     images_per_shard: int = field(default=1000, metadata={"help": "Images of a shard, lost at most by a kill."})
     seed: int = field(default=42, metadata={"help": "Of the order of the images."})

@@ -24,6 +24,7 @@ from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.images.storage import StorageError, steady, storage_fault, whole_file
 from hf_radmae.shards.shrink import PrepareOptions, encode, field_box, shrink, target_size
 from hf_radmae.sources.mri.cleaning import CleaningRules, pixel_rule
+from hf_radmae.sources.mri.table import HEADER_ANSWERS
 from hf_radmae.sources.parquet import FOOTER
 
 ROW_GROUP = 100  # rows, and
@@ -34,8 +35,8 @@ SIZES: dict[str, Any] = {
     "spacing": datasets.List(datasets.Value("float32")),  # (row, column) of the prepared image in mm, null if unknown
     "patient_mask": datasets.Value("binary"),  # where the patient is, and the grey range: see `batching.content`
     "grey_range": datasets.List(datasets.Value("float64")),
-    # What a DICOM header says, YES or NO, null where it says nothing.
-    **{name: datasets.Value("string") for name in ("burned_in_annotation", "patient_identity_removed")},
+    # What a DICOM header says, else the source: YES or NO, null where neither says anything.
+    **{name: datasets.Value("string") for name in HEADER_ANSWERS},
 }
 
 
@@ -123,10 +124,7 @@ class ShardWriter:
             except StorageError:
                 raise
             except ImageError as error:
-                # The reader's own text names what it read; its reason does not.
-                cause = error.__cause__
-                reason = cause.reason if isinstance(cause, DicomError) else error.reason
-                report.quarantine.append((index, own["image_id"], reason))
+                report.quarantine.append((index, own["image_id"], error.reason))
             except FileNotFoundError:
                 report.quarantine.append((index, own["image_id"], "is missing: no such file"))
             except OSError as error:
@@ -162,7 +160,8 @@ class ShardWriter:
         rule = pixel_rule(pixels, limits, header.bits_stored if header else None)
         if header and self.options.drawing and "DRAWING" in header.image_type:
             rule = "drawing"
-        if header and not self.options.keep_burned_in and header.burned_in_annotation == "YES":
+        answers = {name: _answer(name, header, row) for name in HEADER_ANSWERS}
+        if not self.options.keep_burned_in and answers["burned_in_annotation"] == "YES":
             rule = "burned_in_annotation"
         if rule is not None:
             report.dropped[rule] += 1
@@ -183,8 +182,7 @@ class ShardWriter:
             "original_width": original_width,
             "spacing": spacing and [step * scale for step, scale in zip(spacing, scales, strict=True)],
             **measure_image(small),
-            "burned_in_annotation": header and yes_or_no(header.burned_in_annotation),
-            "patient_identity_removed": header and yes_or_no(header.patient_identity_removed),
+            **answers,
         }
 
 
@@ -197,8 +195,8 @@ def shard_features(rows: datasets.Dataset, ids: pa.Table, labels: list[str]) -> 
 
 def shard_rows(rows: datasets.Dataset, labels: list[str], chosen: np.ndarray) -> datasets.Dataset:
     """What a shard needs of some rows, in memory: it can be sent to a machine that does not hold the data set."""
-    columns = [name for name in ("image", "spacing", *labels) if name in rows.column_names]
-    part = rows.select_columns(columns)
+    wanted = {"image", "spacing", *HEADER_ANSWERS, *labels}
+    part = rows.select_columns([name for name in rows.column_names if name in wanted])
     table = part.with_format("arrow")[chosen]
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=part.features))
 
@@ -218,6 +216,12 @@ def _read(content: bytes, name: str) -> tuple[np.ndarray, RadiographHeader | Non
     except DicomError as error:
         raise ImageError(name, error.reason) from error
     return read_image(radiograph.pixels, name), radiograph
+
+
+def _answer(name: str, header: RadiographHeader | None, row: Mapping[str, Any]) -> str | None:
+    """YES or NO of a DICOM header, else of a source's own column: what it prepared or converted has no header."""
+    said = yes_or_no(getattr(header, name)) if header else None
+    return said or yes_or_no(str(row.get(name)).strip().upper())
 
 
 def _spacing(value: Any) -> tuple[float, float] | None:

@@ -39,6 +39,30 @@ def test_burnt_in_text_is_left_out_unless_asked_for(tmp_path, keep):
     assert manifest["counts"]["train"]["dropped"] == ({} if keep else {"burned_in_annotation": 1})
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_a_source_says_of_images_without_a_header_counts_as_much(tmp_path, keep):
+    said = ["YES", "NO", None, "yes ", "Mustermann"]
+    rows = datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": encode(radiograph(40, 48, seed), "PNG"), "path": None} for seed in range(len(said))],
+            **{name: [side] * len(said) for name, side in (("height", 40), ("width", 48))},
+            "image_id": [str(row) for row in range(len(said))],
+            "burned_in_annotation": said,
+            "patient_identity_removed": said,
+        }
+    ).cast_column("image", datasets.Image(decode=False))
+    for number in (1, 2):  # the second time of the shards of the first
+        options = PrepareOptions(longest_side=32, keep_burned_in=keep or number == 1)
+        prepare({"train": rows}, tmp_path / str(number), options, key=b"key")
+        (file,) = (tmp_path / str(number) / "data").iterdir()
+        table = pq.read_table(file, columns=["burned_in_annotation", "patient_identity_removed"]).to_pylist()
+        found = sorted((str(row["burned_in_annotation"]), str(row["patient_identity_removed"])) for row in table)
+        yes = [("YES", "YES")] * 2 if options.keep_burned_in else []
+        assert found == sorted([("NO", "NO"), ("None", "None"), ("None", "None"), *yes])
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
+        rows = rows.cast_column("image", datasets.Image(decode=False))
+
+
 @pytest.mark.parametrize("verify", ["headers", "files"])
 def test_the_index_of_an_archive_has_the_answers_of_its_headers(tmp_path, verify):
     for row, (burned, removed) in enumerate(ANSWERS * 3):
