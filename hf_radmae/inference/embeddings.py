@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,17 +27,19 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from fsspec.utils import glob_translate
 from torch import Tensor
 from transformers import ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.images.dicom import DicomError
 from hf_radmae.images.image import ImageError, ImageSource
+from hf_radmae.images.storage import whole_file
 from hf_radmae.models.masking import patch_grid
 from hf_radmae.models.modeling_radiograph_vit import pool_tokens
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.shards.writer import FOOTER
 from hf_radmae.sources.pseudonyms import pseudonyms
+from hf_radmae.sources.scan import Found, Scan, is_hidden, walk
 
 EMBEDDING_FOOTER = b"hf_radmae_embedding"
 
@@ -63,36 +66,45 @@ class Part:
 def folder_parts(
     folder: str | Path, key: bytes | None, *, pattern: str = "**/*", images_per_part: int = 1000
 ) -> list[Part]:
-    """The files of a folder, in the order of their paths; hidden ones are left out.
+    """The files of a folder or in its zips, in the order of their names; hidden ones are left out.
+
+    Linked folders are followed, each real folder once. What cannot be listed or followed is in a part too, so that it
+    is skipped by name.
 
     Args:
         folder: of images or DICOM files, in folders or not.
         key: of the hashes in place of paths, `prepare` with the same key gives the same; None keeps the paths, relative
-            to the folder.
+            to the folder, bytes that are not UTF-8 as in `\\xe9`.
         pattern: which files, as `Path.glob` has it.
         images_per_part: files of a part, lost at most when the run is killed.
 
     Raises:
         FileNotFoundError: there is no such folder, or no file in it that fits.
+        StorageError: the storage does not answer.
     """
-    root = Path(folder)
-    files = sorted(path.relative_to(root) for path in root.glob(pattern) if path.is_file())
-    files = [file for file in files if not any(name.startswith(".") for name in file.parts)]
+    found = Scan(Path(folder))
+    files = list(walk(str(folder), found)) if found.root.is_dir() else []
+    files += [Found(str(found.root / name), name, 0) for name, _ in found.listed]
+    fits = re.compile(glob_translate(pattern)).match
+    files = sorted((file for file in files if fits(file.name) and not is_hidden(file.name)), key=_place)
     if not files:
-        raise FileNotFoundError(f"{root} is no folder with files that fit {pattern!r}")
-    names = [file.as_posix() for file in files]
+        raise FileNotFoundError(f"{folder} is no folder with files that fit {pattern!r}")
+    names = [os.fsencode(file.name).decode(errors="backslashreplace") for file in files]
     ids = pseudonyms(pa.chunked_array([names]), key, b"image_id").to_pylist() if key else names
     schema = pa.schema({"image_id": pa.string()})
     count = -(-len(files) // images_per_part)
     parts = []
     for number in range(count):
         chosen = slice(number * images_per_part, (number + 1) * images_per_part)
-        pairs = [({"image_id": name}, str(root / file)) for name, file in zip(ids[chosen], files[chosen], strict=True)]
-        sizes = [os.path.getsize(path) for _, path in pairs]
-        identity = _digest(*(row["image_id"] for row, _ in pairs), *map(str, sizes))
+        pairs = [({"image_id": name}, file.path) for name, file in zip(ids[chosen], files[chosen], strict=True)]
+        identity = _digest(*ids[chosen], *(str(file.bytes) for file in files[chosen]))
         name = f"train-{number:05d}-of-{count:05d}.parquet"  # one split, as `datasets` tells them by name
         parts.append(Part(name, schema, len(pairs), identity, partial(iter, pairs)))
     return parts
+
+
+def _place(file: Found) -> list[str]:
+    return file.name.split("/")
 
 
 def shard_parts(folder: str | Path) -> list[Part]:
@@ -228,9 +240,8 @@ class Embedder:
         rows = [{**row, **vectors} for row, vectors in found]
         text = json.dumps({**footer, "skipped": skipped})
         schema = schema.with_metadata({EMBEDDING_FOOTER: text.encode()})
-        temporary = folder / f".{part.name}.{os.getpid()}"
-        pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
-        os.replace(temporary, folder / part.name)
+        with whole_file(folder / part.name) as unfinished:
+            pq.write_table(pa.Table.from_pylist(rows, schema), unfinished, compression="zstd")
 
     def vectors(
         self,
@@ -254,7 +265,8 @@ class Embedder:
             try:
                 pixels = future.result()
             except (ImageError, FileNotFoundError) as error:
-                skipped.append({"image_id": row["image_id"], "reason": _reason(error)})
+                reason = error.reason if isinstance(error, ImageError) else "is missing: no such file"
+                skipped.append({"image_id": row["image_id"], "reason": reason})
                 continue
             group = groups[pixels.shape]
             group.append((place, pixels))
@@ -329,14 +341,6 @@ def _missing(parts: Sequence[Part], folder: Path, made_with: str) -> list[Part]:
 def part_footer(path: Path) -> dict[str, Any]:
     """The options, the fingerprint and the skipped images of a part; nothing of another Parquet file."""
     return json.loads((pq.read_metadata(path).metadata or {}).get(EMBEDDING_FOOTER, b"{}"))
-
-
-def _reason(error: Exception) -> str:
-    """Why an image was skipped, without the path that a reader names."""
-    if isinstance(error, FileNotFoundError):
-        return "is missing: no such file"
-    cause = error.__cause__
-    return cause.reason if isinstance(cause, DicomError) else error.reason  # type: ignore[attr-defined]
 
 
 def _digest(*texts: str) -> str:

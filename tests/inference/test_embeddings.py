@@ -1,9 +1,11 @@
 """Embeddings on disk: the vectors of the encoder, nothing that identifies anyone, and a killed run resumes."""
 
 import csv
+import os
 import runpy
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,28 @@ def test_bad_images_are_skipped_with_their_reasons_and_the_others_are_there(embe
     assert len(read(tmp_path / "out")) == 7
     assert all(entry["reason"] and str(tmp_path) not in entry["reason"] for entry in skipped)
     assert embedder.write(folder_parts(archive, None), tmp_path / "out", lambda _: None) == skipped
+
+
+def test_every_file_that_a_folder_leads_to_has_a_vector_or_a_reason(embedder, archive, tmp_path):
+    """Linked folders, with a link back; a zip; a link to nothing; a name in Latin-1."""
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "linked.png").write_bytes(encode(limb(seed=20), "PNG"))
+    (other / "back").symlink_to(archive)
+    (archive / "link").symlink_to(other)
+    (archive / "gone.png").symlink_to(tmp_path / "nothing.png")
+    with zipfile.ZipFile(archive / "more.zip", "w") as packed:
+        packed.writestr("packed.png", encode(limb(seed=21), "PNG"))
+    with open(os.path.join(os.fsencode(archive), b"Sch\xe4del.png"), "wb") as file:
+        file.write(encode(limb(seed=22), "PNG"))
+    skipped = embedder.write(folder_parts(archive, None), tmp_path / "out", lambda _: None)
+    assert skipped == [{"image_id": "gone.png", "reason": "is missing: no such file"}]
+    added = {"link/deep/linked.png", "more.zip/packed.png", "Sch\\xe4del.png"}
+    ids = [row["image_id"] for row in read(tmp_path / "out")]
+    assert len(ids) == 10 and added < set(ids)
+    assert len({row["image_id"] for part in folder_parts(archive, KEY) for row, _ in part.rows()}) == 11
+    (part,) = folder_parts(archive, None, pattern="*/deep/*.png")
+    assert [row["image_id"] for row, _ in part.rows()] == ["link/deep/linked.png"]
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])
