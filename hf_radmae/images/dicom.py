@@ -6,6 +6,8 @@ broken, and a bound on memory. Only the elements listed in `_KEYWORDS` are ever 
 what was read, so that no identifier of the patient can reach a caller or a log, not even out of a damaged file.
 """
 
+import logging
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +66,8 @@ _PIXEL_TAGS = {Tag(name) for name in _PIXELS}
 # pydicom warns with the value at hand, which in a damaged file may be the elements that follow, the patient's among
 # them. Its setting is one for the process: a temporary one would let other threads' warnings through.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+warnings.filterwarnings("ignore", module=r"pydicom\.charset")  # no setting silences those of character sets
+logging.getLogger("pydicom").setLevel(logging.ERROR)  # pydicom logs each warning, too
 
 
 class DicomError(ValueError):

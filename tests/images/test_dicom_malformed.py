@@ -1,5 +1,7 @@
 """Every way of breaking a DICOM file that was met or thought of, each with the error that it gives."""
 
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from traceback import format_exception
@@ -132,6 +134,32 @@ def test_a_damaged_file_gives_a_picture_or_a_named_error_and_never_the_patient(r
     assert 50 < pictures < 550, "both outcomes must be met"
     everything = "\n".join([*seen, *(str(warning.message) for warning in recwarn), caplog.text])
     assert [secret for secret in IDENTIFIERS.values() if secret in everything] == []
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_character_set_that_has_swallowed_the_patient_is_not_quoted(swallowed, tmp_path):
+    """In a process of its own, for pytest shows warnings that the package silences."""
+    file = tiny_dicom(SpecificCharacterSet="ISO_IR 100")
+    place = file.index(b"ISO_IR 100")
+    if swallowed:  # all elements before SamplesPerPixel
+        length = file.index(b"\x28\x00\x02\x00US") - place
+        file = file[: place - 2] + length.to_bytes(2, "little") + file[place:]
+    else:
+        file = file.replace(b"ISO_IR 100", b"Mustermann")
+    (tmp_path / "file").write_bytes(file)
+    code = """if True:
+        import logging, sys
+        from hf_radmae.images.dicom import DicomError, read_header, read_radiograph
+        logging.basicConfig(level=logging.DEBUG)
+        for read in (read_header, read_radiograph):
+            try:
+                print(read(sys.argv[1]).rows)
+            except DicomError as error:
+                print(error.reason)"""
+    command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "file")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert len(found.stdout.splitlines()) == 2
+    assert "Mustermann" not in found.stdout + found.stderr
 
 
 def test_a_declared_size_that_is_absurd_costs_no_memory():
