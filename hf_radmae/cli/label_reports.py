@@ -20,8 +20,9 @@ import json
 import shutil
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ from hf_radmae.reports.reading import ANSWERS
 from hf_radmae.reports.rules import choose, load_label_set
 from hf_radmae.sources.table_file import read_table
 
-PART = 2000  # reports a part holds, lost at most by an interruption
+PART = 2000  # reports a part holds; an interruption loses at most one a process
+IDS = ("id", "exam", "report_id", "accession_number", "study_id")
 
 
 @dataclass
@@ -49,7 +51,8 @@ class LabelArguments:
     output: str = field(metadata={"help": "Parquet file of the labels."})
     text_column: str = field(default="text", metadata={"help": "Column of the reports' text."})
     id_column: str | None = field(
-        default=None, metadata={"help": "Column that names a report; by default id, exam or report_id, or the row."}
+        default=None,
+        metadata={"help": f"Column that names a report; by default {', '.join(IDS)}, or the row's number."},
     )
     labels: list[str] | None = field(default=None, metadata={"help": "Labels to read for; by default all of the set."})
     label_set: str = field(default="de", metadata={"help": "de, en, or a YAML file of your own."})
@@ -67,15 +70,17 @@ def main() -> None:
     output = Path(args.output)
     parts = Path(f"{args.output}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(texts), PART)
-    with tqdm(total=len(texts), unit="report", desc="reports") as bar:
-        work = partial(_part, parts, names, args.label_set, args.second_reader)
-        chunks = [(ids[start : start + PART], texts[start : start + PART]) for start in starts]
+    work = partial(_part, parts, names, args.label_set, args.second_reader)
+    chunks = [(ids[start : start + PART], texts[start : start + PART]) for start in range(0, len(texts), PART)]
+    files = []
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(texts), unit="report", desc="reports"))
+        spread: Any = map
         if args.num_proc > 1 and args.second_reader is None:
-            with ProcessPoolExecutor(args.num_proc, mp_context=get_context("spawn")) as pool:
-                files = [_counted(bar, file, chunk) for file, chunk in zip(pool.map(work, chunks), chunks, strict=True)]
-        else:
-            files = [_counted(bar, work(chunk), chunk) for chunk in chunks]
+            spread = stack.enter_context(ProcessPoolExecutor(args.num_proc, mp_context=get_context("spawn"))).map
+        for chunk, file in zip(chunks, spread(work, chunks), strict=True):
+            files.append(file)
+            bar.update(len(chunk[0]))
     table = pa.concat_tables([pq.read_table(file) for file in files]) if files else pa.table({"id": []})
     with whole_file(output) as unfinished:
         pq.write_table(table, unfinished)
@@ -84,19 +89,20 @@ def main() -> None:
 
 
 def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[list[str], list[Any]]:
-    """Ids and texts of a table or of a folder of text files.
+    """Ids and texts of a table or of a folder of text files (.txt or without an ending, hidden ones left out).
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no text file in it.
-        ValueError: a column is missing.
+        ValueError: a column is missing, or a report has no id.
     """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in (".txt", ""))
+        plain = (file for file in path.rglob("*") if file.suffix.lower() in (".txt", "") and file.is_file())
+        files = sorted(file for file in plain if not file.name.startswith("."))
         if not files:
             raise FileNotFoundError(f"{path}: no text file (.txt) in the folder")
         names = [str(file.relative_to(path).with_suffix("")) for file in files]
         return names, [file.read_bytes() for file in files]
-    known = [id_column] if id_column else ["id", "exam", "report_id", "accession_number", "study_id"]
+    known = [id_column] if id_column else list(IDS)
     table, _ = read_table(path, [text_column, *known])
     wanted = [text_column, id_column] if id_column else [text_column]
     if missing := [name for name in wanted if name not in table.column_names]:
@@ -106,8 +112,13 @@ def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[l
             "name them with --text_column and --id_column"
         )
     found = next((name for name in known if name in table.column_names), None)
-    ids = [str(value) for value in table[found].to_pylist()] if found else [str(row) for row in range(len(table))]
-    return ids, [None if text is None else str(text) for text in table[text_column].to_pylist()]
+    given = table[found].to_pylist() if found else list(range(len(table)))
+    if None in given:
+        raise ValueError(
+            f"{path}: column {found} is empty in row {given.index(None)} (0 is the first): each report needs an id of "
+            "its own; fill it in, or name another column with --id_column"
+        )
+    return list(map(str, given)), [None if text is None else str(text) for text in table[text_column].to_pylist()]
 
 
 def summary(table: pa.Table, names: list[str]) -> str:
@@ -119,26 +130,24 @@ def summary(table: pa.Table, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _counted(bar: tqdm, file: Path, chunk: tuple[list[str], list[Any]]) -> Path:
-    bar.update(len(chunk[0]))
-    return file
+@cache
+def _reader(checkpoint: str) -> Any:
+    from hf_radmae.reports.second_reader import ModelReader  # torch is not needed for the rules alone
+
+    return ModelReader(checkpoint)
 
 
 def _part(
     folder: Path, names: list[str], label_set: str, second_reader: str | None, chunk: tuple[list[str], list[Any]]
 ) -> Path:
-    """Label some reports into a file that is named by all that its content follows from."""
+    """Label some reports into a file that is named by its reports, labels, rules and second reader."""
     ids, texts = chunk
     rules = load_label_set(label_set)
     record = [ids, [text if isinstance(text, str | None) else text.hex() for text in texts], names, second_reader]
     content = json.dumps([record, rules.fingerprint]).encode()
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
     if not path.is_file():
-        reader = None
-        if second_reader is not None:
-            from hf_radmae.reports.second_reader import ModelReader  # torch is not needed for the rules alone
-
-            reader = ModelReader(second_reader)
+        reader = _reader(second_reader) if second_reader is not None else None
         rows = label_reports(texts, names, label_set=rules, second_reader=reader)
         columns = {"id": pa.array(ids, pa.string())}
         columns |= {key: pa.array([row[key] for row in rows], pa.string()) for key in rows[0]}

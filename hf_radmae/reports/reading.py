@@ -160,10 +160,13 @@ def _judge(
 ) -> Iterator[tuple[str, str]]:
     """What a clause says about one mention; nothing where the mention is no finding."""
     cues, clause = label_set.cues, before + term + behind
-    near = before.rpartition(",")[2] + term + behind.partition(",")[0]
-    if question == "asked" or term.endswith("ausschluss") or cues["requested"].search(clause):
+    near_before, after = before.rpartition(",")[2], behind.partition(",")[0]
+    near = near_before + term + after
+    if question == "asked" or cues["request_compounds"].search(term) or cues["requested"].search(near):
         return
-    if cues["elsewhere"].search(clause):
+    if cues["requested"].search(before + term) and not _denied(near_before, after, label_set):
+        return
+    if cues["requested_behind"].search(behind) or cues["elsewhere"].search(clause):
         return
     exempt = list(cues["exception"].finditer(before))
     if exempt and len(before[exempt[-1].end() :].split()) < _FEW_WORDS:
@@ -175,9 +178,9 @@ def _judge(
     if cues["attribute_compounds"].search(term) or cues["attributes_behind"].search(behind):
         yield "yes", "attribute"
         return
-    after = behind.partition(",")[0]
-    doubted = question == "doubted" or _reaches(cues["doubted"], before, behind, label_set)
-    doubted = doubted or bool(cues["doubted"].search(term + after)) or "alter unklar" in behind
+    own = cues["doubts_onward"].split(term + after)[0]
+    doubted = question == "doubted" or bool(cues["undated"].search(behind) or cues["doubted"].search(own))
+    doubted = doubted or _reaches(cues["doubted"], before, behind, label_set)
     if doubted and not _reaches(cues["not_doubted"], before, behind, label_set):
         yield "unsure", "doubted"
         return
@@ -192,8 +195,7 @@ def _judge(
         if healed or cues["past"].search(term) or _reaches(cues["past"], before, behind, label_set):
             yield "no", "past"
             return
-    memory = cues["remembered"].search(before.rpartition(",")[2])
-    if memory and label.past and label.remembered:
+    if cues["remembered"].search(near_before) and label.past and label.remembered:
         if label.remembered != "ignore":
             yield str(label.remembered), "remembered"
         return
@@ -229,10 +231,14 @@ def _listed(between: str, behind: str, label_set: LabelSet) -> bool:
     last = inside or rest
     if ended and last and ended.group() != last.group():  # "no fracture or dislocation, swelling and effusion"
         return False
+    alternative = last and not label_set.cues["joins"].search(last.group())
+    if inside and alternative:
+        return True
+    since = entry if alternative else between.partition(",")[2]
+    if label_set.cues["list_breaks"].search(since.removesuffix(entry) + entry[: inside.start()] if inside else since):
+        return False
     if inside:
         return True
-    if label_set.cues["list_breaks"].search(entry):
-        return False
     if rest:
         entries = [part.split() for part in behind[: rest.start()].split(",")]
         return len(entries[0]) <= _TAIL_WORDS and all(len(words) <= _ENTRY_WORDS for words in entries)

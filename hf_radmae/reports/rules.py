@@ -5,15 +5,20 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 
 * `language`, `version`: carried into every result.
 * `abbreviations`: expression -> what is read in its place, before sentences are cut.
+* `typos`: words, or parts of words, that are also read where two neighbouring letters are swapped.
 * `sections`: `skip` (history, question), `findings`, `conclusion`: headings; the conclusion outranks the findings.
 * `clause_breaks`: words that end the reach of a cue, as "but".
 * `negated_before`, `negated_behind`, `not_negated`; `doubted`, `not_doubted`: cues, and what only looks like one.
-* `requested`, `elsewhere`: what makes a mention no finding: a request, the other side.
+* `doubts_onward`: doubts only of what follows, as "suspicious for"; `undated`: doubts behind a term, over commas too.
+* `requested`, `elsewhere`: what makes a mention no finding: a request, the other side. A request counts up to the next
+  comma, and over one before the term unless that is denied of its own. `requested_behind` counts over one behind it;
+  `request_compounds`: ends of a term that is a request itself.
 * `exception`: what makes a mention a finding although the clause denies ("apart from the known ...").
 * `past`, `remembered`, `healed`, `healing`, `gone`, `removed`: what dates a finding.
 * `attributes`, `attribute_compounds`, `attributes_behind`: what is denied in place of the finding, as in "no
   displacement of the fracture".
-* `lists`: words of a list, over whose commas a cue reaches; `list_breaks`: words after a comma that end its reach.
+* `lists`: words of a list, over whose commas a cue reaches; `joins`: those of them, as "and", that may also add to a
+  new statement; `list_breaks`: words after a comma that begin a new statement and so end its reach.
 * `normal`: phrases that deny every finding.
 * `sides`, `body_parts`: name -> expressions.
 * `labels`: name -> `terms`, `not_terms` (contain a term and are none), `denied_terms` (a finding only where denied),
@@ -34,32 +39,34 @@ import yaml
 
 SHIPPED = Path(__file__).with_name("label_sets")
 _CUES = (
-    *("clause_breaks", "negated_before", "negated_behind", "not_negated", "doubted", "not_doubted", "requested"),
-    *(
-        "elsewhere",
-        "exception",
-        "past",
-        "remembered",
-        "healed",
-        "healing",
-        "gone",
-        "removed",
-        "attributes",
-        "attributes_behind",
-        "normal",
-    ),
-)
-_OTHERS = {
-    "language",
-    "version",
-    "abbreviations",
-    "sections",
+    "clause_breaks",
+    "negated_before",
+    "negated_behind",
+    "not_negated",
+    "doubted",
+    "doubts_onward",
+    "undated",
+    "not_doubted",
+    "requested",
+    "requested_behind",
+    "request_compounds",
+    "elsewhere",
+    "exception",
+    "past",
+    "remembered",
+    "healed",
+    "healing",
+    "gone",
+    "removed",
+    "attributes",
     "attribute_compounds",
+    "attributes_behind",
     "lists",
+    "joins",
     "list_breaks",
-    "sides",
-    "body_parts",
-}
+    "normal",
+)
+_OTHERS = {"language", "version", "abbreviations", "typos", "sections", "sides", "body_parts"}
 _LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "stated_by", "gone"}
 _LABEL_FLAGS = {"past", "removable", "remembered"}
 _NEVER = r"(?!)"
@@ -91,7 +98,7 @@ class LabelSet:
     """Compiled rules of one language.
 
     Attributes:
-        version: language and version, as "de-1".
+        version: language and version, as "de-3".
         cues: name of a cue -> expression.
         labels: in the order of the file.
         fingerprint: of the file's content.
@@ -144,12 +151,13 @@ def load_label_set(name: str | Path) -> LabelSet:
     sections = {kind: list(given.get(kind, ())) for kind in ("skip", "findings", "conclusion")}
     headings = sorted((entry for entries in sections.values() for entry in entries), key=len, reverse=True)
     heading = "|".join(headings) or _NEVER
-    cues = {key: compiled(content.get(key), key) for key in (*_CUES, "attribute_compounds", "lists", "list_breaks")}
+    typos = [(compiled("|".join(_swapped(word)), "typos"), word) for word in content.get("typos", ())]
+    abbreviations = [(compiled(key, "abbreviations"), text) for key, text in content.get("abbreviations", {}).items()]
     return LabelSet(
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
         version=f"{content.get('language', path.stem)}-{content.get('version', 0)}",
-        cues=cues,
-        abbreviations=tuple((compiled(a, "abbreviations"), b) for a, b in content.get("abbreviations", {}).items()),
+        cues={key: compiled(content.get(key), key) for key in _CUES},
+        abbreviations=(*typos, *abbreviations),
         heading=compiled(rf"(?:^|\n|(?<=[.?!]))[ \t]*({heading})(?:[^\n:.?!]{{0,40}}:|[ \t]*(?=\n|$))", "sections"),
         section_of={kind: compiled(entries, kind) for kind, entries in sections.items()},
         sides={name: compiled(value, name) for name, value in content.get("sides", {}).items()},
@@ -174,6 +182,12 @@ def choose(label_set: LabelSet, names: Iterable[str] | None) -> tuple[LabelRules
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"label set {label_set.version} has no label {', '.join(unknown)}; it has {', '.join(known)}")
     return tuple(known[name] for name in wanted)
+
+
+def _swapped(word: str) -> list[str]:
+    """The word with two neighbouring letters in the wrong order, each way."""
+    pairs = [index for index in range(len(word) - 1) if word[index] != word[index + 1]]
+    return [re.escape(word[:i] + word[i + 1] + word[i] + word[i + 2 :]) for i in pairs]
 
 
 def _label(name: str, rules: Any, file: str, compiled: Any) -> LabelRules:

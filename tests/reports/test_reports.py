@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_radmae import label_reports
+from hf_radmae.cli.label_reports import read_reports
 from hf_radmae.reports.join import speaks_of
-from hf_radmae.reports.rules import load_label_set, shipped
+from hf_radmae.reports.rules import SHIPPED, load_label_set, shipped
 from hf_radmae.reports.text import decode, normalise
 
 HERE = Path(__file__).parent
@@ -56,6 +57,10 @@ def test_sentences_mean_what_a_radiologist_means(language, least):
         ("de", "Keine Dislokation von Radius- und Ulnafraktur.", "fracture", "yes"),
         ("de", "Keine Lockerung oder Bruch der Platte.", "foreign_material", "yes"),
         ("de", "Metallentfernung geplant, Platte.", "foreign_material", "yes"),
+        ("de", "Keine Fraktur, deutliche Weichteilschwellung und Gelenkerguss.", "effusion", "yes"),
+        ("de", "Keine Fraktur, deutliche Arthrose, Verkalkungen und Erguss.", "calcification", "yes"),
+        ("en", "No fracture, mild swelling, and small effusion.", "effusion", "yes"),
+        ("en", "No fracture, small effusion or dislocation.", "dislocation", "no"),
         ("en", "No fracture or dislocation, soft tissue swelling and effusion.", "effusion", "yes"),
         ("en", "No fracture, mild osteoarthritis and joint effusion.", "arthrosis", "yes"),
         ("en", "No pneumothorax, pneumonia, effusion, or rib fracture.", "effusion", "no"),
@@ -63,6 +68,32 @@ def test_sentences_mean_what_a_radiologist_means(language, least):
 )
 def test_a_denial_reaches_its_list_and_no_further(language, text, label, meant):
     assert answer(text, label, language) == meant
+
+
+@pytest.mark.parametrize("statement", ["Keine {}", "{}", "Verdacht auf {}", "Kein sicherer Nachweis einer {}"])
+@pytest.mark.parametrize(
+    "more",
+    ["MRT zum Ausschluss einer okkulten Fraktur empfohlen", "CT empfohlen bei Beschwerden", "falls Schmerzen: CT"],
+)
+def test_what_is_requested_after_a_comma_takes_back_no_statement(statement, more):
+    alone = statement.format("Luxation")
+    assert answer(f"{alone}, {more}.", "dislocation") == answer(f"{alone}.", "dislocation") != None  # noqa: E711
+    assert answer("Fraktur, bitte um Ausschluss.", "fracture") is None
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_two_swapped_letters_change_no_answer(language):
+    """Each word that is read with typos, each swap of neighbours, alone and in a compound."""
+    content = yaml.safe_load((SHIPPED / f"{language}.yaml").read_text(encoding="utf-8"))
+    rules, sentence = load_label_set(language), "Keine {}, keine Radius{}." if language == "de" else "No {}, no {}."
+    for word in content["typos"]:
+        right = label_reports([sentence.format(word, word)], label_set=rules)[0]
+        answers = {label.name: right[label.name] for label in rules.labels}
+        assert "no" in answers.values(), word
+        for place in range(len(word) - 1):
+            typo = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+            row = label_reports([sentence.format(typo, typo)], label_set=rules)[0]
+            assert {name: row[name] for name in answers} == answers, typo
 
 
 @pytest.mark.parametrize("language", ["de", "en"])
@@ -220,6 +251,7 @@ def test_the_command_reads_a_folder_and_a_table_alike(tmp_path):
     for name, text in texts.items():
         (tmp_path / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "reports" / f"{name}.txt").write_bytes(text.encode("cp1252"))
+    (tmp_path / "reports" / ".DS_Store").write_bytes(b"Fraktur")
     lines = "\n".join(f'{name};"{text}"' for name, text in texts.items())
     (tmp_path / "reports.csv").write_text(f"exam;befund\n{lines}\n", encoding="utf-8")
     out = tmp_path / "out.parquet"
@@ -234,3 +266,11 @@ def test_the_command_reads_a_folder_and_a_table_alike(tmp_path):
     run = start("--input", tmp_path / "reports.csv", "--output", out)
     assert run.returncode == 1 and "there is no column text; the columns are exam, befund" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_report_without_an_id_is_named(tmp_path):
+    (tmp_path / "reports.csv").write_text("exam,text\n1,Gips.\n,Fraktur.\n")
+    with pytest.raises(ValueError, match=r"reports.csv: column exam is empty in row 1 \(0 is the first\)"):
+        read_reports(tmp_path / "reports.csv", "text", None)
+    (tmp_path / "own.csv").write_text("name,text\n1,Gips.\n,Fraktur.\n")
+    assert read_reports(tmp_path / "own.csv", "text", None) == (["0", "1"], ["Gips.", "Fraktur."])
