@@ -32,7 +32,7 @@ FROM_SCRATCH = ("vit", "resnet50")
 
 @dataclass
 class LabelledDataArguments(DataArguments):
-    """`DataArguments`, but every image in one square.
+    """Which radiographs, each in one square unless --binning says otherwise.
 
     Batches of one of several shapes hold few classes where the shape goes with the class, as with body regions: on the
     same images a ViT and a ResNet then end many points lower.

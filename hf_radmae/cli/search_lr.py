@@ -94,6 +94,9 @@ COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
 @command
 def main() -> None:
     command, words = sys.argv[1:2], sys.argv[2:]
+    if command and command[0] in ("-h", "--help", "--help_all"):
+        print(f"{__doc__}\nThe options: {' --help, or '.join(COMMANDS)} --help")
+        return
     if not command or command[0] not in COMMANDS:
         sys.exit(f"{__doc__}\nSay first what to search for: {' or '.join(COMMANDS)}")
     make_trainer, classes = COMMANDS[command[0]]

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from hf_radmae.batching.skipped import TooManySkippedError
 from hf_radmae.cli.command import command, describe
-from hf_radmae.cli.main import COMMANDS
+from hf_radmae.cli.main import COMMANDS, main
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -31,6 +32,17 @@ def test_help_shows_our_options_in_under_80_lines_with_lines_to_copy():
     assert len(shown.splitlines()) < 80
     assert "    accelerate launch scripts/pretrain.py --output_dir out/phantom\n" in shown
     assert "--mask_ratio" in shown and "--adam_epsilon" not in shown and max(map(len, shown.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself(name, capsys, monkeypatch):
+    module = import_module(f"hf_radmae.cli.{COMMANDS[name]}")
+    monkeypatch.setattr(sys, "argv", ["hf-radmae", name, "--help"])
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+    assert module.__doc__.splitlines()[0] in capsys.readouterr().out
 
 
 def test_help_all_shows_every_option(capsys):
