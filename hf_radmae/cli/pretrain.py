@@ -177,7 +177,7 @@ def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAET
     if args.process_index != 0:
         return
 
-    shown: dict[str, Any] = {"rivals": [Path(name).name for name in data_args.rivals]}
+    shown: dict[str, Any] = {}
     if not args.streaming:
         shown["fingerprint"] = fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
     if not args.streaming and (patients := count_patients(rows)) is not None:

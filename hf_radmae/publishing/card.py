@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,13 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
 
 
 def public(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The results with the names alone of the folders that the run was given (data, checkpoints)."""
+    """The results with the names alone of the files and folders that the run was given (data, checkpoints, labels)."""
     shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in results.items()}
-    for section, name in (("data", "data_dir"), ("model", "model")):
-        if (value := shown.get(section, {}).get(name)) and (name == "data_dir" or not is_hub_id(value)):
+    for section, name in (("data", "data_dir"), ("data", "report_labels"), ("model", "model")):
+        if (value := shown.get(section, {}).get(name)) and (name != "model" or not is_hub_id(value)):
             shown[section][name] = Path(value).name
+    if rivals := shown.get("data", {}).get("rivals"):
+        shown["data"]["rivals"] = [name if is_hub_id(name) else Path(name).name for name in rivals]
     return shown
 
 
@@ -72,40 +75,54 @@ def is_hub_id(name: Any) -> bool:
 def command_of(results: Mapping[str, Any]) -> str | None:
     """The command that gives the figures of results again, from the options in them; None where they hold none.
 
-    Options at their defaults are left out, and folders of the one who ran it are called DATA and CHECKPOINT.
+    Options at their defaults are left out, and so are those of a training that neither batches nor what is learned
+    depend on. Files and folders of the one who ran it are called DATA, CHECKPOINT and LABELS.
     """
     data, model = results.get("data"), results.get("model")
     if not isinstance(data, Mapping):
         return None
-    if "classes" in results:
-        fixed = {"--label": results.get("label"), "--pooling": results.get("pooling")}
-        command = "finetune" if "training" in results else "export --model CHECKPOINT"
+    command = "pretrain" if "classes" not in results else "finetune" if "training" in results else "export"
+    if command == "export":
+        given = {"model": "CHECKPOINT", "pooling": results.get("pooling")}
     else:
-        fixed, command = {}, "pretrain"
+        given = {**(results.get("arguments") or {}), **(results.get("decided_by") or {})}
+        given |= {**(model if isinstance(model, Mapping) else {}), "label": results.get("label")}
+    given |= data
+    start = given.get("model")
+    if start not in (None, "vit", "resnet50"):  # a checkpoint, which has sizes of its own
+        given = {name: value for name, value in given.items() if name not in ("preset", "patch_size")}
+        given["model"] = start if is_hub_id(start) else "CHECKPOINT"
+    given |= {name: place for name, place in (("data_dir", "DATA"), ("report_labels", "LABELS")) if given.get(name)}
     words = [f"hf-radmae {command}"]
-    sections = [data, model if isinstance(model, Mapping) else {}, results.get("arguments") or {}]
-    known = _defaults()
-    for name, value in ((name, value) for section in sections for name, value in section.items()):
-        if name not in known or value in (None, known[name], [], ()) or isinstance(value, Mapping):
-            continue
-        if name in ("data_dir", "model") and not is_hub_id(value) and value not in ("vit", "resnet50"):
-            value = {"data_dir": "DATA", "model": "CHECKPOINT"}[name]
-        words.append(f"--{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
-    words += [f"{name} {value}" for name, value in fixed.items() if value and not any(name in word for word in words)]
+    for name, default in _defaults(command, str(data.get("dataset", "phantom"))).items():
+        if (value := given.get(name)) not in (None, default, [], ()):
+            values = value if isinstance(value, list | tuple) else [value]
+            texts = [json.dumps(part) if isinstance(part, Mapping) else str(part) for part in values]
+            words.append(f"--{name} {shlex.join(texts)}")
     return " ".join(words)
 
 
-def _defaults() -> dict[str, Any]:
-    """Options of the commands that train, and their defaults; None where there is none."""
-    from hf_radmae.classification.setup import TaskArguments  # a room that pushes, and so imports this one
+def _defaults(command: str, dataset: str) -> dict[str, Any]:
+    """The options that decide the figures of a command, and their defaults; None where there is none."""
+    from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments  # a room that imports this one
+    from hf_radmae.classification.training_args import ClassifierTrainingArguments
     from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+    from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 
-    found: dict[str, Any] = dict.fromkeys(
-        ("seed", "num_train_epochs", "learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size")
-    )
-    for kind in (DataArguments, ModelArguments, TaskArguments):
-        found |= {field.name: None if field.default is MISSING else field.default for field in fields(kind)}
-    return found
+    options: dict[str, tuple[Any, ...]] = {
+        "pretrain": (DataArguments(dataset=dataset), ModelArguments()),
+        "finetune": (LabelledDataArguments(dataset=dataset), TaskArguments()),
+        "export": (DataArguments(dataset=dataset),),
+    }
+    found = {field.name: getattr(part, field.name) for part in options[command] for field in fields(part)}
+    found["dataset"] = DataArguments.dataset
+    if command == "export":
+        return found | {"model": None, "pooling": None}
+    training = ClassifierTrainingArguments if command == "finetune" else RadMAETrainingArguments
+    names = {"seed", "bf16", "num_train_epochs", "max_steps", "early_stopping_patience", *training.meaning}
+    names |= {"per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_batch"}
+    found |= {field.name: field.default for field in fields(training) if field.name in names}
+    return found | {"num_train_epochs": float(found["num_train_epochs"])}
 
 
 def write_card(

@@ -356,6 +356,7 @@ def _card(
     except ValueError as error:
         return Entry("README.md", "refused", str(error), size)
     same = path.is_file() and target.read_bytes() == path.read_bytes()
+    note = note or ("" if same else "written for this repository")
     return Entry("README.md", "goes" if same else "scrubbed", note, size or target.stat().st_size, False, write)
 
 

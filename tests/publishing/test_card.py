@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import runpy
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,17 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.cli.export import ExportArguments
+from hf_radmae.cli.parse import parse
+from hf_radmae.cli.runs import options_of, used_options
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.results import environment
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.publishing import card
-from hf_radmae.publishing.card import FIGURE, TEMPLATES, read_results, render_card, write_card
+from hf_radmae.publishing.card import FIGURE, TEMPLATES, command_of, public, read_results, render_card, write_card
 from hf_radmae.publishing.gate import Statement
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
@@ -249,6 +257,60 @@ def test_the_environment_of_this_process_fills_a_card():
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither results.json nor manifest.json"):
         read_results(tmp_path)
+
+
+PRETRAIN = (DataArguments, ModelArguments, RadMAETrainingArguments)
+FINETUNE = (LabelledDataArguments, TaskArguments, ClassifierTrainingArguments)
+
+
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        (PRETRAIN, ""),
+        (PRETRAIN, "--model CHECKPOINT --mask_ratio 0.6 --norm_pix_loss False --rivals owner/one owner/two"),
+        (PRETRAIN, "--dataset imagefolder --data_dir DATA --probe_column body_region --report_labels LABELS"),
+        (
+            PRETRAIN,
+            "--preset base --max_steps 7 --lr_scheduler_type linear --warmup_steps 0 --gradient_accumulation_steps 2",
+        ),
+        (
+            PRETRAIN,
+            """--lr_scheduler_kwargs '{"num_cycles": 2}' --num_train_epochs auto --adam_beta2 0.9 --split_seed 7""",
+        ),
+        (FINETUNE, "--label a,b --binning smart --class_weights sqrt --flip True --rotation 0 --seed 3"),
+        (FINETUNE, "--model CHECKPOINT --layer_decay 0.75 --pooling cls --where 'body part=left hand'"),
+        (FINETUNE, "--model resnet50 --dataset owner/set --label 'Finding Labels' --num_channels 1"),
+    ],
+    ids=lambda words: words if isinstance(words, str) else "",
+)
+def test_the_command_on_a_card_gives_the_same_options(classes, words, workplace):
+    RadMAEForPreTraining(preset_config("tiny", num_hidden_layers=1)).save_pretrained("CHECKPOINT")
+
+    def results(argv: list[str]) -> dict:
+        data, model, args = parse(classes, argv)
+        found = {"data": vars(data), "model": vars(model), "arguments": used_options(args), "training": {}}
+        found |= {"decided_by": options_of(args, data, model)}
+        return public(found | ({"classes": [], "label": model.label} if classes is FINETUNE else {}))
+
+    whole = results([*shlex.split(words), "--report_to", "none", "--use_cpu", "True"])
+    command = shlex.split(command_of(json.loads(json.dumps(whole))))
+    assert command[:2] == ["hf-radmae", "pretrain" if classes is PRETRAIN else "finetune"]
+    assert len(command) - 2 <= len(shlex.split(words)) + 2  # a preset has a size of patches
+    again = results([*command[2:], "--report_to", "none", "--use_cpu", "True"])
+    assert again == whole
+
+
+def test_the_command_of_an_exported_probe_is_one_that_export_takes():
+    results = {"classes": ["a", "b"], "label": "side", "pooling": "cls", "data": vars(DataArguments("owner/set"))}
+    results["data"]["probe_column"] = "side"
+    run, data = parse((ExportArguments, DataArguments), [*shlex.split(command_of(results))[2:], "--output_dir", "x"])
+    assert (run.model, run.pooling, data.dataset, data.probe_column) == ("CHECKPOINT", "cls", "owner/set", "side")
+
+
+def test_no_path_of_a_run_is_in_its_results_or_its_command():
+    data = {"dataset": "imagefolder", "data_dir": "/data/x", "report_labels": "/data/y.parquet", "rivals": ["/data/z"]}
+    shown = public({"data": data, "model": {"model": "/data/w"}})
+    assert "/data" not in json.dumps(shown) + str(command_of(shown))
 
 
 @pytest.mark.parametrize("page", sorted(Path(__file__).parents[2].glob("model_cards/*.md")), ids=lambda page: page.stem)
