@@ -1,6 +1,5 @@
 """What watches a pre-training run: its speed, its patience, and pictures of its reconstructions."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +8,8 @@ from typing import Any, cast
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_radmae.batching.dataset import RadiographDataset
-from hf_radmae.pretraining.checkpoints import damage
+from hf_radmae.pretraining.checkpoints import find_best
 from hf_radmae.pretraining.figures import reconstruction_figure, save_figure
-
-logger = logging.getLogger(__name__)
 
 
 class Throughput(TrainerCallback):
@@ -78,9 +75,6 @@ class RestoreRun(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer._step.epoch = int(state.epoch or 0)
-
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, manifest = self.trainer, self.trainer._manifest
         trainer._first_step = state.global_step
@@ -88,19 +82,9 @@ class RestoreRun(TrainerCallback):
             return
         pending = manifest["pending"]
         trainer._tr_loss += pending["loss"]
+        trainer._total_loss_scalar -= pending["loss"]  # the loss of this call is of its own steps
         trainer._globalstep_last_logged = pending["since"]
-        self.find_best(state, Path(manifest["folder"]))
-
-    def find_best(self, state: Any, folder: Path) -> None:
-        """Point the state at its best checkpoint in a folder; forget it with a warning where it is gone."""
-        if state.best_global_step is None:
-            return
-        best = folder / f"checkpoint-{state.best_global_step}"
-        if damage(best) is None:
-            state.best_model_checkpoint = str(best)
-        else:
-            logger.warning("the best checkpoint %s is gone or damaged: the best of the rest is taken", best)
-            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+        find_best(state, Path(manifest["folder"]))
 
 
 class ReconstructionCallback(TrainerCallback):

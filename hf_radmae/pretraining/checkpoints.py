@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_radmae.images.storage import write_whole
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 FILE = "batches.json"
 MANIFEST = "checkpoint.json"
 PREVIOUS = "previous"
-RESUME_MODES = ("auto", "none", "weights")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -216,6 +216,18 @@ def discard_newer(checkpoint: str | Path | None, output_dir: str | Path) -> None
         elif damage(folder) is not None:
             shutil.rmtree(target := folder.with_name(f"damaged-{folder.name}"), ignore_errors=True)
             folder.rename(target)
+
+
+def find_best(state: TrainerState, folder: Path) -> None:
+    """Point a state at its best checkpoint in a folder; forget it with a warning where it is gone."""
+    if state.best_global_step is None:
+        return
+    best = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+    if damage(best) is None:
+        state.best_model_checkpoint = str(best)
+    else:
+        logger.warning("the best checkpoint %s is gone or damaged: the best of the rest is taken", best)
+        state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
 
 def check_options(checkpoint: str | Path, before: dict[str, Any], now: dict[str, Any]) -> None:

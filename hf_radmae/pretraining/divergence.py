@@ -67,7 +67,7 @@ class StepRecord:
     """
 
     step: int = -1
-    epoch: int | None = None
+    epoch: int = 0
     rows: list[list[int]] = field(default_factory=list)
     random: dict[str, Tensor] = field(default_factory=dict)
 
@@ -83,12 +83,11 @@ class StepRecords:
         self.losses: list[Tensor] = []
         self._open, self._closed = StepRecord(), []  # type: ignore[var-annotated]
         self._first: Tensor | None = None
-        self.epoch: int | None = None
 
-    def add(self, batch: Mapping[str, Any]) -> None:
+    def add(self, batch: Mapping[str, Any], epoch: int) -> None:
         """Note a micro-batch on the CPU before its forward pass, and the random states before the first one."""
         if not self._open.rows:
-            self._open.epoch, self._open.random = self.epoch, {"cpu": torch.get_rng_state()}
+            self._open.epoch, self._open.random = epoch, {"cpu": torch.get_rng_state()}
             if torch.cuda.is_available() and torch.cuda.is_initialized():
                 self._open.random["cuda"] = torch.cuda.get_rng_state()
         self._open.rows.append(batch["index"].tolist())

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 EXIT_CODE = 75
 """Of a process that was asked to end, saved a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)."""
@@ -67,17 +67,16 @@ class StopOnRequest(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if launched() and self.reason is None and os.getppid() != self._parent:
             self.reason = "the end of the launcher"
-        asked = self.reason is not None if args.world_size == 1 else self.votes is not None and bool(self.votes > 0)
-        if asked:
+        if self._agreed(args):
             self.reason = self.reason or "a request to another process"
             control.should_save = True
             control.should_evaluate = False
             control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
-        if control.should_training_stop and self.reason is not None:
+        if control.should_training_stop and self._agreed(args):
             self.restore()
-            raise Stopped(self.reason, os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
+            raise Stopped(str(self.reason), os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.restore()
@@ -87,6 +86,12 @@ class StopOnRequest(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def _agreed(self, args: TrainingArguments) -> bool:
+        """Whether to stop: the answer is the same on all ranks, whenever a request reaches one of them."""
+        if args.world_size == 1:
+            return self.reason is not None
+        return self.votes is not None and bool(self.votes > 0)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name

@@ -23,7 +23,7 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, TrainingArguments
+from transformers import EvalPrediction
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, rotate_checkpoints
@@ -46,10 +46,12 @@ from hf_radmae.pretraining.checkpoints import (
     complete,
     damage,
     disk_full,
+    find_best,
     last_complete_checkpoint,
     read_manifest,
     save_order,
 )
+from hf_radmae.pretraining.devices import warn_of_slow_bf16
 from hf_radmae.pretraining.divergence import (
     FOLDER,
     DivergedError,
@@ -133,7 +135,9 @@ class RadMAETrainer(TrainerHooks):
         self._check_shapes()
         sets = [data for data in (self.train_dataset, *self._eval_sets().values()) if data is not None]
         images = sum(len(data) for data in sets)
-        self.skipped = skipped or SkippedImages(Path(args.output_dir, "skipped.csv"), images, args.max_skipped_share)
+        if skipped is None:  # one that is given may be empty still
+            skipped = SkippedImages(Path(args.output_dir, "skipped.csv"), images, args.max_skipped_share)
+        self.skipped = skipped
         if self.is_fsdp_enabled:
             # Accelerate makes what this returns a unit of FSDP2, gathered when it is called: upstream's patch
             # embeddings, whose weights our embeddings use without a call.
@@ -325,7 +329,7 @@ class RadMAETrainer(TrainerHooks):
         self.state = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
         self.state.is_world_process_zero = self.is_world_process_zero()
         self.state.is_local_process_zero = self.is_local_process_zero()
-        RestoreRun(self).find_best(self.state, Path(checkpoint).parent)
+        find_best(self.state, Path(checkpoint).parent)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self.load_weights(best or checkpoint)
         return TrainOutput(self.state.global_step, 0.0, {})
@@ -372,7 +376,7 @@ class RadMAETrainer(TrainerHooks):
             used=self._used(),
             changed=self.changed,
             seconds=self.seconds + time.perf_counter() - self._since,
-            pending={"loss": pending, "since": self._globalstep_last_logged, "total": self._total_loss_scalar},
+            pending={"loss": pending, "since": self._globalstep_last_logged},
             ended=waited if waited and waited >= self.args.early_stopping_patience else 0,
         )
 
@@ -425,7 +429,7 @@ class RadMAETrainer(TrainerHooks):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         images, tokens = len(inputs["pixel_values"]), inputs.get("num_tokens", 0)  # a classifier's batch has none
         self._throughput.count(images * self.args.world_size, images * tokens * self.args.world_size)
-        self._step.add(inputs)
+        self._step.add(inputs, epoch=int(self.state.epoch or 0))
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
@@ -479,7 +483,7 @@ class RadMAETrainer(TrainerHooks):
         saved = "Sharded weights are not saved"
         if not self.is_fsdp_enabled:
             dataset, collate = cast(Any, self.train_dataset), cast(Callable, self.data_collator)
-            dataset.set_epoch(int(self.state.epoch or 0) if record.epoch is None else record.epoch)
+            dataset.set_epoch(record.epoch)
             batches = [collate([dataset[row] for row in rows]) for rows in record.rows]
             facts = {"step": record.step, "learning_rate": rate, "rank": args.process_index}
             save_step(folder, self.accelerator.unwrap_model(self.model), record, batches, facts)
@@ -526,7 +530,6 @@ class RadMAETrainer(TrainerHooks):
         output = self.run_evaluation(dataloader, description, ignore_keys, metric_key_prefix)
         sums = torch.stack(self._eval_sums).cpu().double().sum(0) if self._eval_sums else torch.zeros(2)
         loss, count = np.sum(gather_object([sums.tolist()]), axis=0)
-        self._gather_unusable()
         metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": float(loss / max(count, 1))})
         check_finite(metrics, f"the evaluation ({metric_key_prefix}) is not finite: the network has diverged")
         if self._evaluated is None:
@@ -541,7 +544,10 @@ class RadMAETrainer(TrainerHooks):
         return output._replace(predictions=losses, label_ids=rows, metrics=metrics)
 
     def run_evaluation(self, dataloader, description, ignore_keys, metric_key_prefix) -> EvalLoopOutput:
-        """Upstream's loop over the batches of an evaluation, which leaves the model as it was."""
+        """Upstream's loop over the batches of an evaluation, which leaves the model as it was.
+
+        The images that it cannot use are listed.
+        """
         # Accelerate shards (FSDP2) only together with an optimiser: before training each process runs the whole model.
         sharding, prepared = self.is_fsdp_enabled, bool(self.accelerator._models)
         if not prepared:
@@ -550,6 +556,7 @@ class RadMAETrainer(TrainerHooks):
         with self._full_evaluation():
             output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         self.is_fsdp_enabled = sharding
+        self._gather_unusable()
         if not prepared and not self.is_in_train:
             # It was prepared for evaluation only. Left marked, training would take it for prepared, and several ranks
             # would train without DistributedDataParallel, each for itself.
@@ -637,17 +644,6 @@ def counted(batch: dict[str, Any]) -> torch.Tensor:
     """The patches of a batch that count: `patch_mask` (batch, patches), none of an image that is `repeated`."""
     mask = batch["patch_mask"]
     return mask & ~batch["repeated"][:, None] if "repeated" in batch else mask
-
-
-def warn_of_slow_bf16(args: TrainingArguments) -> None:
-    """Warns where `--bf16` runs on a processor that has to emulate it."""
-    if args.bf16 and args.device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        if not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
-            logger.warning(
-                "--bf16 on a CPU without bfloat16 instructions was measured to be 15 times slower than float32: leave "
-                "it out here."
-            )
 
 
 __all__ = ["RadMAETrainer", "RadMAETrainingArguments", "last_complete_checkpoint"]

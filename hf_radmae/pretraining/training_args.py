@@ -108,7 +108,6 @@ class RadMAETrainingArguments(TrainingArguments):
     """
 
     RARE: ClassVar[tuple[str, ...]] = (
-        "adam_beta2",
         "metric_for_best_model",
         *("greater_is_better", "restore_callback_states_from_checkpoint", "logging_nan_inf_filter"),
         *("dataloader_persistent_workers", "remove_unused_columns", "ddp_find_unused_parameters", "adam_beta2"),

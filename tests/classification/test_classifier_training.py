@@ -10,6 +10,7 @@ import torch
 from damaged import damaged_files
 from patterns import KINDS, make_parts, picture, small
 
+from hf_radmae.batching.skipped import read_skipped
 from hf_radmae.classification import (
     ClassifierTrainingArguments,
     Labels,
@@ -174,7 +175,8 @@ def test_an_unreadable_image_has_no_prediction_and_no_label_of_another(tmp_path)
     parts = make_parts(SPLITS, contents=contents)
     run = train(parts, tmp_path, max_skipped_share=0.5)
     assert 5 not in run.predictions["test"].rows and len(run.predictions["test"].rows) == 24
-    assert (tmp_path / "skipped.csv").exists()
+    listed = {(row["split"], row["index"]) for row in read_skipped(tmp_path / "skipped.csv")}
+    assert {index for _, index in listed} == {3, 5}  # that of the test split, which is read after training, too
 
 
 def test_several_labels_and_numbers_are_scored_where_they_are_known(tmp_path):

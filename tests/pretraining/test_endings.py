@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from hf_radmae.pretraining import run_folder
 from hf_radmae.pretraining.checkpoints import DiskFullError, checkpoints_in, damage, last_complete_checkpoint
 from hf_radmae.pretraining.devices import available_cores
 from hf_radmae.pretraining.divergence import DivergedError, check_finite, replay
-from hf_radmae.pretraining.interrupts import EXIT_CODE, Stopped
+from hf_radmae.pretraining.interrupts import EXIT_CODE, Stopped, StopOnRequest
 from hf_radmae.pretraining.run_folder import FolderInUseError, RunFolder, check_temporary_folder
 
 
@@ -70,6 +71,20 @@ def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_pa
     resumed.train(last_complete_checkpoint(tmp_path / "stopped"))
     found = weights(tmp_path / "stopped")
     assert {name for name in found if not torch.equal(found[name], straight[name])} == set()
+
+
+@pytest.mark.parametrize(("votes", "stops"), [(None, False), (0.0, False), (1.0, True)])
+def test_a_rank_that_is_asked_during_the_last_save_stops_only_where_all_ranks_do(votes, stops):
+    """The ranks vote at the start of a step: a request that comes after it reaches some of them before others."""
+    args, state = SimpleNamespace(world_size=2, output_dir="run"), SimpleNamespace(global_step=3)
+    control, asked = SimpleNamespace(should_training_stop=True), StopOnRequest()
+    asked._request(signal.SIGTERM, None)
+    asked.votes = None if votes is None else torch.tensor(votes)
+    if not stops:
+        asked.on_save(args, state, control)
+    else:
+        with pytest.raises(Stopped, match="stopped by SIGTERM, saved run/checkpoint-3"):
+            asked.on_save(args, state, control)
 
 
 def test_two_runs_do_not_share_a_folder_and_the_lock_goes_with_its_process(tmp_path):

@@ -15,8 +15,9 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.sampler import Repeat, images_within
 from hf_radmae.cli.pretrain import check_prepared
+from hf_radmae.pretraining.devices import warn_of_slow_bf16
 from hf_radmae.pretraining.memory import trial_batch, trial_step
-from hf_radmae.pretraining.trainer import RadMAETrainer, check_agreement, counted, warn_of_slow_bf16
+from hf_radmae.pretraining.trainer import RadMAETrainer, check_agreement, counted
 
 
 def batch_of(indices, train: bool = True) -> dict:

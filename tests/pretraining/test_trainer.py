@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.batching.skipped import TooManySkippedError
+from hf_radmae.batching.skipped import SkippedImages, TooManySkippedError
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.pretraining.checkpoints import OtherBatchesError
 from hf_radmae.pretraining.memory import largest_fitting, tokens_that_fit
@@ -38,7 +38,7 @@ def make_model(**options) -> RadMAEForPreTraining:
     return RadMAEForPreTraining(preset_config("tiny", **(sizes | options)))
 
 
-def make_trainer(folder: Path, rows=ROWS, *, optimizers=(None, None), **options) -> RadMAETrainer:
+def make_trainer(folder: Path, rows=ROWS, *, optimizers=(None, None), skipped=None, **options) -> RadMAETrainer:
     args = RadMAETrainingArguments(
         **{
             "output_dir": str(folder),
@@ -61,6 +61,7 @@ def make_trainer(folder: Path, rows=ROWS, *, optimizers=(None, None), **options)
         eval_dataset=RadiographDataset(rows, BINS),
         processing_class=RadiographImageProcessor(bins=BINS.to_dict()),
         optimizers=optimizers,
+        skipped=skipped,
     )
 
 
@@ -254,6 +255,16 @@ def test_unusable_images_are_listed_once_with_their_reason(tmp_path):
     assert "NaN" in listed[1]["reason"]
     assert trainer.state.epoch == 2
     assert len((tmp_path / "skipped.csv").read_text().splitlines()) == 3
+
+
+def test_a_list_that_is_given_empty_is_the_one_that_is_filled(tmp_path):
+    contents = [row["image"]["bytes"] for row in ROWS] + [damaged_files()["half.png"][0]]
+    mine = SkippedImages(tmp_path / "mine.csv", total=100, max_share=0.5)
+    trainer = make_trainer(tmp_path, make_rows(contents), skipped=mine)
+    assert trainer.skipped is mine
+    trainer.evaluate()
+    assert len(mine) == 1
+    assert not (tmp_path / "skipped.csv").exists()
 
 
 def test_a_token_budget_gives_each_bin_its_number_of_images(tmp_path):
