@@ -17,21 +17,18 @@ The output folder then holds the model and preprocessor_config.json, results.jso
 patients, and predictions-validation.parquet and predictions-test.parquet with a row per image, without patients.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
-from hf_radmae.cli.runs import FINISHED, STOPPED, finished, options_of, start_of, used_options
-from hf_radmae.pretraining.devices import use_available_cores
+from hf_radmae.cli.runs import finished, opening, options_of, own_folder, save_stopped, skipped_images, start_of
 from hf_radmae.pretraining.interrupts import Stopped
-from hf_radmae.pretraining.results import environment
-from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.load import PROCESSES
@@ -44,19 +41,22 @@ SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 def main() -> None:
     options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
     data_args, task_args, args = parse(options, description=__doc__)
-    with RunFolder(args.output_dir, owner=args.process_index == 0):
-        finetune(data_args, task_args, args)
+    with own_folder(args) as say:
+        finetune(data_args, task_args, args, say)
 
 
-def finetune(data_args: LabelledDataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments) -> None:
-    """One run in its folder, which nobody else writes to."""
-    say = print if args.process_index == 0 else lambda *_: None
+def finetune(
+    data_args: LabelledDataArguments,
+    task_args: TaskArguments,
+    args: ClassifierTrainingArguments,
+    say: Callable[..., Any],
+) -> None:
+    """One run in its folder."""
     folder = Path(args.output_dir)
-    use_available_cores(args)
-
     run_options = options_of(args, data_args, task_args)
     if (done := finished(folder, run_options, args.resume)) is not None:
-        test = ", ".join(f"{name} {done['test'][name]:.3f}" for name in SCORES if name in done["test"])
+        scores = {name: done["test"].get(name) for name in SCORES}  # None is what could not be scored
+        test = ", ".join(f"{name} {score:.3f}" for name, score in scores.items() if score is not None)
         say(f"{folder} holds this run, finished: test {test}. Nothing was changed; --resume none starts anew.")
         return
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
@@ -68,21 +68,11 @@ def finetune(data_args: LabelledDataArguments, task_args: TaskArguments, args: C
         f"{setup.label}: {labels.task.replace('_', ' ')}, {len(labels.names)} outputs: {', '.join(labels.names[:20])}\n"
     )
     model = setup.build(args.seed)
-    skipped = SkippedImages(
-        folder / "skipped.csv", sum(images.values()) + len(setup.unreadable), args.max_skipped_share
-    )
-    if args.process_index == 0:
-        skipped.add(setup.unreadable)  # type: ignore[arg-type]
+    skipped = skipped_images(args, sum(images.values()), setup.unreadable)
     checkpoint, weights = start_of(args, say)
     if weights is not None:
         model.load_state_dict(type(model).from_pretrained(weights).state_dict())
-    results: dict[str, Any] = {
-        "name": folder.name,
-        "status": FINISHED,
-        "environment": environment(),
-        "decided_by": run_options,
-        "arguments": used_options(args),
-    }
+    results = opening(args, run_options)
     callbacks = [PushCallback(TEMPLATES["classifier"])] if args.push_to_hub else []
     processor = setup.processor(model.config)
     try:
@@ -97,10 +87,7 @@ def finetune(data_args: LabelledDataArguments, task_args: TaskArguments, args: C
             callbacks=callbacks,
         )
     except Stopped as stopped:
-        if args.process_index == 0:
-            data = vars(data_args), {"stopped_by": stopped.reason}
-            save_results(results | {"status": STOPPED, "data": data[0], "training": data[1]}, folder)
-            print(f"Stopped by {stopped.reason}, saved in {stopped.checkpoint}.")
+        save_stopped(results | {"data": vars(data_args)}, args, stopped)
         raise
     if args.process_index != 0:
         return

@@ -19,6 +19,7 @@ reconstructions.png, skipped.csv where images could not be used, and a card (REA
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,16 @@ from accelerate.utils import broadcast_object_list
 from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.content import COLUMNS as CONTENT
-from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
-from hf_radmae.cli.runs import FINISHED, STOPPED, finished, options_of, start_of, used_options
+from hf_radmae.cli.runs import finished, opening, options_of, own_folder, save_stopped, skipped_images, start_of
 from hf_radmae.images.storage import write_whole
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
-from hf_radmae.pretraining.devices import use_available_cores
 from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.pretraining.memory import tokens_that_fit
-from hf_radmae.pretraining.results import environment, train_figures
-from hf_radmae.pretraining.run_folder import RunFolder
+from hf_radmae.pretraining.results import train_figures
 from hf_radmae.pretraining.setup import check_probe_column, initial_model, load_rows, make_trainer, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 from hf_radmae.probing.watch import FeatureWatch, watched
@@ -93,16 +91,15 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
 @command
 def main() -> None:
     data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
-    with RunFolder(args.output_dir, owner=args.process_index == 0):
-        pretrain(data_args, model_args, args)
+    with own_folder(args) as say:
+        pretrain(data_args, model_args, args, say)
 
 
-def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> None:
-    """One run in its folder, which nobody else writes to."""
-    say = print if args.process_index == 0 else lambda *_: None
+def pretrain(
+    data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments, say: Callable[..., Any]
+) -> None:
+    """One run in its folder."""
     folder = Path(args.output_dir)
-    use_available_cores(args)
-
     model_args.check_start()
     run_options = options_of(args, data_args, model_args)
     done = finished(folder, run_options, args.resume)
@@ -140,8 +137,7 @@ def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAET
         say(f"\n{sum(images.values()):,} images {images}, {len(unreadable)} unreadable; {data_args.binning} binning:\n")
         say(f"{binned.summary()} Every level, and other ways to batch: {folder / 'bins.txt'}\n")
     model = initial_model(model_args, data_args.max_tokens, args.seed)
-    skipped = SkippedImages(folder / "skipped.csv", sum(images.values()) + len(unreadable), args.max_skipped_share)
-    skipped.add(unreadable if args.process_index == 0 else [])
+    skipped = skipped_images(args, sum(images.values()), unreadable)
     callbacks = [PushCallback()] if args.push_to_hub else []
     trainer = make_trainer(
         model, args, data_args, data.train, parts["validation"], skipped=skipped, callbacks=callbacks
@@ -152,13 +148,7 @@ def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAET
         return
     if not args.streaming:
         trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer, data_args.probe_column))
-    results: dict[str, Any] = {
-        "name": folder.name,
-        "status": FINISHED,
-        "environment": environment(),
-        "decided_by": run_options,
-        "arguments": used_options(args),
-    }
+    results = opening(args, run_options)
     checkpoint, weights = start_of(args, say)
     losses = {"before": loss_before(trainer, folder, resumed=bool(checkpoint))}
     if weights is not None:
@@ -166,10 +156,7 @@ def pretrain(data_args: DataArguments, model_args: ModelArguments, args: RadMAET
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except Stopped as stopped:
-        if args.process_index == 0:
-            training = train_figures(trainer) | {"stopped_by": stopped.reason}
-            save_results(results | {"status": STOPPED, "data": vars(data_args), "training": training}, folder)
-            print(f"Stopped by {stopped.reason} at step {trainer.state.global_step}, saved in {stopped.checkpoint}.")
+        save_stopped(results | {"data": vars(data_args)}, args, stopped, **train_figures(trainer))
         raise
     losses["validation"] = trainer.evaluate()["eval_loss"]
     losses["test"] = trainer.evaluate(parts["test"], metric_key_prefix="test")["test_loss"]

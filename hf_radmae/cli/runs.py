@@ -1,22 +1,40 @@
-"""What training commands share: where a run resumes, whether it is finished, and what its results say of that."""
+"""What training commands share: a folder of their own, where a run resumes, whether it is finished, what it skipped."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
+from hf_radmae.batching.skipped import SkippedImages
+from hf_radmae.cli.results import save_results
 from hf_radmae.pretraining.checkpoints import OtherOptionsError, archive, choose_checkpoint, discard_newer
+from hf_radmae.pretraining.devices import use_available_cores
+from hf_radmae.pretraining.interrupts import Stopped
+from hf_radmae.pretraining.results import environment
+from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 
 _SAFE_TO_CHANGE = ("data_dir", "cache", "probe_column", "rivals")
 """Options of data and network that alter nothing that is learned."""
 FINISHED, STOPPED = "finished", "stopped"
+
+
+@contextmanager
+def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
+    """Runs in the output folder, which nobody else writes to, on the cores of this process; gives a `print`.
+
+    The first process alone prints.
+    """
+    with RunFolder(args.output_dir, owner=args.process_index == 0):
+        use_available_cores(args)
+        yield print if args.process_index == 0 else lambda *_: None
 
 
 def options_of(args: RadMAETrainingArguments, *others: Any) -> dict[str, Any]:
@@ -79,6 +97,43 @@ def finished(folder: Path, options: Mapping[str, Any], resume: str) -> dict[str,
             "start anew in it with --resume none, or from its weights with --resume weights"
         )
     return results
+
+
+def opening(args: RadMAETrainingArguments, decided_by: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results of a run begin with; `decided_by` are its `options_of`."""
+    return {
+        "name": Path(args.output_dir).name,
+        "status": FINISHED,
+        "environment": environment(),
+        "decided_by": decided_by,
+        "arguments": used_options(args),
+    }
+
+
+def save_stopped(results: Mapping[str, Any], args: RadMAETrainingArguments, stopped: Stopped, **more: Any) -> None:
+    """Save results that say that the run was asked to stop, with what `more` there is of its training."""
+    if args.process_index == 0:
+        training = {**more, "stopped_by": stopped.reason}
+        save_results({**results, "status": STOPPED, "training": training}, args.output_dir)
+        print(f"Stopped by {stopped.reason}, saved {stopped.checkpoint}.")
+
+
+def skipped_images(
+    args: RadMAETrainingArguments, images: int, unreadable: Sequence[Mapping[str, Any]]
+) -> SkippedImages:
+    """The list of a run's unusable images, which all processes count alike and the first one writes.
+
+    Args:
+        args: of the run.
+        images: that were loaded, over all splits.
+        unreadable: what the source left out.
+
+    Raises:
+        TooManySkippedError: see `SkippedImages.add`.
+    """
+    skipped = SkippedImages(Path(args.output_dir, "skipped.csv"), images + len(unreadable), args.max_skipped_share)
+    skipped.add(unreadable, write=args.process_index == 0)
+    return skipped
 
 
 def start_of(args: RadMAETrainingArguments, say: Callable[[str], Any]) -> tuple[str | None, str | None]:

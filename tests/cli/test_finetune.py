@@ -46,6 +46,9 @@ def test_a_mae_becomes_a_classifier_with_scores_and_predictions_and_goes_on_when
     table = pq.read_table(out / "predictions-test.parquet")
     assert table.num_rows == results["images"]["test"] and not {"patient", "image_id"} & set(table.column_names)
 
+    assert "holds this run, finished: test balanced_accuracy" in start(out, *options).stdout
+    assert (out / "results.json").read_text() == text
+    (out / "results.json").unlink()
     again = start(out, *options)
     assert "Resuming from" in again.stdout
     assert json.loads((out / "results.json").read_text())["test"] == results["test"]
