@@ -37,13 +37,14 @@ class BucketCollator:
         if len(shapes) > 1:
             raise ValueError(f"a batch must be of one bin, and has images of {sorted(shapes)}: use BucketBatchSampler")
         pixels = torch.stack([item["pixel_values"] for item in items])
-        rows, columns = (side // self.patch_size for side in pixels.shape[-2:])
-        content = torch.tensor([item["content"] for item in items])
-        inside = torch.arange(rows)[:, None] * self.patch_size < content[:, 0, None, None]
-        inside = inside & (torch.arange(columns)[None] * self.patch_size < content[:, 1, None, None])
-        patch_mask = inside.flatten(1)
         if self.background == "drop":
             patch_mask = torch.stack([item["patch_mask"] for item in items])
+        else:
+            rows, columns = (side // self.patch_size for side in pixels.shape[-2:])
+            content = torch.tensor([item["content"] for item in items])
+            inside = torch.arange(rows)[:, None] * self.patch_size < content[:, 0, None, None]
+            inside = inside & (torch.arange(columns)[None] * self.patch_size < content[:, 1, None, None])
+            patch_mask = inside.flatten(1)
         batch: dict[str, Any] = {
             "pixel_values": pixels.expand(-1, self.num_channels, -1, -1).contiguous(),
             "patch_mask": patch_mask,

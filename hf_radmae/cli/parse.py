@@ -9,6 +9,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,10 +61,13 @@ def _renamed(argv: list[str]) -> list[str]:
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        if name.removeprefix("--") not in ALIASES or not name.startswith("--"):
+        ours = ALIASES.get(name.removeprefix("--")) if name.startswith("--") else None
+        if ours is None:
             kept.append(word)
-        elif (value := value if equals else next(words, "")) != "":
-            moved.append(f"--{ALIASES[name.removeprefix('--')]}={value}")
+        elif equals:
+            moved.append(f"--{ours}={value}")
+        else:
+            moved += [f"--{ours}", *islice(words, 1)]
     return kept + moved
 
 
@@ -102,7 +106,7 @@ def _recipe(parser: HfArgumentParser, classes: Sequence[type], path: str) -> lis
         parser.error(f"recipe {path} cannot be read: {error}")
     if not isinstance(values, dict):
         parser.error(f"recipe {path} must hold options (name: value), and holds a {type(values).__name__}")
-    values = {ALIASES.get(name, name): value for name, value in values.items()}
+    values = {ALIASES.get(str(name), str(name)): value for name, value in values.items()}
     names = [f.name for cls in classes for f in dataclasses.fields(cls)]
     if unknown := [name for name in values if name not in names]:
         parser.error(f"recipe {path}: " + "; ".join(f"{name}: {_suggest(name, names)}" for name in unknown))

@@ -3,7 +3,7 @@
 A mask is written as one random number per patch (`noise`): the patches with the smallest numbers stay visible, the
 others are masked, as in He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022, section 3. The noise is
 drawn from a key, so that any process, at any time, draws the same mask for the same image. Patches without information
-(`informative.py`) are left out by gathering, with equal counts in a batch, so that attention stays dense.
+are left out by gathering, with equal counts in a batch, so that attention stays dense.
 """
 
 import math

@@ -59,6 +59,13 @@ def test_the_name_that_other_scripts_use_for_a_checkpoint_is_known(words, more):
         assert parse((ModelArguments,), argv)[0].model == "there"
 
 
+@pytest.mark.parametrize("words", [["--model_name_or_path"], ["--model_name_or_path", "--num_channels", "3"]])
+def test_that_name_without_a_checkpoint_is_an_error_as_for_ours(words, capsys):
+    with pytest.raises(SystemExit):
+        parse((ModelArguments,), words)
+    assert "--model: expected one argument" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
