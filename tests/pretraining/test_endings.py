@@ -22,7 +22,7 @@ from hf_radmae.pretraining import run_folder
 from hf_radmae.pretraining.checkpoints import DiskFullError, checkpoints_in, damage, last_complete_checkpoint
 from hf_radmae.pretraining.devices import available_cores
 from hf_radmae.pretraining.divergence import DivergedError, check_finite, replay
-from hf_radmae.pretraining.interrupts import EXIT_CODE, Stopped, StopOnRequest
+from hf_radmae.pretraining.interrupts import EXIT_CODE, StopOnRequest, Stopped
 from hf_radmae.pretraining.run_folder import FolderInUseError, RunFolder, check_temporary_folder
 
 
