@@ -35,6 +35,7 @@ from hf_radmae.inference.embeddings import Embedder, Part, folder_parts, shard_p
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.pretraining.setup import load_processor
+from hf_radmae.sources.parquet import holds_parquet
 from hf_radmae.sources.pseudonyms import key_path, load_key
 
 
@@ -94,7 +95,7 @@ def main() -> None:
 
 
 def _parts(args: EmbedArguments) -> list[Part]:
-    if any(Path(args.data_dir).glob("**/*.parquet")):
+    if holds_parquet(args.data_dir):
         return shard_parts(args.data_dir)
     key = None if args.keep_names else load_key(key_path(args.output_dir, args.key_file))
     return folder_parts(args.data_dir, key, pattern=args.pattern, images_per_part=args.images_per_part)

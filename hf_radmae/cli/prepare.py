@@ -6,9 +6,9 @@ then trains from them, on this machine or another, with nothing of the archive a
 
     accelerate launch scripts/pretrain.py --dataset parquet --data_dir prepared
 
-Interrupted, even by kill -9, it resumes when it is started again; at most one shard per process is made anew. As a job
-array: the same command in each of 8 jobs with --shard 0/8 to 7/8; whichever ends last writes the manifest. Options
-may come from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepared")` reads the result.
+Interrupted, even by kill -9, it resumes when it is started again; at most one shard per process is made anew. On
+several machines: --dask_scheduler, as in scripts/recipes/prepare_slurm.py and prepare_kubernetes.yaml. Options may come
+from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepared")` reads the result.
 
 The output folder holds data/*.parquet, manifest.json (options, counts, what was dropped, versions) and quarantine.csv
 (what is in no shard: its split, its row there, a hash, the reason; of the split "none" is what was no row of the
@@ -42,7 +42,7 @@ RETRIES = 3
 
 @dataclass
 class RunArguments:
-    """From where to where, and with how many hands."""
+    """Source, output folder and processes."""
 
     dataset: str = field(metadata={"help": "mri, irma, imagefolder, phantom (generated), or a data set on the Hub."})
     output_dir: str = field(metadata={"help": "Folder of the shards."})

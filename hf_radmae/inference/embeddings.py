@@ -39,7 +39,7 @@ from hf_radmae.models.modeling_radiograph_vit import pool_tokens
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.shards.writer import FOOTER
 from hf_radmae.sources.pseudonyms import pseudonyms
-from hf_radmae.sources.scan import Found, Scan, is_hidden, walk
+from hf_radmae.sources.scan import METADATA, Found, Scan, is_hidden, walk
 
 EMBEDDING_FOOTER = b"hf_radmae_embedding"
 
@@ -66,7 +66,7 @@ class Part:
 def folder_parts(
     folder: str | Path, key: bytes | None, *, pattern: str = "**/*", images_per_part: int = 1000
 ) -> list[Part]:
-    """The files of a folder or in its zips, in the order of their names; hidden ones are left out.
+    """The files of a folder or in its zips, in the order of their names, but hidden ones and tables of metadata.
 
     Linked folders are followed, each real folder once. What cannot be listed or followed is in a part too, so that it
     is skipped by name.
@@ -86,7 +86,8 @@ def folder_parts(
     files = list(walk(str(folder), found)) if found.root.is_dir() else []
     files += [Found(str(found.root / name), name, 0) for name, _ in found.listed]
     fits = re.compile(glob_translate(pattern)).match
-    files = sorted((file for file in files if fits(file.name) and not is_hidden(file.name)), key=_place)
+    images = (file for file in files if not is_hidden(file.name) and _place(file)[-1] not in METADATA)
+    files = sorted((file for file in images if fits(file.name)), key=_place)
     if not files:
         raise FileNotFoundError(f"{folder} is no folder with files that fit {pattern!r}")
     names = [os.fsencode(file.name).decode(errors="backslashreplace") for file in files]

@@ -1,7 +1,7 @@
 """An archive of radiographs, once over, as Parquet shards at training resolution that bare `datasets` reads.
 
 The plan (which rows make which shard) follows from the input and the options alone. Workers write the shards that are
-missing; so an interrupted run, or one of a job array, resumes where the files say. No raw id, path or UID
+missing; so an interrupted run resumes where the files say. No raw id, path or UID
 goes into the output folder: ids are keyed hashes, labels are those of an allow-list, errors name images by hash.
 """
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -201,6 +202,8 @@ def test_prepared_shards_keep_their_columns_and_other_parquet_is_refused(embedde
 def test_the_script_writes_what_datasets_reads(embedder, archive, tmp_path, monkeypatch, capsys):
     (archive / "note.txt").write_text("no image")
     (archive / ".hidden").write_text("left out")
+    (archive / "metadata.csv").write_text("file_name,fracture\n")
+    pq.write_table(pa.table({"file_name": ["a.png"]}), archive / "Mustermann_0" / "metadata.parquet")
     small_mae().save_pretrained(tmp_path / "mae")
     embedder.processor.save_pretrained(tmp_path / "mae")
     words = ["--model", tmp_path / "mae", "--data_dir", archive, "--output_dir", tmp_path / "out"]
