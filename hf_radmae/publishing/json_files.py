@@ -162,12 +162,14 @@ def _class_names(value: dict[str, Any]) -> frozenset[str]:
     return frozenset(name for name in found if isinstance(name, str))
 
 
-def _models(value: Any) -> frozenset[str]:
-    """The models that have a row in a table of results."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    found = frozenset().union(*map(_models, parts))
-    is_row = isinstance(value, dict) and "pooling" in value and isinstance(value.get("model"), str)
-    return found | {value["model"]} if is_row else found
+def _models(value: Any, gone: frozenset[str]) -> frozenset[str]:
+    """The models that have a row in a table of results, outside of keys that do not go."""
+    if isinstance(value, list):
+        return frozenset().union(*(_models(part, gone) for part in value))
+    if not isinstance(value, dict):
+        return frozenset()
+    found = frozenset().union(*(_models(part, gone) for key, part in value.items() if key not in gone))
+    return found | {value["model"]} if "pooling" in value and isinstance(value.get("model"), str) else found
 
 
 _GONE: Any = object()
@@ -184,8 +186,8 @@ class _Filter:
 
     def __init__(self, name: str, private: Private, value: dict[str, Any], allows: Callable[[str], bool]):
         self.private, self.texts, self.allows = private, _known()[name], allows
-        self.classes, self.models = _class_names(value), _models(value)
         self.gone = _GOES_NOWHERE.get(name, frozenset())
+        self.classes, self.models = _class_names(value), _models(value, self.gone)
         self.dropped: list[str] = []
         self.allowed: list[str] = []
 
@@ -226,6 +228,8 @@ class _Filter:
         self.allowed.append(reason)
 
     def _text(self, text: str, key: str) -> Any:
+        if key in self.texts and (_is_phrase(text) or self._is_joined(text, key)):
+            return text
         if len(text) > FREE_TEXT:
             reason = f"holds a text of {len(text)} characters under {key!r}: reports and remarks do not go"
             self._refuse(reason, text)
@@ -236,8 +240,6 @@ class _Filter:
             self.dropped.append(key)
             return _GONE
         if text == "" or (key in _VERSIONS and _VERSION.fullmatch(text)):
-            return text
-        if key in self.texts and (_is_phrase(text) or self._is_title(text)):
             return text
         if key.startswith("Auto") and _CLASS.fullmatch(text):
             return text
@@ -261,8 +263,10 @@ class _Filter:
         if len(text) > 64 or len(text.split()) > 6 or not text.isprintable():
             self._refuse(f"holds {what} {text[:80]!r} under {key!r}: expected a short name", text)
 
-    def _is_title(self, text: str) -> bool:
-        """Whether a text names a row of a table: its model, which the row shows, and words of this package."""
+    def _is_joined(self, text: str, key: str) -> bool:
+        """Whether a text joins what is looked at where it stands: all labels, or a table's model and words of ours."""
+        if key == "label":
+            return all(part in self.classes for part in text.split(","))
         model, _, rest = text.partition(", ")
         return model in self.models and _is_phrase(rest)
 

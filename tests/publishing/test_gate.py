@@ -466,3 +466,28 @@ def test_a_text_that_is_no_row_of_the_table_stops_the_push(model, rival, tmp_pat
     table = {"rival": rival, "rows": [{"model": model, "pooling": "grid"}]}
     (folder / "results.json").write_text(json.dumps({"name": "run", "probe": table}))
     assert verdicts(folder)["results.json"].verdict == "refused"
+
+
+@pytest.mark.parametrize("more, verdict", [("", "goes"), (",a remark", "refused"), (",Mueller", "refused")])
+def test_the_columns_of_many_labels_go_as_the_labels_do(more, verdict, tmp_path):
+    folder = write_model(tmp_path / "m")
+    findings = [*("Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumonia"), "Pleural Thickening"]
+    findings += ["No Finding", "Enlarged Cardiomediastinum", "Support Devices", "Lung Opacity"]
+    label = ",".join(findings) + more
+    results = {"name": "run", "model": {"label": label}, "label": label, "classes": findings}
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    assert verdicts(folder)["results.json"].verdict == verdict
+
+
+@pytest.mark.parametrize("classes", [["Mueller"], ["Hand", "Hans Mueller"]])
+def test_labels_that_name_somebody_stop_the_push_wherever_they_stand(classes, tmp_path):
+    folder = write_model(tmp_path / "m")
+    (folder / "results.json").write_text(json.dumps({"label": ",".join(classes), "classes": classes}))
+    assert verdicts(folder)["results.json"].verdict == "refused"
+
+
+def test_a_row_that_does_not_go_names_no_model(tmp_path):
+    folder = write_model(tmp_path / "m")
+    rows = [{"model": "Hans Mueller", "pooling": "grid"}]
+    (folder / "results.json").write_text(json.dumps({"refused": {"rows": rows}, "rival": "Hans Mueller, grid"}))
+    assert verdicts(folder)["results.json"].verdict == "refused"
