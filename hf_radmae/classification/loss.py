@@ -7,11 +7,13 @@ ranks is divided by the weight of all.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hf_radmae.classification.labels import Labels
+from hf_radmae.probing.class_weights import class_power, class_weights
 
 
 def label_weights(targets: Tensor, class_weights: Tensor | None) -> Tensor:
@@ -53,8 +55,8 @@ def fit_class_weights(targets: Tensor, labels: Labels, kind: str) -> Tensor | No
     Args:
         targets: of the training images, as `Labels.encode` gives them.
         labels: the task.
-        kind: "none"; "balanced": images / (classes * images of the class), or negative / positive images of each of
-            several labels; "sqrt": the square root of that. A class without images weighs 0.
+        kind: a key of `CLASS_WEIGHTS`. Of several labels the positive images of each weigh negative / positive ones to
+            its power, which gives both answers the shares that `class_weights` gives two classes.
 
     Returns:
         float32 (names,), or None where nothing is weighted.
@@ -64,14 +66,10 @@ def fit_class_weights(targets: Tensor, labels: Labels, kind: str) -> Tensor | No
     """
     if kind == "none":
         return None
-    if kind not in ("balanced", "sqrt") or labels.task == "regression":
-        raise ValueError(
-            f"class_weights={kind!r}: expected none, or for classes balanced or sqrt; the task is {labels.task}"
-        )
-    if targets.ndim == 2:
-        positive, negative = (targets == 1).sum(0), (targets == 0).sum(0)
-        weights = negative / positive.clamp(min=1)
-    else:
-        counts = torch.bincount(targets[targets >= 0], minlength=len(labels.names))
-        weights = torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 0.0)
-    return weights.sqrt() if kind == "sqrt" else weights
+    if labels.task == "regression":
+        raise ValueError(f"class_weights={kind!r}: a regression has no classes, so expected none")
+    if targets.ndim == 1:
+        counts = np.bincount(targets[targets >= 0].numpy(), minlength=len(labels.names))
+        return torch.from_numpy(class_weights(counts, kind)).float()
+    positive, negative = (targets == 1).sum(0), (targets == 0).sum(0)
+    return (negative / positive.clamp(min=1)) ** class_power(kind)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments, check_ranges
+from hf_radmae.probing.class_weights import CLASS_WEIGHTS
 
 RANGES = {
     "layer_decay": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
@@ -16,7 +17,6 @@ RANGES = {
     "contrast": (lambda x: x >= 0, "0 or more"),
     "report_label_weight": (lambda x: 0 <= x <= 1, "between 0 and 1"),
 }
-CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 
 
 @dataclass
@@ -27,8 +27,7 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
     written, which suits many short runs; else it is the best checkpoint, and an interrupted run resumes from the last.
 
     Args:
-        class_weights: weight of a class in the loss: "none", "balanced" (images / classes / images of the class) or
-            "sqrt" (its square root); for a multi-label task that of the positive images, negative / positive.
+        class_weights: weight of a class in the loss, see `fit_class_weights`.
         layer_decay: learning rate of a ViT's layer as a share of that of the next one up, below 1 for networks that
             start from a checkpoint (Clark et al. 2020, ELECTRA; 0.75 in MAE's fine-tuning). A ResNet takes only 1.
         report_label_weight: weight in the loss of a label whose `<label>_source` is "report"; one by hand weighs 1.

@@ -25,7 +25,7 @@ from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
-from hf_radmae.classification.train import labelled_parts
+from hf_radmae.classification.train import classifier_trainer
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
@@ -55,17 +55,14 @@ class SearchArguments:
             raise ValueError(f"--between {self.between}: expected a low and a high learning rate, such as 1e-5 1e-2")
 
 
-def classifier_trainer(
+def supervised_trainer(
     data_args: DataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments
 ) -> ClassifierTrainer:
     """What scripts/finetune.py trains with, from the start in each trial."""
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     with args.main_process_first(desc="build the data set"):
         setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
-    data = labelled_parts(setup.parts, setup.labels, args)
-    train, validation = data["train"], data["validation"]
-    model_init = lambda: setup.build(args.seed)  # noqa: E731
-    return ClassifierTrainer(args=args, model_init=model_init, train_dataset=train, eval_dataset=validation)
+    return classifier_trainer(setup.parts, setup.labels, args, model_init=lambda: setup.build(args.seed))[0]
 
 
 def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
@@ -86,7 +83,7 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
 
 
 COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
-    "finetune": (classifier_trainer, (LabelledDataArguments, TaskArguments, ClassifierTrainingArguments)),
+    "finetune": (supervised_trainer, (LabelledDataArguments, TaskArguments, ClassifierTrainingArguments)),
     "pretrain": (mae_trainer, (DataArguments, ModelArguments, RadMAETrainingArguments)),
 }
 

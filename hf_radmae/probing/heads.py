@@ -15,9 +15,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import kneighbors_graph
 
 from hf_radmae.metrics.bootstrap import drop_missing
+from hf_radmae.probing.class_weights import class_weights as weights_of
 
-CLASS_WEIGHTS: dict[str, float] = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}
-"""Power of one over the images of a class, by which its images count in a head's loss."""
 PENALTY = 0.01
 """Of |weights|^2 / 2 beside the mean loss: scikit-learn's 1 / (C * images)."""
 VARIANCE_EPS = 1e-6  # of the batch norm before MAE's linear layer (He et al. 2022, appendix A.1)
@@ -77,7 +76,7 @@ def linear_probe(
     solved: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # equal draws are solved once: the optimum is unique
     for draw in draws:
         if draw.tobytes() not in solved:
-            weights = image_weights(codes[draw], class_weights)
+            weights = weights_of(np.bincount(codes[draw]), class_weights)[codes[draw]]
             solved[draw.tobytes()] = _solve(features[draw], codes[draw], weights, len(classes), penalty)
     weight, bias = (np.stack(part) for part in zip(*(solved[draw.tobytes()] for draw in draws), strict=True))
     return LinearProbe(classes, weight, bias)
@@ -185,18 +184,6 @@ def encode_draws(
     return codes, classes, kept
 
 
-def image_weights(codes: np.ndarray, class_weights: str) -> np.ndarray:
-    """How much each image counts in the loss, (images,) with mean 1, by its class number.
-
-    Raises:
-        ValueError: unknown class weights.
-    """
-    if class_weights not in CLASS_WEIGHTS:
-        raise ValueError(f"class_weights={class_weights!r}: expected {', '.join(CLASS_WEIGHTS)}")
-    weights = np.bincount(codes).clip(1).astype(float) ** -CLASS_WEIGHTS[class_weights]
-    return weights[codes] / weights[codes].mean()
-
-
 def _solve(
     features: np.ndarray, codes: np.ndarray, weights: np.ndarray, classes: int, penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +194,7 @@ def _solve(
         basis = np.linalg.qr(inputs.T)[0]
         inputs = inputs @ basis
     head = LogisticRegression(C=1 / (penalty * len(inputs)), max_iter=2000)
-    head.fit(inputs, codes, weights)
+    head.fit(inputs, codes, weights / weights.mean())
     found = head.coef_ if basis is None else head.coef_ @ basis.T
     offset = head.intercept_
     if len(head.classes_) == 2:  # one logit: half of it for one class, and half of it against the other

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hf_radmae.classification.search import LEARNING_RATES
-from hf_radmae.classification.training_args import CLASS_WEIGHTS
 from hf_radmae.pretraining.arguments import option
+from hf_radmae.probing.class_weights import CLASS_WEIGHTS
 from hf_radmae.study.heads import NETWORK_POOLINGS
 from hf_radmae.study.tasks import Share, Task
 
@@ -68,7 +68,11 @@ class StudyArguments:
     supervised_evaluations: int = option(20, "Looks at the validation images in a training; the best one is kept.")
     supervised_patience: int = option(10, "Looks without a better score after which a training ends.")
     supervised_batch_size: int = option(32, "Images per step.")
-    class_weights: str = option("none", "Weight of a class in every loss, of probes too.", choices=list(CLASS_WEIGHTS))
+    class_weights: str = option(
+        "none",
+        "Weight of a class in the losses of networks and linear heads; propagated labels are always even.",
+        choices=list(CLASS_WEIGHTS),
+    )
     layer_decay: float = option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
     learning_rates: list[float] = field(
         default_factory=lambda: list(LEARNING_RATES), metadata={"help": "Rates of the search."}
@@ -120,6 +124,11 @@ class StudyArguments:
     def steps_of(self, images: int) -> int:
         """Steps of a training on so many images."""
         return min(self.supervised_steps, self.supervised_epochs * -(-images // self.supervised_batch_size))
+
+    @property
+    def most_search_steps(self) -> int:
+        """Most steps of a training that searches."""
+        return min(self.supervised_steps, self.search_steps or self.supervised_steps)
 
     def search_share(self, share: Share) -> Share:
         """The share on which the rate of a training on `share` is searched."""

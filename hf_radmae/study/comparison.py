@@ -120,7 +120,7 @@ class Comparison:
             lambda folder: training.search(folder, kind, self.labels, draw),
             draw=fingerprint(draw.tolist()),
             rates=args.learning_rates,
-            steps=min(args.supervised_steps, args.search_steps or args.supervised_steps),
+            steps=args.most_search_steps,
             **inputs,
         )
         best, rates = found["best"], found["rates"]

@@ -116,7 +116,7 @@ def summary(results: Mapping[str, Any]) -> dict[str, str]:
         "shapes of pre-training: the rival of metadata alone shows what the shape gives away."
     )
     if results["class_weights"] != "none":
-        method += f" Every loss weighs the classes: {results['class_weights']}."
+        method += f" The losses of networks and linear heads weigh the classes: {results['class_weights']}."
     if results["pretraining"].get("unseen") is False:
         method += " The checkpoint has no list of the images it was trained on: it may have seen the test images."
     return {"images": f"{total:,}", "hardware": hardware, "method": method, "pretraining": text}

@@ -40,10 +40,10 @@ class Task(NamedTuple):
         """
         match = _GRAMMAR.fullmatch(text)
         pairs = [pair.partition("=") for pair in match["where"].split(",")] if match and match["where"] else []
-        if match is None or (match["where"] == "") or not all(column and equal for column, equal, _ in pairs):
+        where = tuple((column.strip(), value.strip()) for column, equal, value in pairs if equal)
+        if match is None or (match["where"] == "") or len(where) < len(pairs) or not all(column for column, _ in where):
             raise ValueError(f"task {text!r}: expected COLUMN, NAME=COLUMN or NAME=A,B, with [COLUMN=VALUE,...] behind")
-        where = tuple((column, value) for column, _, value in pairs)
-        return cls((match["name"] or match["columns"]).replace(",", " "), match["columns"], where)
+        return cls(_plain(match["name"] or match["columns"]), match["columns"].strip(), where)
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,16 @@ class TaskLabels:
         values = self.values["train"][draw]
         return [name for name, column in zip(self.classes, values.T, strict=True) if not {0, 1} <= {*column.tolist()}]
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of `texts`, without commas."""
+        return [_plain(f"{self.task.name} {name}") for name in self.classes] if self.multi else [self.task.name]
+
     def texts(self, split: str) -> dict[str, list[str | None]]:
         """Name of a column -> the labels of a split as texts; of a multi-label task a column of no and yes each."""
-        names, values = self.classes, self.values[split]
-        if not self.multi:
-            return {self.task.name: [names[v] if v >= 0 else None for v in values]}
-        answers = ("no", "yes", None)
-        return {f"{self.task.name} {n}": [answers[v] for v in part] for n, part in zip(names, values.T, strict=True)}
+        names, values = (["no", "yes"], self.values[split].T) if self.multi else (self.classes, [self.values[split]])
+        texts = [*names, None]  # the last one is that of a missing label, -1
+        return {column: [texts[v] for v in part] for column, part in zip(self.columns, values, strict=True)}
 
     def strata(self) -> np.ndarray:
         """What draws of training images are balanced over: names (images,), "" for an image that is not drawn.
@@ -151,6 +154,8 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
         labels = TaskLabels(task, list(fitted.names), values)
         if lacking := labels.one_sided(np.arange(len(values["train"]))):
             raise ValueError(f"task {task.name}: training needs images with {lacking[0]} and images without it")
+        if len(labels.classes) == 1:  # of one name in the lists: two classes
+            labels = TaskLabels(task, ["no", "yes"], {split: part[:, 0] for split, part in values.items()})
         return _scorable(labels)
     present = {name for part in found.values() for name in part if name is not None}
     classes = [name for name in fitted.names if name in present] + sorted(present - set(fitted.names))
@@ -162,6 +167,11 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
             f"task {task.name}: the training images hold {names}, and two classes are needed to tell apart"
         )
     return _scorable(TaskLabels(task, classes, values))
+
+
+def _plain(name: str) -> str:
+    """A name as it may stand in a list that is joined by commas."""
+    return " ".join(name.replace(",", " ").split())
 
 
 def _scorable(labels: TaskLabels) -> TaskLabels:

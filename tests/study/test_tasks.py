@@ -30,7 +30,10 @@ def test_tasks_are_read_from_text():
     assert Task.parse("label[view=AP Supine]") == Task("label", "label", (("view", "AP Supine"),))
     assert Task.parse("label[view=AP,part=a=b]").where == (("view", "AP"), ("part", "a=b"))
     assert Task.parse("findings=a,b") == Task("findings", "a,b")
-    for bad in ("a=b=c", "a[]", "a[b]", "a[=b]", "a[b=c,d]"):
+    assert Task.parse(" fracture = label [ part = hip , view=AP ]") == Task(
+        "fracture", "label", (("part", "hip"), ("view", "AP"))
+    )
+    for bad in ("a=b=c", "a[ =b]", "a[]", "a[b]", "a[=b]", "a[b=c,d]"):
         with pytest.raises(ValueError, match=r"expected COLUMN"):
             Task.parse(bad)
 
@@ -75,6 +78,15 @@ def test_several_labels_are_zero_and_one_and_draws_see_the_rarest():
     assert labels.strata().tolist() == ["a", "a", "none", "", "none"]
     assert labels.texts("train")["findings a"] == ["yes", "yes", "no", None, "no"]
     assert labels.counts()["train"] == [2, 2]
+
+
+def test_names_of_lists_become_columns_that_can_be_joined_by_commas_and_one_name_two_classes():
+    lists = [["mass, left "], [], ["mass, left ", "rib"], ["rib"]]
+    labels = read_labels(rows(findings=split(lists)), Task.parse("findings"))
+    assert labels.classes == ["mass, left ", "rib"]
+    assert list(labels.texts("train")) == labels.columns == ["findings mass left", "findings rib"]
+    one = read_labels(rows(findings=split([["rib"], [], None, ["rib"]])), Task.parse("findings"))
+    assert not one.multi and one.texts("train") == {"findings": ["yes", "no", None, "yes"]}
 
 
 def test_a_task_that_cannot_be_trained_or_scored_is_refused_at_once():

@@ -16,11 +16,10 @@ from transformers import PreTrainedModel
 from hf_radmae.batching.binning import assign, fit_bins
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.classification.data import CachedRadiographs
-from hf_radmae.classification.labels import fit_labels
+from hf_radmae.classification.labels import Labels, fit_labels
 from hf_radmae.classification.networks import build_classifier
 from hf_radmae.classification.search import search_learning_rate
-from hf_radmae.classification.train import labelled_parts as classified_parts
-from hf_radmae.classification.trainer import ClassifierTrainer
+from hf_radmae.classification.train import classifier_trainer, train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.pretraining.arguments import DEFAULT_PRESET, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -97,16 +96,17 @@ class SupervisedTraining:
             labels, draw: of the task, and the training rows whose labels are used.
             learning_rate, seed: of this training.
         """
-        trainer, data = self._trainer(folder, kind, labels, draw, self.args.supervised_steps, learning_rate, seed)
+        fitted, column = self._fitted(labels)
+        options = self._options(folder, kind, draw, self.args.supervised_steps, learning_rate, seed)
         with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
-            trainer.train()
-            found = {split: trainer.predicted(data[split]) for split in ("validation", "test")}
-        views = trainer.state.global_step * self.args.supervised_batch_size
-        result: dict[str, Any] = {"score": trainer.state.best_metric, "views": views}
-        for split, predicted in found.items():
-            size = len(labels.classes)
+            network = self._network(kind, fitted, seed)
+            run = train_classifier(network, self.parts, column, options, draw=draw, bootstrap=0)
+        state, size = run.trainer.state, len(labels.classes)
+        views = state.global_step * self.args.supervised_batch_size
+        result: dict[str, Any] = {"score": state.best_metric, "views": views}
+        columns = np.arange(size) if labels.multi else [labels.classes.index(name) for name in fitted.names]
+        for split, predicted in run.predictions.items():
             scores = np.full((len(labels.values[split]), size), 0.5 if labels.multi else 1 / size)
-            columns = [labels.classes.index(name) for name in self._names(predicted.labels.names, labels)]
             scores[predicted.rows] = 0
             scores[predicted.rows[:, None], columns] = predicted.scores.round(5)
             result[split] = scores
@@ -114,47 +114,40 @@ class SupervisedTraining:
 
     def search(self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray) -> dict[str, Any]:
         """The validation score of each learning rate after a short training ("rates"), and the "best" one."""
-        args = self.args
-        steps = min(args.supervised_steps, args.search_steps or args.supervised_steps)
-        trainer, _ = self._trainer(folder, kind, labels, draw, steps)
+        steps, fitted = self.args.most_search_steps, self._fitted(labels)[0]
+        options = self._options(folder, kind, draw, steps)
+        trainer, _ = classifier_trainer(
+            self.parts, fitted, options, draw, model_init=lambda: self._network(kind, fitted, options.seed)
+        )
         with contextlib.redirect_stdout(io.StringIO()):
-            found = search_learning_rate(trainer, folder, rates=args.learning_rates, subject=f"{kind} {steps}")
+            found = search_learning_rate(trainer, folder, rates=self.args.learning_rates, subject=f"{kind} {steps}")
         rates = [{"learning_rate": rate, "score": score} for rate, score in found.trials.items()]
         return {"rates": rates, "best": found.best} | ({"diverged": found.diverged} if found.diverged else {})
 
-    def _names(self, names: Sequence[str], labels: TaskLabels) -> list[str]:
-        """Names of the network's outputs as names of the task's classes: those of several labels are columns."""
-        return [name.removeprefix(f"{labels.task.name} ") for name in names] if labels.multi else list(names)
+    def _fitted(self, labels: TaskLabels) -> tuple[Labels, str]:
+        """What a network's outputs stand for, and the columns of the labels, joined."""
+        column = ",".join(labels.columns)
+        return fit_labels(self.parts["train"].rows, column), column
 
-    def _trainer(
-        self,
-        folder: Path,
-        kind: str,
-        labels: TaskLabels,
-        draw: np.ndarray,
-        most_steps: int,
-        learning_rate: float = 1e-3,
-        seed: int = 0,
-    ) -> tuple[ClassifierTrainer, dict[str, Any]]:
-        """What trains from the start, and the images of each split."""
-        args, training, column = self.args, self.training, ",".join(labels.texts("train"))
-        fitted = fit_labels(self.parts["train"].rows, column)
+    def _network(self, kind: str, fitted: Labels, seed: int) -> PreTrainedModel:
+        return build_classifier(
+            kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
+            fitted,
+            preset=self.model_args.preset or DEFAULT_PRESET,
+            checkpoint=self.mae if kind == "mae" else getattr(self.args, f"{kind}_checkpoint"),
+            image_size=self.config.image_size,
+            patch_size=self.config.patch_size,
+            num_channels=self.config.num_channels,
+            seed=seed,
+        )
 
-        def start() -> PreTrainedModel:
-            return build_classifier(
-                kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
-                fitted,
-                preset=self.model_args.preset or DEFAULT_PRESET,
-                checkpoint=self.mae if kind == "mae" else getattr(args, f"{kind}_checkpoint"),
-                image_size=self.config.image_size,
-                patch_size=self.config.patch_size,
-                num_channels=self.config.num_channels,
-                seed=seed,
-            )
-
+    def _options(
+        self, folder: Path, kind: str, draw: np.ndarray, most_steps: int, learning_rate: float = 1e-3, seed: int = 0
+    ) -> ClassifierTrainingArguments:
+        args, training = self.args, self.training
         steps = min(most_steps, args.steps_of(len(draw)))
         cached = isinstance(self.parts["train"], CachedRadiographs)
-        options = ClassifierTrainingArguments(
+        return ClassifierTrainingArguments(
             output_dir=str(folder),
             learning_rate=learning_rate,
             class_weights=args.class_weights,
@@ -175,7 +168,3 @@ class SupervisedTraining:
             use_cpu=training.use_cpu,
             dataloader_num_workers=0 if cached else training.dataloader_num_workers,
         )
-        data = classified_parts(self.parts, fitted, options, draw)
-        sets = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
-        trainer = ClassifierTrainer(args=options, model_init=start, **sets)
-        return trainer, data
