@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,16 +81,16 @@ def error_scores(maps: Mapping[int, np.ndarray], labels: np.ndarray, groups: np.
     return found
 
 
-def error_figure(images: Mapping[int, np.ndarray], maps: Mapping[int, np.ndarray], labels: np.ndarray) -> Figure:
-    """Up to twelve images with their maps, half of each label, those of label 1 with a red frame."""
-    rows = [row for value in (1, 0) for row in [r for r in sorted(images) if labels[r] == value][:6]]
+def error_figure(read: Callable[[int], np.ndarray], maps: Mapping[int, np.ndarray], labels: np.ndarray) -> Figure:
+    """Up to twelve images with their maps, half of each label; `read` gives the pixels (height, width) of a row."""
+    rows = [row for value in (1, 0) for row in [r for r in sorted(maps) if labels[r] == value][:6]]
     figure = Figure(figsize=(12, 8), layout="constrained")
     for place, axis in enumerate(figure.subplots(4, 6).flat):
         row = rows[place % 12] if place % 12 < len(rows) else None
         axis.axis("off")
         if row is None:
             continue
-        image = images[row]
+        image = read(row)
         axis.imshow(image, cmap="gray", extent=(0, image.shape[1], image.shape[0], 0))
         if place >= 12:
             axis.imshow(maps[row], cmap="inferno", alpha=0.6, extent=(0, image.shape[1], image.shape[0], 0))

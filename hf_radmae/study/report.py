@@ -1,4 +1,7 @@
-"""The results of a study for people: a page of HTML that needs nothing else, the same in Markdown, and plain tables."""
+"""The results of a study for people: a page of HTML that needs nothing else, Markdown, and plain tables.
+
+The Markdown has all that the page has but the confusion matrices.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +54,13 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
         **results,
         "summary": summary(results),
         "metric_names": METRIC_NAMES,
+        "pictures": {name: Markup(text) for name, text in figures.items()},
         "step_groups": step_groups(results["seconds"]),
         "reconstructions": base64.b64encode(photo.read_bytes()).decode() if photo.is_file() else None,
     }
     files = []
     for suffix in ("html", "md"):
-        pictures = {name: Markup(text) for name, text in figures.items()} if suffix == "html" else {}
-        text = environment.get_template(f"report.{suffix}.j2").render(shared, pictures=pictures)
+        text = environment.get_template(f"report.{suffix}.j2").render(shared)
         files.append(folder / f"report.{suffix}")
         write_whole(files[-1], text.rstrip() + "\n")
     return files

@@ -149,11 +149,10 @@ class Study:
             part, truth = self.images.parts["test"], labels.values["test"]
             collate = BucketCollator(part.bins.patch_size, mae.config.num_channels)
             maps = error_maps(mae, bucket_loader(part, collate, 64, rank=0, world_size=1))
-            chosen = [row for value in (1, 0) for row in [r for r in sorted(maps) if truth[r] == value][:6]]
-            pictures = {row: part[row]["pixel_values"][0].numpy() for row in chosen}
             (self.folder / "figures").mkdir(exist_ok=True)
             picture = f"errors-{re.sub('[^A-Za-z0-9]+', '-', labels.task.name)}.png"
-            save_figure(error_figure(pictures, maps, truth), self.folder / "figures" / picture)
+            figure = error_figure(lambda row: part[row]["pixel_values"][0].numpy(), maps, truth)
+            save_figure(figure, self.folder / "figures" / picture)
             found["error_maps"] = {"rows": error_scores(maps, truth, self.patients["test"]), "picture": picture}
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import datasets
 from hf_radmae.images.storage import write_whole
 
 FILE = "seen_images.txt"
-HEAD = 65_536  # bytes of a file that are read: enough to tell two radiographs apart
+PART = 32_768  # bytes that are read at the start, in the middle and at the end: the first ones may all be border
 
 
 def image_hashes(rows: datasets.Dataset) -> list[str]:
-    """Sixteen hex digits of each image: of its length in bytes and its first 64 KiB, whatever its name and folder."""
-    return [_hash(row["image"]) for row in rows.select_columns(["image"])]
+    """Sixteen hex digits of each image that is there: of its length and parts of it, whatever its name and folder."""
+    return [found for row in rows.select_columns(["image"]) if (found := _hash(row["image"])) is not None]
 
 
 def save_seen(rows: Iterable[datasets.Dataset], folder: str | Path) -> Path:
@@ -46,13 +47,16 @@ def check_unseen(checkpoint: str | Path, test: datasets.Dataset) -> bool:
     return True
 
 
-def _hash(image: dict[str, Any]) -> str:
+def _hash(image: dict[str, Any]) -> str | None:
+    """None of a file that is no longer there."""
     data = image.get("bytes")
-    if data is None:
-        path = Path(image["path"])
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            data = file.read(HEAD)
-    else:
-        size, data = len(data), data[:HEAD]
-    return hashlib.sha256(size.to_bytes(8, "big") + data).hexdigest()[:16]
+    try:
+        with io.BytesIO(data) if data is not None else Path(image["path"]).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            found = hashlib.sha256(size.to_bytes(8, "big"))
+            for place in (0, size // 2, max(0, size - PART)):
+                file.seek(place)
+                found.update(file.read(PART))
+    except FileNotFoundError:
+        return None
+    return found.hexdigest()[:16]

@@ -73,4 +73,4 @@ def hub_features(
             raise ValueError(f"{name}: outputs of shape {tuple(output.shape)} are neither tokens nor maps")
         return {name: pool_tokens(tokens, name, shape) for name in poolings if cls or name != "cls"}
 
-    return split_features(parts, collate, lambda loader: compute, num_workers)
+    return split_features(parts, collate, compute, num_workers)

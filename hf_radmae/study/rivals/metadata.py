@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = ("source", "body_part")
 STEPS = 8  # of each size, of equally many training images: a head is linear, and few sizes are common
 MOST_VALUES = 50  # a column with more texts names images rather than groups of them
 
 
 def metadata_features(
-    rows: Mapping[str, Any], labels: np.ndarray, columns: Sequence[str] = COLUMNS
+    rows: Mapping[str, Any], labels: np.ndarray, columns: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Logarithms of height, width and their ratio, in steps too, and one column for each value of the given columns.
 

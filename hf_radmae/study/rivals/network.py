@@ -49,14 +49,13 @@ def network_features(
 def split_features(
     parts: Mapping[str, RadiographDataset],
     collate: Callable,
-    start: Callable[[Iterable], Callable[[Any], dict[str, Any]]],
+    compute: Callable[[Any], dict[str, Any]],
     num_workers: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Split -> what `start(loader)` computes of a batch, for every image in order; NaN for one that cannot be read."""
+    """Split -> what is computed of the batches, for every image in order; NaN for one that cannot be read."""
     found = {}
     for split, part in parts.items():
-        loader = _loader(part, collate, num_workers)
-        found[split] = _whole(collect_features(loader, start(loader)), len(part))
+        found[split] = _whole(collect_features(_loader(part, collate, num_workers), compute), len(part))
     return found
 
 

@@ -33,4 +33,4 @@ def thumbnail_features(
         options = {"orientations": ORIENTATIONS, "pixels_per_cell": cell, "cells_per_block": (1, 1)}
         return {"thumbnail": small, "HOG": np.stack([hog(square, **options) for square in squares])}
 
-    return split_features(parts, collate, lambda loader: compute, num_workers)
+    return split_features(parts, collate, compute, num_workers)
