@@ -2,7 +2,8 @@
 
     hf-radmae pretrain --output_dir out/phantom
 
-Each is the script of its name in a checkout, which `accelerate launch` starts on several processes.
+Each is a script in a checkout (search-lr is scripts/search_lr.py), which `accelerate launch` starts on several
+processes.
 """
 
 import ast

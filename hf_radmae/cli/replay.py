@@ -15,14 +15,14 @@ from transformers import ViTMAEConfig
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.models.mae import RadMAEForPreTraining
-from hf_radmae.pretraining.divergence import replay
+from hf_radmae.pretraining.divergence import FOLDER, replay
 
 
 @dataclass
 class ReplayArguments:
     """What is run again."""
 
-    folder: str = field(metadata={"help": "Folder `diverged` of a run; its name alone may be given, too."})
+    folder: str = field(metadata={"help": "Folder `diverged` of a run, or the run's folder."})
 
 
 @command
@@ -34,8 +34,8 @@ def main(words: list[str] | None = None) -> None:
         argv[:1] = ["--folder", argv[0]]
     (args,) = parse((ReplayArguments,), argv, description=__doc__)
     folder = Path(args.folder)
-    if not (folder / "config.json").is_file() and (folder / "diverged").is_dir():
-        folder = folder / "diverged"
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no record of a diverged training: config.json is missing")
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

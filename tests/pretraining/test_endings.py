@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_trainer import PATCH, make_model, make_trainer
 from transformers import TrainerCallback
 
+from hf_radmae.cli.replay import main as replay_command
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.pretraining import run_folder
 from hf_radmae.pretraining.checkpoints import DiskFullError, checkpoints_in, damage, last_complete_checkpoint
@@ -168,7 +169,7 @@ DIVERGED += [
 
 
 @pytest.mark.parametrize("options", DIVERGED)
-def test_a_diverged_run_ends_with_an_error_that_can_be_run_again(tmp_path, options):
+def test_a_diverged_run_ends_with_an_error_that_can_be_run_again(tmp_path, options, monkeypatch, capsys):
     trainer = make_trainer(tmp_path, num_train_epochs=3, **options)
     steps = len(trainer.get_train_dataloader()) // options.get("gradient_accumulation_steps", 1)
     spoil(trainer, steps + 1)
@@ -181,6 +182,10 @@ def test_a_diverged_run_ends_with_an_error_that_can_be_run_again(tmp_path, optio
     assert all(torch.isfinite(tensor).all() for tensor in load_file(f"{kept}/model.safetensors").values())
     found = replay(tmp_path / "diverged", make_model())
     assert found["step"] == steps + 1
+    make_model().config.save_pretrained(tmp_path)  # as a run has it that was finished before and diverged when resumed
+    monkeypatch.setattr(sys, "argv", ["hf-radmae replay", str(tmp_path)])
+    replay_command()
+    assert f"Step {steps + 1}, " in capsys.readouterr().out
     assert not all(map(torch.isfinite, map(torch.tensor, found["losses"])))
     assert found["gradients"]
     saved = load_file(tmp_path / "diverged" / "model.safetensors")
