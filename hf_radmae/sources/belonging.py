@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_radmae.batching.columns import arrow_column
+from hf_radmae.sources.folder import SPLIT_NAMES
 from hf_radmae.sources.identity import read_identity
 from hf_radmae.sources.patients import (
     GROUP_COLUMNS,
@@ -35,6 +36,7 @@ FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 """Shares of train, validation and test where a source has no splits of its own."""
 NO_PATIENT = "no patient column: split by image"
 _MOST_CLASSES = 100
+_SPLIT_COLUMNS = {"split", "subset", "partition", "fold", "set", "dataset"}
 _DICOM = {"dcm", "dicom", "dic", "ima"}
 
 
@@ -55,7 +57,7 @@ def with_groups(
         splits: split -> rows.
         names: split -> the path of each row's image, for sources that read files; may be missing.
         patient_column: the column to use.
-        own: rows that this package's builders or shards gave: their `patient` is taken as it is.
+        own: rows that this package's builders or shards gave: their `patient` is taken as it is, else `patient_id`.
         near_duplicates: also group images that look alike, over all splits.
 
     Returns:
@@ -68,8 +70,8 @@ def with_groups(
     notes: list[str] = []
     every = dict.fromkeys(name for rows in whole.values() for name in rows.column_names)
     columns = patient_columns(list(every), patient_column)
-    if not own or patient_column is not None:
-        columns, one_value = _telling(whole, columns, named=patient_column is not None)
+    if not own or patient_column is not None or PATIENT not in every:
+        columns, one_value = _telling(whole, columns, named=own or patient_column is not None)
         if one_value:
             notes.append(f"column {', '.join(one_value)} has one value for all images: not taken for the patient")
         whole, source = _with_patients(whole, columns, names, own=own)
@@ -80,8 +82,6 @@ def with_groups(
             notes.append(f"patients by {source}{share}")
         else:
             notes.append(NO_PATIENT)
-    elif not columns:
-        notes.append(NO_PATIENT)
     if not own:
         whole = _with_column(whole, SAME_CONTENT, _over_all(whole, same_content))
     if near_duplicates:
@@ -114,11 +114,15 @@ def complete_splits(
     Raises:
         ValueError: there is no split `train`, or a patient or a file is in two splits.
     """
-    renamed = {"valid": "validation", "val": "validation", "dev": "validation"}
-    splits = {renamed.get(name, name): rows for name, rows in splits.items()}
+    renamed = {name: SPLIT_NAMES.get(name.lower(), name) for name in splits}
+    counts = Counter(renamed.values())
+    splits = {renamed[name] if counts[renamed[name]] == 1 else name: rows for name, rows in splits.items()}
     if "train" not in splits:
         raise ValueError(f"there is no split 'train', only {', '.join(splits)}")
     notes = []
+    if [*splits] == ["train"] and (column := _split_column(splits["train"])):
+        splits = _by_column(splits["train"], column)
+        notes.append(f"splits by column {column}")
     if shared := shared_groups(splits):
         if not allow_shared_patients:
             raise ValueError(
@@ -139,6 +143,25 @@ def complete_splits(
         splits |= {name: _of_split(train.select(np.flatnonzero(parts == name)), name) for name in wanted}
     order = dict.fromkeys(("train", "validation", "test", *splits))
     return datasets.DatasetDict({name: splits[name] for name in order}), notes
+
+
+def _split_column(rows: datasets.Dataset) -> str | None:
+    """The column that says the split of every row, train and others."""
+    names = [name for name in rows.column_names if name.strip().lower() in _SPLIT_COLUMNS]
+    every = {*SPLIT_NAMES.values()}
+    return next((name for name in names if {"train"} < set(_splits_in(rows, name)) <= every), None)
+
+
+def _splits_in(rows: datasets.Dataset, column: str) -> list[str | None]:
+    feature, values = rows.features[column], arrow_column(rows, column).to_pylist()
+    if isinstance(feature, datasets.ClassLabel):
+        values = [None if value is None or value < 0 else feature.names[value] for value in values]
+    return [SPLIT_NAMES.get(str(value).strip().lower()) for value in values]
+
+
+def _by_column(rows: datasets.Dataset, column: str) -> dict[str, datasets.Dataset]:
+    said = np.array(_splits_in(rows, column))
+    return {str(name): _of_split(rows.select(np.flatnonzero(said == name)), str(name)) for name in np.unique(said)}
 
 
 def shared_groups(splits: Mapping[str, datasets.Dataset]) -> str:

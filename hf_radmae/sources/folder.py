@@ -1,8 +1,9 @@
 """A folder (or a zip) of images -> rows by split, with the columns of its metadata files; every file is accounted for.
 
-The layout is that of `datasets`' `imagefolder`: sub-folders `train`, `validation`, `test` are splits, `metadata.csv`
-(`.tsv`, `.jsonl`, `.parquet`) next to the images or above them holds columns, and without one the folders' names are
-labels. What that reader drops without a word is here a row, or is listed with the reason.
+The layout is that of `datasets`' `imagefolder`: sub-folders `train`, `validation`, `test` (or, where none is called
+train, `train_images` and `test_images`) are splits, `metadata.csv` (`.tsv`, `.jsonl`, `.parquet`) next to the images or
+above them holds columns, and without one the folders' names are labels. What that reader drops without a word is here a
+row, or is listed with the reason.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
+import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
 from hf_radmae.batching.skipped import skipped_image
-from hf_radmae.sources.patients import means_patient
+from hf_radmae.sources.patients import folder_patient, means_patient
 from hf_radmae.sources.scan import Found, Scan, scan, sort_files
 from hf_radmae.sources.table_file import TableError, read_csv, read_table
 
@@ -31,7 +35,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""Name of a folder, or first word of a Parquet file's name, in lower case -> split."""
+"""Name of a folder, or a word of it or of a Parquet file's name, in lower case -> split."""
 _FILE_NAMES = ("filename", "filepath", "imagepath", "imagename", "imagefile", "path", "image", "file")
 
 
@@ -70,18 +74,24 @@ def read_folder(
         folder: see this module's first lines.
         data_files: split -> file, glob pattern, or list of them, in place of what the folders' names say.
         drop_labels: whether folders' names are no labels; by default they are where they differ, all images are at one
-            depth and there is no metadata file.
+            depth, no folder is a patient's and there is no metadata file.
 
     Raises:
         FileNotFoundError: there is no image.
         TableError: a metadata file that cannot be read.
     """
-    found = _chosen(data_files) if data_files is not None else scan(folder)
-    tables = [_Metadata(file) for file in found.metadata]
+    chosen = None if data_files is None else chosen_files(data_files)
+    found = scan(folder) if chosen is None else _scan_of(chosen)
+    tables = _tables(found.metadata)
     listed = [skipped_image(name, reason) for name, reason in found.listed]
     rows: dict[str, list[tuple[Found, dict[str, Any]]]] = defaultdict(list)
-    given = _given_splits(found, data_files)
-    any_split = any(split is not None for split in given.values())
+    folders = {file.name: file.name.split("/")[:-1] for file in found.images}
+    words = chosen is None and words_say_splits(folders.values())
+    if chosen is None:
+        given = {name: split_of(parts, words=words) for name, parts in folders.items()}
+    else:
+        given = {path.lstrip("/"): split for split, paths in chosen.items() for path in paths}
+    any_split = any(given[file.name] is not None for file in found.images)
     files = 0
     for file in found.images:
         split = given[file.name]
@@ -102,9 +112,10 @@ def read_folder(
     if not rows:
         first = f"; the first of {len(listed)} listed: {listed[0]['image']}: {listed[0]['reason']}" if listed else ""
         others = ", ".join(f"{count} {suffix}" for suffix, count in found.others.items()) or "no other file"
-        raise FileNotFoundError(f"{folder}: there is no image in this folder ({others}){first}")
+        usable = " that can be used" if found.images else ""
+        raise FileNotFoundError(f"{folder}: there is no image{usable} in this folder ({others}){first}")
     columns = _columns(tables)
-    labels = None if tables or drop_labels else _labels(rows, forced=drop_labels is False)
+    labels = None if tables or drop_labels else _labels(rows, forced=drop_labels is False, words=words)
     splits = {split: _dataset(part, columns, tables, labels, split) for split, part in rows.items()}
     names = {split: [file.name for file, _ in part] for split, part in rows.items()}
     table_rows = sum(1 for entry in listed if entry.get("row"))
@@ -113,54 +124,65 @@ def read_folder(
     return Source(splits, listed, images, files, found.others, "files", names)
 
 
-def _chosen(data_files: Mapping[str, Any] | Sequence[str] | str) -> Scan:
-    """The files that patterns name, as `scan` gives them."""
+def chosen_files(data_files: Mapping[str, Any] | Sequence[str] | str) -> dict[str, list[str]]:
+    """Split -> the absolute paths that its file, glob pattern or list of them names; without splits all is train.
+
+    Raises:
+        FileNotFoundError: a split without a file.
+        ValueError: a file in two splits.
+    """
+    splits = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    result: dict[str, list[str]] = {}
+    split_by_path: dict[str, str] = {}
+    for split, patterns in splits.items():
+        patterns = [patterns] if isinstance(patterns, str | os.PathLike) else patterns
+        found = {path for pattern in patterns for path in glob.glob(os.path.abspath(pattern), recursive=True)}
+        result[str(split)] = sorted(path for path in found if os.path.isfile(path))
+        if not result[str(split)]:
+            raise FileNotFoundError(f"data_files of {split}: no file is at {', '.join(map(str, patterns))}")
+        for path in result[str(split)]:
+            if (other := split_by_path.setdefault(path, str(split))) != split:
+                raise ValueError(f"data_files: {path} is in {other} and in {split}; name each file once")
+    return result
+
+
+def _scan_of(chosen: Mapping[str, Sequence[str]]) -> Scan:
+    """Chosen files, as `scan` gives them."""
     result = Scan(Path("/"))
-    paths = sorted({path for paths in _patterns(data_files).values() for path in paths})
+    paths = sorted(path for paths in chosen.values() for path in paths)
     states = [os.stat(path) for path in paths]
     files = [Found(p, p.lstrip("/"), s.st_size, s.st_mtime_ns) for p, s in zip(paths, states, strict=True)]
     sort_files(files, result)
     return result
 
 
-def _patterns(data_files: Mapping[str, Any] | Sequence[str] | str) -> dict[str, list[str]]:
-    splits = data_files if isinstance(data_files, Mapping) else {"train": data_files}
-    result = {}
-    for split, patterns in splits.items():
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        paths = [path for pattern in patterns for path in glob.glob(os.path.abspath(pattern), recursive=True)]
-        result[str(split)] = [path for path in paths if os.path.isfile(path)]
-        if not result[str(split)]:
-            raise FileNotFoundError(f"data_files of {split}: no file is at {', '.join(patterns)}")
-    return result
-
-
-def _given_splits(found: Scan, data_files: Any) -> dict[str, str | None]:
-    """Name of an image -> the split that the first folder with a split's name says; None where none does."""
-    if data_files is not None:
-        return {path.lstrip("/"): split for split, paths in _patterns(data_files).items() for path in paths}
-    return {file.name: split_of(file.name.split("/")[:-1]) for file in found.images}
-
-
-def split_of(folders: Sequence[str]) -> str | None:
-    """The split that the first of some folders (or zips) with such a name stands for."""
+def split_of(folders: Sequence[str], *, words: bool = False) -> str | None:
+    """The split that the first of some folders (or zips) stands for by its name, else by a word of it if so asked."""
     for folder in folders:
-        name = folder.strip().lower()
-        split = SPLIT_NAMES.get(name.removesuffix(".zip"))
-        if split:
+        if split := SPLIT_NAMES.get(folder.strip().lower().removesuffix(".zip")):
             return split
-    return None
+    every = [word for folder in folders for word in re.findall("[a-z]+", folder.lower())] if words else []
+    return next((SPLIT_NAMES[word] for word in every if word in SPLIT_NAMES), None)
+
+
+def words_say_splits(names: Iterable[Sequence[str]]) -> bool:
+    """True where no folder is called as the split train is, but words of names say it and another: `train_images`."""
+    names = list(names)
+    if "train" in {split_of(parts) for parts in names}:
+        return False
+    return {"train"} < {split_of(parts, words=True) for parts in names} - {None}
 
 
 class _Metadata:
     """A table that says more of the images in its folder and below, by the column `file_name`."""
 
-    def __init__(self, file: Found):
+    def __init__(self, file: Found, text: Iterable[str] = ()):
         self.name, self.path = file.name, Path(file.path)
         self.folder = posixpath.dirname(file.name)
-        table, self.lines = read_table(self.path, text=_text_columns(self.path))
+        table, self.lines = read_table(self.path, text=[*_text_columns(self.path), *text])
         self.column = _file_column(self.path, table.column_names)
-        self.table = table
+        names = ["image_of_source" if name == "image" != self.column else name for name in table.column_names]
+        self.table = table.rename_columns(names)
         self.by_name: dict[str, list[int]] = defaultdict(list)
         self.problems: list[tuple[int, str, str]] = []
         self.used: set[int] = set()
@@ -169,8 +191,10 @@ class _Metadata:
             if not name:
                 self.problems.append((row, "", "has no file_name"))
                 continue
-            full = posixpath.normpath(posixpath.join(self.folder, name))
-            if posixpath.isabs(name) or full.startswith("../"):
+            if posixpath.isabs(name):
+                name = posixpath.relpath(name, self.path.parent.as_posix())
+            full = _spelled(posixpath.normpath(posixpath.join(self.folder, name)))
+            if full.startswith("../"):
                 self.problems.append((row, name, "leads out of the folder: write it relative to the table"))
                 continue
             self.by_name[full].append(row)
@@ -196,6 +220,24 @@ class _Metadata:
                     where = f"{self.name}, line {self.lines[row]}"
                     entries.append(skipped_image(name, f"is missing: {where} names it, and there is no such image"))
         return [{**entry, "row": True} for entry in entries]
+
+
+def _tables(files: Sequence[Found]) -> list[_Metadata]:
+    """The tables; a column that is text in one is read as text in all, so that `1.0` and `True` keep their spelling."""
+    tables = [_Metadata(file) for file in files]
+    kinds: dict[str, set[bool]] = defaultdict(set)
+    for table in tables:
+        for name in table.columns:
+            kind = table.table.schema.field(name).type
+            if not pa.types.is_null(kind):
+                kinds[name].add(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    mixed = [name for name, texts in kinds.items() if len(texts) > 1]
+    return [_Metadata(file, mixed) for file in files] if mixed else tables
+
+
+def _spelled(name: str) -> str:
+    """A file's name with letters of one part: some systems write `ü` as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _text_columns(path: Path) -> list[str]:
@@ -227,12 +269,13 @@ def _entries_of(file: Found, tables: Sequence[_Metadata]) -> list[dict[str, Any]
 
     A file in a zip is also known by its name without the zip.
     """
-    names = list(dict.fromkeys((file.name, *_without_zips(file.name))))
+    own = _spelled(file.name)
+    names = list(dict.fromkeys((own, *_without_zips(own))))
     above = [
         (place, table)
         for place, table in enumerate(tables)
         if any(name.startswith(f"{table.folder}/") or not table.folder for name in names)
-        or file.name.startswith(f"{table.folder}/")
+        or own.startswith(f"{table.folder}/")
     ]
     if not above:
         return [{}]
@@ -253,24 +296,30 @@ def _without_zips(name: str) -> list[str]:
 
 
 def _columns(tables: Sequence[_Metadata]) -> list[str]:
-    return list(dict.fromkeys(name for table in tables for name in table.columns if name != "image"))
+    return list(dict.fromkeys(name for table in tables for name in table.columns))
 
 
-def _labels(rows: Mapping[str, list[tuple[Found, Any]]], *, forced: bool) -> list[str] | None:
-    """The names of the images' folders, where they are labels: see `read_folder`."""
+def _labels(rows: Mapping[str, list[tuple[Found, Any]]], *, forced: bool, words: bool) -> dict[str, str] | None:
+    """Name of a folder -> label, where the folders of images are labels: see `read_folder`.
+
+    Folders of patients and of splits are none. Names that differ only in case or spaces are one label.
+    """
     names = [file.name for part in rows.values() for file, _ in part]
-    labels = sorted({posixpath.basename(posixpath.dirname(name)) for name in names})
-    labels = [label for label in labels if label.lower() not in SPLIT_NAMES] if not forced else labels
+    folders = sorted({posixpath.basename(posixpath.dirname(name)) for name in names})
     depths = {name.count("/") for name in names}
-    known = all(posixpath.basename(posixpath.dirname(name)) in labels for name in names)
-    return labels if forced or (len(labels) > 1 and len(depths) == 1 and known) else None
+    spellings: dict[str, str] = {}
+    labels = {folder: spellings.setdefault(" ".join(folder.casefold().split()), folder) for folder in folders}
+    if forced:
+        return labels
+    other = any(split_of([folder], words=words) for folder in folders) or any(map(folder_patient, names))
+    return labels if len(spellings) > 1 and len(depths) == 1 and not other else None
 
 
 def _dataset(
     part: list[tuple[Found, dict[str, Any]]],
     columns: Sequence[str],
     tables: Sequence[_Metadata],
-    labels: list[str] | None,
+    labels: dict[str, str] | None,
     split: str,
 ) -> datasets.Dataset:
     """Rows with the column image (a path, nothing opened) and those of the tables."""
@@ -285,11 +334,13 @@ def _dataset(
             if name in table.columns:
                 rows = pa.array([entry.get(str(place)) for _, entry in part], pa.int64())
                 pieces.append(table.table[name].combine_chunks().take(rows))
-        data[name] = _coalesced(name, pieces, tables)
+        data[name] = _coalesced(name, pieces, [table for table in tables if name in table.columns], paths)
         features[name] = datasets.features.features.generate_from_arrow_type(data[name].type)
     if labels is not None:
-        data["label"] = pa.array([labels.index(posixpath.basename(posixpath.dirname(f.name))) for f, _ in part])
-        features["label"] = datasets.ClassLabel(names=labels)
+        classes = sorted({*labels.values()})
+        numbers = {folder: classes.index(label) for folder, label in labels.items()}
+        data["label"] = pa.array([numbers[posixpath.basename(posixpath.dirname(f.name))] for f, _ in part])
+        features["label"] = datasets.ClassLabel(names=classes)
     table = pa.table(data).cast(datasets.Features(features).arrow_schema)
     return datasets.Dataset(
         datasets.table.InMemoryTable(table),
@@ -299,17 +350,27 @@ def _dataset(
     )
 
 
-def _coalesced(name: str, pieces: list[pa.Array], tables: Sequence[_Metadata]) -> pa.Array:
-    """The first known value of several tables' columns, as text where their types differ."""
+def _coalesced(name: str, pieces: list[pa.Array], tables: Sequence[_Metadata], paths: pa.Array) -> pa.Array:
+    """The known value of several tables' columns, as text where their types differ; two values are an error."""
     kinds = {piece.type for piece in pieces if not pa.types.is_null(piece.type)}
     if len(kinds) > 1:
         numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
         kind = pa.float64() if numbers else pa.string()
     else:
         kind = kinds.pop() if kinds else pa.string()
+    files = ", ".join(str(table.path) for table in tables)
     try:
         pieces = [piece.cast(kind) for piece in pieces]
     except pa.ArrowException as error:
-        files = ", ".join(str(table.path) for table in tables if name in table.columns)
         raise TableError(f"{files}: the column {name} is of two kinds ({error}); write the same kind") from error
-    return pc.coalesce(*pieces) if len(pieces) > 1 else pieces[0]
+    result = pieces[0]
+    for piece in pieces[1:]:
+        if pa.types.is_primitive(kind) or pa.types.is_string(kind):
+            differ = np.flatnonzero(pc.fill_null(pc.not_equal(result, piece), False))
+            if len(differ):
+                row = int(differ[0])
+                raise TableError(
+                    f"{files}: {paths[row]} has the values {result[row]} and {piece[row]} of {name}; keep one"
+                )
+        result = pc.coalesce(result, piece)
+    return result

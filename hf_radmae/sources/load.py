@@ -92,7 +92,9 @@ def load_radiographs(
         first = f"{unread[0]['image']}: {unread[0]['reason']}"
         raise ValueError(f"none of the {before} images can be read; the first: {first}")
     _count(source, images, before, unread)
-    own = name in ("mri", "phantom") or (bool(trusted) and name != "irma")
+    if further := dict.fromkeys(name for rows in splits.values() for name in image_columns(rows) if name != "image"):
+        say(f"images of the column {', '.join(further)} are not used: image is")
+    own = name in ("mri", "phantom") or (trusted == {*source.splits} and name != "irma")
     splits, notes = with_groups(
         splits, source.names, patient_column=patient_column, own=own, near_duplicates=near_duplicates
     )
@@ -117,11 +119,17 @@ def _read(name: str, data_dir: str | None, num_proc: int | None, options: dict[s
     """The source's rows, and the splits whose sizes are believed because this package wrote them."""
     if name not in (*BUILDERS, "imagefolder", "parquet") and data_dir is None and Path(name).exists():
         name, data_dir = ("parquet" if holds_parquet(name) else "imagefolder"), name
+    path = Path(data_dir or "")
     if name in ("imagefolder", "parquet", "irma", "mri") and data_dir is None:
         raise ValueError(f"--dataset {name} reads a local folder: say which with --data_dir")
-    is_zip = name == "imagefolder" and str(data_dir).lower().endswith(".zip")
-    if data_dir is not None and not (Path(data_dir).is_file() if is_zip else Path(data_dir).is_dir()):
-        raise FileNotFoundError(f"--data_dir {data_dir}: there is no such folder")
+    if data_dir is not None and not path.is_dir():
+        if not path.is_file():
+            raise FileNotFoundError(f"--data_dir {data_dir}: there is no such folder")
+        if path.suffix.lower() != {"imagefolder": ".zip", "parquet": ".parquet"}.get(name):
+            raise ValueError(
+                f"--data_dir {data_dir} is a file: give the folder that holds it. Only a zip (imagefolder) and a "
+                "Parquet file (parquet) are taken alone"
+            )
     if name == "imagefolder":
         options = {option: value for option, value in options.items() if option != "cache_dir"}
         if unknown := {*options} - {"data_files", "drop_labels"}:
@@ -170,9 +178,7 @@ def _count(source: Source, images: int, before: int, unread: list[dict[str, Any]
 
 def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
     """The same rows with the image column called `image` and its pixels left encoded."""
-    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    if not images:
-        images = [name for name, feature in rows.features.items() if _is_image_struct(feature)]
+    images = image_columns(rows)
     if not images:
         raise ValueError(f"no column holds images; the columns are {', '.join(rows.column_names)}")
     column = "image" if "image" in images else images[0]
@@ -181,6 +187,12 @@ def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
             rows = rows.rename_column("image", "image_of_source")
         rows = rows.rename_column(column, "image")
     return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def image_columns(rows: datasets.Dataset) -> list[str]:
+    """The columns that hold images, by their type."""
+    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    return images or [name for name, feature in rows.features.items() if _is_image_struct(feature)]
 
 
 def _is_image_struct(feature: Any) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 
 from hf_radmae.batching.skipped import skipped_image
 from hf_radmae.images.storage import steady
-from hf_radmae.sources.folder import SPLIT_NAMES, Source, split_of
-from hf_radmae.sources.scan import Scan, walk
+from hf_radmae.sources.folder import Source, chosen_files, split_of, words_say_splits
+from hf_radmae.sources.scan import Scan, sort_files, suffix_of, walk
 from hf_radmae.sources.table_file import TableError
 
 FOOTER = b"hf_radmae"
@@ -23,8 +24,11 @@ FOOTER = b"hf_radmae"
 
 
 def holds_parquet(folder: str | Path) -> bool:
-    """True for a folder with Parquet files that are not only tables of metadata."""
-    return Path(folder).is_dir() and any(path.stem != "metadata" for path in Path(folder).rglob("*.parquet"))
+    """True for a Parquet file, and a folder with some that are not only tables of metadata."""
+    path = Path(folder)
+    if path.is_file():
+        return _is_table(path.name)
+    return any(file.stem != "metadata" for file in path.rglob("*") if _is_table(file.name))
 
 
 def written_here(path: str) -> bool:
@@ -38,12 +42,12 @@ def read_parquet(
     """Rows of all Parquet files below a folder; the split is that of a file's name or of a folder.
 
     `train-00000-of-00002.parquet`, `test.parquet` and `validation/a.parquet` say a split; other files are in train,
-    and beside files that say one they are listed.
+    and beside files that say one they are listed. Where no name is train's so, any word counts (`set_train.parquet`).
 
     Args:
-        folder: searched with its sub-folders.
+        folder: searched with its sub-folders; or one file.
         num_proc: processes that copy the rows into the cache of `datasets`.
-        data_files: split -> files, in place of all that.
+        data_files: split -> file, glob pattern, or list of them, in place of all that.
         **options: of `datasets.load_dataset`.
 
     Returns:
@@ -54,15 +58,24 @@ def read_parquet(
         TableError: a file that cannot be read, or files with other columns than the first.
     """
     listed: list[dict[str, Any]] = []
-    if data_files is None:
+    others: Counter[str] = Counter()
+    chosen: dict[str, list[str]] = defaultdict(list)
+    if data_files is None and Path(folder).is_file():
+        data_files = str(folder)
+    if data_files is not None:
+        chosen = chosen_files(data_files)
+    else:
         found = Scan(Path(folder).expanduser().absolute())
-        files = sorted((file for file in walk(str(found.root), found) if _is_table(file.name)), key=lambda f: f.name)
-        listed = [skipped_image(name, reason) for name, reason in found.listed]
+        every = list(walk(str(found.root), found))
+        files = sorted((file for file in every if _is_table(file.name)), key=lambda file: file.name)
         if not files:
             raise FileNotFoundError(f"{folder}: there is no Parquet file in this folder")
-        given = {file.name: _split_of(file.name) for file in files}
+        sort_files((file for file in every if not _is_table(file.name)), found)
+        others = found.others + Counter(f".{suffix_of(file.name)}" for file in found.metadata)
+        listed = [skipped_image(name, reason) for name, reason in found.listed]
+        listed += [skipped_image(file.name, "is beside Parquet files: move it away") for file in found.images]
+        given = _splits_of([file.name for file in files])
         named = sorted({split for split in given.values() if split})
-        chosen: dict[str, list[str]] = defaultdict(list)
         for file in files:
             split = given[file.name]
             if named and split is None:
@@ -71,38 +84,29 @@ def read_parquet(
                 )
             else:
                 chosen[split or "train"].append(file.path)
-        data_files = dict(chosen)
-    paths = [path for part in data_files.values() for path in part] if isinstance(data_files, dict) else []
-    expected = _check(paths)
-    num_proc = _processes(num_proc, data_files)
-    loaded = datasets.load_dataset("parquet", data_files=data_files, num_proc=num_proc, **options)
+    expected = _check([path for part in chosen.values() for path in part])
+    if num_proc is not None:  # no more than the split with the fewest files has, of which `datasets` would warn
+        num_proc = min(num_proc, *(len(part) for part in chosen.values()))
+    loaded = datasets.load_dataset("parquet", data_files=chosen, num_proc=num_proc, **options)
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     count = sum(len(rows) for rows in splits.values())
-    trusted = (
-        {split for split, part in data_files.items() if isinstance(data_files, dict) and all(map(written_here, part))}
-        if paths
-        else set()
-    )
-    source = Source(splits, listed, (expected if paths else count) + len(listed), count)
-    return source, trusted
+    trusted = {split for split, part in chosen.items() if all(map(written_here, part))}
+    return Source(splits, listed, expected + len(listed), count, others), trusted
 
 
 def _is_table(name: str) -> bool:
     return name.lower().endswith(".parquet") and not any(part.startswith(".") for part in name.split("/"))
 
 
-def _processes(num_proc: int | None, data_files: Any) -> int | None:
-    """No more processes than the split with the fewest files has, of which `datasets` would warn."""
-    if num_proc is None or not isinstance(data_files, dict):
-        return num_proc
-    return max(1, min([num_proc, *(len(part) for part in data_files.values())])) if data_files else num_proc
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a file's name, or else a folder, says."""
-    *folders, base = name.split("/")
-    word = re.split(r"[^a-z]+", base.lower().removesuffix(".parquet"))[0]
-    return SPLIT_NAMES.get(word) or split_of(folders)
+def _splits_of(names: Sequence[str]) -> dict[str, str | None]:
+    """The split that the first word of each file's name says, else a folder, else, see `words_say_splits`, any word."""
+    parts = {}
+    for name in names:
+        *folders, base = name.split("/")
+        stem = base[: -len(".parquet")]
+        parts[name] = [re.split(r"[^a-z]+", stem.lower())[0], *folders, stem]
+    words = words_say_splits(parts.values())
+    return {name: split_of(part, words=words) for name, part in parts.items()}
 
 
 def _check(paths: list[str]) -> int:

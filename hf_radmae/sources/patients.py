@@ -25,14 +25,29 @@ from hf_radmae.images.storage import steady
 
 PATIENT = "patient"
 SAME_CONTENT = "same_content"
-GROUP_COLUMNS = (PATIENT, "patient_id", "near_dup_group", SAME_CONTENT)
+GROUP_COLUMNS = (PATIENT, "near_dup_group", SAME_CONTENT)
 """Columns whose equal values keep images in one split: patients, near duplicates, and copies of one file."""
 
-_PERSONS = ("patient", "patienten", "subject", "participant", "proband", "person", "pat", "subj")
+_PERSONS = (
+    *("patient", "patienten", "paciente", "paziente", "subject", "participant", "proband", "person", "pat", "subj"),
+)
 _KINDS = (
     *("id", "ids", "identifier", "number", "no", "nr", "num", "nummer", "key", "code", "name", "hash", "uid", "pk"),
     *("pseudonym", "ref", "study", "anon", "anonymous", "anonymized", "anonymised", "deid", "deidentified", "the"),
-    *("unique", "orig", "original", "index", "idx", "empi", "mrn"),
+    *(
+        "unique",
+        "orig",
+        "original",
+        "index",
+        "idx",
+        "empi",
+        "mrn",
+        "hashed",
+        "pseudo",
+        "pseudonymized",
+        "pseudonymised",
+    ),
+    *("of", "du"),
 )
 _ALONE = {"mrn", "empi", "empi_id", "pid", "patid", "patnr", "patno", "medical record number", "empi anon", "ptid"}
 _FOLDER = re.compile(r"(?:patients?|pat|subjects?|subj|sub|participants?|proband|person|p)[-_ .]?\d+", re.IGNORECASE)
@@ -44,7 +59,7 @@ _UNKNOWN |= {"unknown", "anonymous", "anonymized", "anonymised", "anon"}
 def normalise_patient(value: Any) -> str | None:
     """The key of a patient: spaces, case, leading zeros and `.0` do not matter; None where the value names nobody.
 
-    `"P007 "`, `"P-007"` and `"p7"` are one key, `"7"`, `7.0` and `"007"` another.
+    `"P007 "`, `"P-007"` and `"p7"` are one key, `"7"`, `7.0` and `"007"` another, `"A-P007"` and `"a_p7"` a third.
     """
     if value is None or isinstance(value, bool) or value != value:
         return None
@@ -55,8 +70,15 @@ def normalise_patient(value: Any) -> str | None:
     text = " ".join(unicodedata.normalize("NFKC", str(value)).casefold().split())
     if text in _UNKNOWN:
         return None
+    whole = _number(text)
+    parts = [part for part in re.split(r"[\s_-]+", text) if part]
+    return whole or (" ".join(_number(part) or part for part in parts) if len(parts) > 1 else text)
+
+
+def _number(text: str) -> str | None:
+    """A number, or a word and a number, without what does not matter; None for any other text."""
     match = _NUMBERED.fullmatch(text)
-    return f"{match['word'] or ''}{match['number']}" if match else text
+    return f"{match['word'] or ''}{match['number']}" if match else None
 
 
 def one_spelling(values: Iterable[str | None]) -> dict[str | None, str]:
@@ -137,10 +159,8 @@ def known_share(rows: Any, places: ArrayLike | None = None) -> float:
     parts = list(rows.values()) if isinstance(rows, Mapping) else [rows]
     known = total = 0
     for part in parts:
-        columns = [name for name in part.column_names if name in (PATIENT, "patient_id")]
-        values = zip(*(arrow_column(part, name).to_pylist() for name in columns), strict=True) if columns else ()
-        has_one = np.array([any(normalise_patient(value) is not None for value in row) for row in values], bool)
-        has_one = has_one if columns else np.zeros(len(part), bool)
+        values = arrow_column(part, PATIENT).to_pylist() if PATIENT in part.column_names else [None] * len(part)
+        has_one = np.array([normalise_patient(value) is not None for value in values], bool)
         chosen = has_one if places is None else has_one[np.asarray(places)]
         known, total = known + int(chosen.sum()), total + len(chosen)
     return known / total if total else 0.0

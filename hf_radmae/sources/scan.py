@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = frozenset(_IMAGE_SUFFIXES.split(" "))
 """Suffixes, in any case, of what is read as a radiograph; others are looked at."""
 _OTHER_SUFFIXES = (
     "txt csv tsv json jsonl ndjson md rst html htm xml yaml yml toml ini cfg log pdf doc docx odt ods xls xlsx ppt "
-    "pptx py ipynb sh bat r m js css sql db sqlite pkl pickle parquet arrow feather lock sha256 md5 license bib tex"
+    "pptx py ipynb sh bat js css sql db sqlite pkl pickle parquet arrow feather lock sha256 md5 license bib tex"
 )
 OTHER_SUFFIXES = frozenset(_OTHER_SUFFIXES.split(" "))
 """Suffixes of what stands beside images and is none: counted, not listed."""
@@ -54,7 +54,6 @@ class Found:
     name: str
     bytes: int
     modified: int = 0
-    in_zip: bool = False
 
 
 @dataclass
@@ -228,9 +227,9 @@ def _unpacked(file: Found, result: Scan) -> Iterator[Found]:
     prefix = f"{file.name}/" if file.name else ""
     try:
         with zipfile.ZipFile(file.path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in archive.infolist() if member.filename[-1:] not in ("/", "\\")]
             for number, member in enumerate(members):
-                name = prefix + member.filename
+                name = prefix + member.filename.replace("\\", "/")  # which some writers put in place of /
                 target = folder / str(number) / re.sub(r"[^\w.\- ]", "_", member.filename.rsplit("/", 1)[-1])[-120:]
                 try:
                     _unpack_member(archive, member, target)

@@ -14,6 +14,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-MISSING_TEXTS = ("", "nan", "NaN", "None", "null", "NULL", "<NA>")
+MISSING_TEXTS = ("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A")
 """What an empty cell is written as."""
 DELIMITERS = (",", ";", "\t", "|")
 _MARKS = (
@@ -213,7 +214,7 @@ def decoded(path: Path) -> str:
 
 def _read_plain_csv(path: Path, text: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table | None:
     """The wanted columns of a large CSV without oddities, by Arrow's parser; None where `read_csv` has to see it."""
-    if len(text) < _PLAIN_FROM or re.match(r"sep=|\s", text, re.IGNORECASE):
+    if len(text) < _PLAIN_FROM or re.match(r"sep=|\s", text, re.IGNORECASE) or re.search(r"\r(?!\n)", text):
         return None
     delimiter = delimiter_of(text)
     if re.search(rf'(?<![{re.escape(delimiter)}\r\n"])"(?![{re.escape(delimiter)}\r\n"])|""', text):
@@ -331,7 +332,7 @@ def _typed(column: Sequence[str]) -> list:
         convert = {cell: int(cell) for cell in known}
     elif any(_IDENTIFIER.fullmatch(cell) for cell in known):
         pass  # an id that would lose its zeros
-    elif all(_NUMBER.fullmatch(cell) for cell in known):
+    elif all(_NUMBER.fullmatch(cell) and isfinite(float(cell)) for cell in known):  # 12e999 is an id
         convert = {cell: float(cell) for cell in known}
     elif all(_COMMA.fullmatch(cell) for cell in known):
         if any(len(cell.partition(",")[2]) not in (0, 3) for cell in known):  # else it may be thousands
@@ -343,16 +344,16 @@ def _typed(column: Sequence[str]) -> list:
 
 def _read_json_lines(path: Path) -> tuple[pa.Table, list[int]]:
     rows, lines = [], []
-    for number, line in enumerate(decoded(path).splitlines(), start=1):
+    for number, line in enumerate(decoded(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_distinct)
         except ValueError as error:
             raise TableError(f"{path}, line {number}: no JSON ({error}); write one object a line") from error
         if not isinstance(row, dict):
             raise TableError(f"{path}, line {number}: a {type(row).__name__}; write one object a line")
-        rows.append({name.strip(): value for name, value in row.items()})
+        rows.append(row)
         lines.append(number)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {}
@@ -364,9 +365,21 @@ def _read_json_lines(path: Path) -> tuple[pa.Table, list[int]]:
             continue
         try:
             columns[name] = pa.chunked_array([pa.array(values)])
-        except pa.ArrowException as error:
-            raise TableError(f"{path}, column {name}: values of several kinds ({error}); write one kind") from error
+        except (pa.ArrowException, OverflowError) as error:
+            raise TableError(
+                f"{path}, column {name}: values of several kinds, or too large ({error}); write one kind, ids as text"
+            ) from error
     return pa.table(columns), lines
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, spaces around its names cut off; ValueError for a name that is there twice."""
+    row: dict[str, Any] = {}
+    for name, value in pairs:
+        if name.strip() in row:
+            raise ValueError(f"the name {name.strip()} is there twice")
+        row[name.strip()] = value
+    return row
 
 
 def _stripped(path: Path, table: pa.Table) -> pa.Table:

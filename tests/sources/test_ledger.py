@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hf_radmae.images.storage import StorageError
 from hf_radmae.sources.folder import read_folder
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.scan import scan
+from hf_radmae.sources.table_file import TableError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -161,6 +163,62 @@ def test_a_table_in_a_zip_and_one_beside_it_name_its_images(tmp_path):
         assert source.splits["train"]["y"][0] == "a"
 
 
+def test_names_of_windows_and_of_zips_that_it_wrote_are_read(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    with zipfile.ZipFile(root / "z.zip", "w") as archive:
+        for name in ("train\\", *(f"{split}\\{n}.png" for split in ("train", "test") for n in range(9))):
+            member = zipfile.ZipInfo("x")
+            member.filename = name  # `ZipInfo` itself would replace the separator only on Windows
+            archive.writestr(member, picture("png") if "png" in name else b"")
+    rows = "\n".join(f"z\\{split}\\{n}.png,{n}" for split in ("train", "test") for n in range(9))
+    (root / "metadata.csv").write_text(f"File Name,y\n{rows}\n")
+    source = read_folder(root)
+    assert {split: len(rows) for split, rows in source.splits.items()} == {"train": 9, "test": 9}
+    assert source.listed == []
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_table_names_files_by_whole_paths_and_in_either_form_of_unicode(tmp_path, form, absolute):
+    root = tmp_path / "set"
+    for number in range(4):
+        put(root, unicodedata.normalize("NFD", f"Hüfte/{number}.png"), picture("png"))
+    start = f"{root}/" if absolute else ""
+    rows = [unicodedata.normalize(form, f"{start}Hüfte/{number}.png,{number}") for number in range(4)]
+    (root / "metadata.csv").write_text("\n".join(["file_name,y", *rows]), encoding="utf-8")
+    source = read_folder(root)
+    assert source.listed == [] and source.splits["train"]["y"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("spelled", "expected"), [(("True", "False"), "True"), (("1.0", "0.0"), "1.0")])
+def test_a_column_that_is_text_in_one_table_keeps_its_spelling_in_all(tmp_path, spelled, expected):
+    for split, values in (("train", spelled), ("test", (*spelled, "unsure"))):
+        lines = [f"{number}.png,{value}" for number, value in enumerate(values)]
+        for number in range(len(values)):
+            put(tmp_path / "set", f"{split}/{number}.png", picture("png"))
+        (tmp_path / "set" / split / "metadata.csv").write_text("\n".join(["file_name,y", *lines]))
+    source = read_folder(tmp_path / "set")
+    assert source.splits["train"]["y"][0] == source.splits["test"]["y"][0] == expected
+
+
+def test_tables_that_contradict_each_other_are_refused_and_a_column_image_is_kept(tmp_path):
+    put(tmp_path / "set", "train/1.png", picture("png"))
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,y,image\ntrain/1.png,0,x17\n")
+    assert read_folder(tmp_path / "set").splits["train"]["image_of_source"] == ["x17"]
+    (tmp_path / "set" / "train" / "metadata.csv").write_text("file_name,y\n1.png,1\n")
+    with pytest.raises(TableError, match=r"metadata.csv: .*1.png has the values 0 and 1 of y; keep one"):
+        read_folder(tmp_path / "set")
+
+
+def test_a_file_in_two_splits_of_data_files_is_refused(tmp_path):
+    for number in range(4):
+        put(tmp_path / "set", f"{number}.png", picture("png"))
+    files = {"train": str(tmp_path / "set" / "*.png"), "test": str(tmp_path / "set" / "1.png")}
+    with pytest.raises(ValueError, match=r"1.png is in train and in test; name each file once"):
+        read_folder(tmp_path / "set", data_files=files)
+
+
 def test_links_are_followed_once_and_broken_ones_are_listed(tmp_path):
     outside = tmp_path / "elsewhere"
     for number in range(4):
@@ -275,3 +333,27 @@ def test_parquet_files_beside_those_of_splits_are_listed(tmp_path):
     splits, skipped = load_radiographs("parquet", str(tmp_path / "set"))
     assert sum(len(part) for part in splits.values()) == 18
     assert [entry["image"] for entry in skipped] == ["extra.parquet"]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("set_train", "set_test"), ("partial-train/0", "partial-test/0")])
+def test_images_beside_parquet_files_are_listed_and_any_word_of_a_name_says_its_split(tmp_path, names):
+    for name in names:
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": picture("png"), "path": None} for _ in range(9)]})
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "set" / f"{name}.parquet"))
+    put(tmp_path / "set", "beside.png", picture("png"))
+    put(tmp_path / "set", "metadata.csv", b"file_name\n")
+    splits, skipped = load_radiographs(str(tmp_path / "set"), num_proc=2)
+    assert len(splits["test"]) == 9 and sum(len(part) for part in splits.values()) == 18
+    assert [entry["image"] for entry in skipped] == ["beside.png"]
+
+
+def test_one_parquet_file_is_read_and_another_file_is_no_folder(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": picture("png"), "path": None} for _ in range(9)]})
+    rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "a.parquet"))
+    for name, folder in (("parquet", str(tmp_path / "a.parquet")), (str(tmp_path / "a.parquet"), None)):
+        assert sum(len(part) for part in load_radiographs(name, folder)[0].values()) == 9
+    files = {"train": str(tmp_path / "*.parquet")}
+    assert sum(len(p) for p in load_radiographs("parquet", str(tmp_path), data_files=files)[0].values()) == 9
+    with pytest.raises(ValueError, match=r"1.png is a file: give the folder that holds it"):
+        load_radiographs("imagefolder", str(put(tmp_path, "1.png", picture("png"))))

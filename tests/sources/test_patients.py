@@ -16,12 +16,19 @@ from tiny_dicom import tiny_dicom
 from hf_radmae.sources.belonging import NO_PATIENT
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.near import DISTANCE, close_pairs
-from hf_radmae.sources.patients import folder_patient, known_share, means_patient, normalise_patient, resampled
+from hf_radmae.sources.patients import (
+    folder_patient,
+    image_groups,
+    known_share,
+    means_patient,
+    normalise_patient,
+    resampled,
+)
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-PERSONS = ("patient", "Patient", "PATIENT", "subject", "Subject", "participant")
-KINDS = ("", "id", "ID", "Id", "identifier", "number", "Nr", "key", "name")
+PERSONS = ("patient", "Patient", "PATIENT", "subject", "Subject", "participant", "paciente")
+KINDS = ("", "id", "hashed", "ID", "Id", "identifier", "number", "Nr", "key", "name")
 JOINS = ("", " ", "_", "-", ".", "  ")
 _content = itertools.count()
 
@@ -94,12 +101,14 @@ SPELLINGS = (
     *(lambda n: f"P{n}", lambda n: f"P{n} ", lambda n: f" p{n:05d}", lambda n: f"p-{n}"),
     lambda n: f"P {n}",
 )
+SITES = (*(lambda n: f"Site1-P{n:04d}", lambda n: f"site1_p{n} "), lambda n: f"SITE1 P{n}")
 
 
 @pytest.mark.parametrize("column", ["patient_id", "Patient ID", " PatientID", "subjectId", "participant"])
+@pytest.mark.parametrize("spellings", [SPELLINGS, SITES])
 @pytest.mark.parametrize("labels", [False, True])
-def test_a_patient_in_many_spellings_stays_in_one_split(tmp_path, column, labels):
-    patients = [SPELLINGS[row % len(SPELLINGS)](row // 5) for row in range(100)]
+def test_a_patient_in_many_spellings_stays_in_one_split(tmp_path, column, labels, spellings):
+    patients = [spellings[row % len(spellings)](row // 5) for row in range(100)]
     write(tmp_path / "set", patients, column)
     loaded, _ = load_radiographs("imagefolder", str(tmp_path / "set"), seed=int(labels))
     where = splits_of(loaded, lambda row: int(file_of(row).rsplit("/", 1)[-1][:-4]) // 5)
@@ -136,6 +145,71 @@ def test_without_patients_the_run_says_so_and_one_value_for_all_is_no_patient(tm
             loaded, _ = load_radiographs("imagefolder", str(tmp_path / str(column)))
         assert text in caplog.text and NO_PATIENT in caplog.text
         assert resampled(loaded) == "images" and all(len(rows) for rows in loaded.values())
+
+
+@pytest.mark.parametrize("nobody", ["unknown", "anonymous", "N/A"])
+def test_images_of_nobody_are_not_those_of_one_patient(tmp_path, nobody):
+    for split in ("train", "test"):
+        write(tmp_path / "set" / split, [nobody if row < 20 else f"{split}{row}" for row in range(30)], "patient_id")
+    loaded, _ = load_radiographs("imagefolder", str(tmp_path / "set"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 27, "validation": 3, "test": 30}
+    assert len(set(image_groups(loaded["test"]))) == 30
+
+
+@pytest.mark.parametrize("column", ["patient", "patient_id"])
+def test_one_value_in_two_splits_is_no_patient(tmp_path, column):
+    for split in ("train", "test"):
+        write(tmp_path / "set" / split, ["ward 7"] * 30, column)
+    assert resampled(load_radiographs("imagefolder", str(tmp_path / "set"))[0]) == "images"
+
+
+@pytest.mark.parametrize(
+    "names", [("train_images", "test_images"), ("stage_2_train_images", "stage_2_test_images"), ("TRAIN", "Testing ")]
+)
+def test_folders_whose_names_say_a_split_among_other_words_are_splits_and_no_labels(tmp_path, names):
+    for name in names:
+        write(tmp_path / "set" / name, range(30))
+    loaded, _ = load_radiographs("imagefolder", str(tmp_path / "set"))
+    assert len(loaded["test"]) == 30 and "label" not in loaded["train"].column_names
+    assert all(names[1] in file_of(row) for row in loaded["test"])
+
+
+@pytest.mark.parametrize("column", ["split", "Subset"])
+def test_a_column_says_the_split_and_is_audited(tmp_path, column):
+    write(tmp_path / "set", range(40), "patient")
+    table = (tmp_path / "set" / "metadata.csv").read_text().splitlines()
+    said = ["Train", "train ", "TEST", "val"]
+    rows = [f"{table[0]},{column}", *(f"{line},{said[row % 4]}" for row, line in enumerate(table[1:]))]
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(rows))
+    loaded, _ = load_radiographs("imagefolder", str(tmp_path / "set"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 20, "validation": 10, "test": 10}
+    assert all(row[column] == "TEST" for row in loaded["test"])
+    shared = (tmp_path / "set" / "metadata.csv").read_text().replace('"3"', '"2"')
+    (tmp_path / "set" / "metadata.csv").write_text(shared)
+    with pytest.raises(ValueError, match="share patients or files: 1 patients: 2 in "):
+        load_radiographs("imagefolder", str(tmp_path / "set"))
+
+
+def test_folders_of_patients_are_no_labels_and_case_makes_no_class(tmp_path):
+    write(tmp_path / "a", [row // 4 for row in range(40)], name="patient{patient:03d}/study1/{row}.png")
+    write(tmp_path / "a", [row // 4 for row in range(40)], name="patient{patient:03d}/study2/{row}.png")
+    assert "label" not in load_radiographs("imagefolder", str(tmp_path / "a"))[0]["train"].column_names
+    for folder in ("train/Normal", "train/Fracture", "test/normal", "test/FRACTURE"):
+        write(tmp_path / "b" / folder, range(10))
+    loaded, _ = load_radiographs("imagefolder", str(tmp_path / "b"))
+    names = loaded["train"].features["label"].names
+    assert [name.lower() for name in names] == ["fracture", "normal"]
+    for rows in loaded.values():
+        assert all(names[row["label"]].lower() == file_of(row).split("/")[-2].lower() for row in rows)
+
+
+def test_two_names_of_one_split_lose_no_rows(tmp_path):
+    for folder, count in (("a", 30), ("b", 5), ("c", 6)):
+        write(tmp_path / folder, range(count))
+    files = {"train": "a", "val": "b", "validation": "c"}
+    files = {split: str(tmp_path / folder / "*.png") for split, folder in files.items()}
+    loaded, _ = load_radiographs("imagefolder", str(tmp_path), data_files=files)
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 27, "validation": 6, "test": 3, "val": 5}
 
 
 def test_the_share_of_known_patients_is_said(tmp_path):

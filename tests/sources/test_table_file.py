@@ -88,6 +88,8 @@ TYPED = [
     (["1,5", "2"], pa.float64(), [1.5, 2.0]),
     (["1,234", "5,678"], pa.string(), ["1,234", "5,678"]),
     (["-0", "+1"], pa.float64(), [0.0, 1.0]),
+    (["12e999", "7"], pa.string(), ["12e999", "7"]),
+    (["7", "NA", "n/a"], pa.int64(), [7, None, None]),
 ]
 
 
@@ -140,8 +142,17 @@ def test_the_faster_parser_gives_the_same_cells_or_leaves_them_to_the_other(tmp_
         table_file._PLAIN_FROM = before
 
 
-@pytest.mark.parametrize("line", ['{"file_name": "1.png", "y": }', "[1]", "file_name,y"])
+@pytest.mark.parametrize("line", ['{"file_name": "1.png", "y": }', "[1]", "file_name,y", '{"y": 1, "y ": 2}'])
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     path = save(tmp_path / "t.jsonl", '{"file_name": "0.png", "y": 1}\n' + line + "\n", "utf-8")
     with pytest.raises(TableError, match=r"t.jsonl, line 2: .*write one object a line"):
         read_table(path)
+
+
+def test_lines_of_json_end_with_a_line_feed_alone_and_too_large_numbers_are_refused(tmp_path):
+    text = "a\u2028b\x85c"
+    path = save(tmp_path / "t.jsonl", f'{{"y": "{text}"}}\r\n{{"y": "d"}}\n', "utf-8")
+    table, lines = read_table(path)
+    assert table["y"].to_pylist() == [text, "d"] and lines == [1, 2]
+    with pytest.raises(TableError, match=r"column y: .*too large .*; write one kind, ids as text"):
+        read_table(save(tmp_path / "t.jsonl", f'{{"y": {10**30}}}\n', "utf-8"))
