@@ -1,19 +1,19 @@
-"""Show what binning does to a data set, from the sizes alone: no image is opened.
+"""Show what binning does to a data set, from the sizes alone: no image is decoded.
 
     python scripts/bins.py table.csv --patch_size 48 --max_tokens 4096 --plot bins.png
 
 reads a table (CSV, TSV or Parquet) with columns `height` and `width` or `pixelarr_shape`, a folder of Parquet shards, a
-folder with `metadata.csv`, or a data set written by `datasets.save_to_disk`. It prints a line per bin and a line per
-strategy, and with --plot draws sizes and bins. A change of aspect or scale is the larger of a/b and b/a, less 1.
+folder with `metadata.csv`, or a data set written by `datasets.save_to_disk`; of a folder without such columns it reads
+the headers of its images. It prints a line per bin and a line per strategy, and with --plot draws sizes and bins. A
+change of aspect or scale is the larger of a/b and b/a, less 1.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import datasets
 import numpy as np
-import pandas as pd
-import pyarrow.dataset
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
@@ -22,48 +22,60 @@ from hf_radmae.batching.binning import STRATEGIES, Bins, assign, fit_bins
 from hf_radmae.batching.grids import checked_sizes, target_sizes
 from hf_radmae.batching.sampler import simulate
 from hf_radmae.cli.command import command
-
-
-def read_columns(source: Path, wanted: list[list[str]]) -> pd.DataFrame:
-    """The first of the `wanted` sets of columns that the table or data set has; ValueError where it has none."""
-    if (source / "dataset_dict.json").exists() or (source / "state.json").exists():
-        saved = datasets.load_from_disk(str(source))
-        splits = list(saved.values()) if isinstance(saved, datasets.DatasetDict) else [saved]
-        names = splits[0].column_names
-    else:
-        files = [source] if source.is_file() else sorted(source.rglob("*.parquet")) or [source / "metadata.csv"]
-        if not files[0].exists():
-            raise FileNotFoundError(
-                f"{source}: expected a CSV or Parquet table, or a folder that holds Parquet files, metadata.csv or a "
-                "data set saved by datasets.save_to_disk."
-            )
-        splits = []
-        if files[0].suffix == ".parquet":
-            names = pyarrow.dataset.dataset(files).schema.names
-        else:
-            with files[0].open(encoding="utf-8-sig") as lines:
-                header = lines.readline()
-            separator = max(",;\t", key=header.count)
-            names = list(pd.read_csv(files[0], sep=separator, nrows=0))
-    columns = next((columns for columns in wanted if set(columns) <= set(names)), None)
-    if columns is None:
-        expected = " or ".join(" and ".join(columns) for columns in wanted)
-        raise ValueError(
-            f"{source} has no columns {expected}, but {', '.join(names)}: name the right ones by --columns."
-        )
-    if splits:
-        return pd.concat([split.select_columns(columns).to_pandas() for split in splits])
-    if files[0].suffix == ".parquet":
-        return pyarrow.dataset.dataset(files).to_table(columns=columns).to_pandas()
-    return pd.read_csv(files[0], sep=separator, usecols=columns)
+from hf_radmae.sources.load import image_sizes
+from hf_radmae.sources.table_file import column_names, read_text_columns
 
 
 def read_sizes(source: Path, columns: list[str]) -> np.ndarray:
-    """(N, 2) heights and widths in pixels."""
-    table = read_columns(source, [columns, ["pixelarr_shape"]])
-    if "pixelarr_shape" in table:  # a tuple or list as text, or a list
-        return table["pixelarr_shape"].astype(str).str.extract(r"(\d+)\D+(\d+)").to_numpy(float)
-    return table[columns].to_numpy()
+    """(N, 2) heights and widths in pixels: of the columns, else of `pixelarr_shape`, else of the images' headers.
+
+    Raises:
+        FileNotFoundError: there is no such source, or a folder without images.
+        ValueError: a table or a saved data set without such columns, or with cells that are no sizes.
+    """
+    if not source.exists():
+        raise FileNotFoundError(
+            f"{source}: expected a CSV or Parquet table, or a folder that holds Parquet files, metadata.csv, a data "
+            "set saved by datasets.save_to_disk or images."
+        )
+    saved = _saved(source)
+    tables = [] if saved else _tables(source)
+    names = saved[0].column_names if saved else column_names(tables[0]) if tables else []
+    found = next((wanted for wanted in (columns, ["pixelarr_shape"]) if set(wanted) <= set(names)), None)
+    if found is None:
+        if source.is_dir() and not saved:
+            return image_sizes(str(source))
+        raise ValueError(
+            f"{source} has no columns {' and '.join(columns)} or pixelarr_shape, but {', '.join(names)}: name the "
+            "right ones by --columns."
+        )
+    read = [rows.select_columns(found).with_format("arrow")[:] for rows in saved]
+    read += [read_text_columns(path, found) for path in tables]
+    sizes = [_size([*row.values()]) for table in read for row in table.to_pylist()]
+    try:
+        return np.array(sizes, float).reshape(len(sizes), 2)
+    except ValueError as error:
+        raise ValueError(f"{source}: the columns {', '.join(found)} hold no sizes ({error})") from error
+
+
+def _size(cells: list) -> list:
+    """Height and width of a row: two cells, or a shape, which is a tuple or list as text, or a list."""
+    cells = re.findall(r"\d+", str(cells[0]))[:2] if len(cells) == 1 else cells
+    return [np.nan if cell is None else cell for cell in cells]
+
+
+def _saved(source: Path) -> list[datasets.Dataset]:
+    """The splits of a saved data set, none where the source is no such folder."""
+    if not any((source / name).exists() for name in ("dataset_dict.json", "state.json")):
+        return []
+    saved = datasets.load_from_disk(str(source))
+    return list(saved.values()) if isinstance(saved, datasets.DatasetDict) else [saved]
+
+
+def _tables(source: Path) -> list[Path]:
+    """The file of a table, or those of a folder: all that are Parquet, else its metadata."""
+    named = [source / name for name in ("metadata.csv", "metadata.tsv")]
+    return [source] if source.is_file() else sorted(source.rglob("*.parquet")) or [p for p in named if p.exists()][:1]
 
 
 def plot(sizes: np.ndarray, bins: Bins, ids: np.ndarray, figures: BinReport, path: Path) -> None:
@@ -93,7 +105,7 @@ def main() -> None:
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in STRATEGIES.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("source", type=Path, help="table, folder of Parquet shards, or saved data set")
+    option("source", type=Path, help="table, folder of Parquet shards or images, or saved data set")
     option("--binning", default="smart", choices=STRATEGIES, help=f"{meanings} (default: smart)")
     option("--num_bins", type=int, default=16, help="most shapes of smart and mixed (default: 16)")
     option("--patch_size", type=int, default=16, help="side of a patch in pixels (default: 16)")
@@ -101,7 +113,12 @@ def main() -> None:
     option("--max_side", type=int, help="longest side of a shape in pixels (default: no limit)")
     option("--batch_size", type=int, default=8, help="images per rank and step (default: 8)")
     option("--ranks", type=int, default=1, help="processes of the run (default: 1)")
-    option("--columns", nargs=2, default=["height", "width"], help="columns of the sizes, else pixelarr_shape is tried")
+    option(
+        "--columns",
+        nargs=2,
+        default=["height", "width"],
+        help="columns of the sizes, else pixelarr_shape, else the images",
+    )
     option("--plot", type=Path, help="where to draw sizes and bins (.png, .pdf, .svg)")
     args = parser.parse_args()
 

@@ -28,7 +28,7 @@ from datasets.fingerprint import Hasher
 from hf_radmae.batching.skipped import skipped_image
 from hf_radmae.sources.patients import folder_patient, means_patient
 from hf_radmae.sources.scan import Found, Scan, scan, sort_files
-from hf_radmae.sources.table_file import TableError, read_csv, read_table
+from hf_radmae.sources.table_file import TableError, column_names, read_table
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -244,8 +244,7 @@ def _text_columns(path: Path) -> list[str]:
     """The columns of a table that are names or ids, which stay text."""
     if path.suffix.lower() in (".parquet", ".jsonl"):
         return []
-    names, _ = read_csv(path)
-    return [name for name in names if _canonical(name) in _FILE_NAMES or means_patient(name)]
+    return [name for name in column_names(path) if _canonical(name) in _FILE_NAMES or means_patient(name)]
 
 
 def _file_column(path: Path, names: Sequence[str]) -> str:

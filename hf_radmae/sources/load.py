@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
+from hf_radmae.batching.columns import arrow_column
 from hf_radmae.batching.skipped import skipped_image
 from hf_radmae.images.image import ImageError, image_size
 from hf_radmae.images.storage import steady, storage_fault
@@ -34,6 +35,7 @@ BUILDERS = {
 PROCESSES = min(os.cpu_count() or 1, 8)
 """Processes that build a data set and measure its images before a run: more gain little, and storage is shared."""
 MISSING = "is missing: no such file"
+SIZE = ("height", "width")
 
 
 def load_radiographs(
@@ -78,22 +80,8 @@ def load_radiographs(
         StorageError: the storage does not answer.
     """
     source, trusted = _read(name, data_dir, num_proc, options)
-    before = sum(len(rows) for rows in source.splits.values())
-    splits: dict[str, datasets.Dataset] = {}
-    good: dict[str, np.ndarray] = {}
-    unread: list[dict[str, Any]] = []
-    known = [split for split in ("train", "validation", "test") if split in source.splits]
-    for split in dict.fromkeys((*known, *source.splits)):
-        rows = _named(split, _undecoded(source.splits[split]))
-        splits[split], good[split] = _with_sizes(split, rows, unread, believed=split in trusted)
+    splits, good, unread = _measured(source, trusted)
     skipped = [*unread, *source.listed]
-    images = int(sum(rows.sum() for rows in good.values()))
-    if before and not images:
-        first = f"{unread[0]['image']}: {unread[0]['reason']}"
-        raise ValueError(f"none of the {before} images can be read; the first: {first}")
-    _count(source, images, before, unread)
-    if further := dict.fromkeys(name for rows in splits.values() for name in image_columns(rows) if name != "image"):
-        say(f"images of the column {', '.join(further)} are not used: image is")
     own = name in ("mri", "phantom") or (trusted == {*source.splits} and name != "irma")
     splits, notes = with_groups(
         splits, source.names, patient_column=patient_column, own=own, near_duplicates=near_duplicates
@@ -108,6 +96,39 @@ def load_radiographs(
     for note in (*notes, *more, *joined, *scored):
         say(note)
     return result, skipped
+
+
+def image_sizes(name: str) -> np.ndarray:
+    """Heights and widths of a source's images as their headers, or shards of this package, say; int (images, 2).
+
+    Raises:
+        As `load_radiographs`, but for its splits.
+    """
+    splits, good, _ = _measured(*_read(name, None, None, {}))
+    axes = [[arrow_column(rows, axis).to_numpy()[good[split]] for split, rows in splits.items()] for axis in SIZE]
+    return np.column_stack([np.concatenate(axis) for axis in axes])
+
+
+def _measured(
+    source: Source, trusted: set[str]
+) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[dict[str, Any]]]:
+    """The rows by split with their sizes, which of them have one, and the list of those that have none."""
+    before = sum(len(rows) for rows in source.splits.values())
+    splits: dict[str, datasets.Dataset] = {}
+    good: dict[str, np.ndarray] = {}
+    unread: list[dict[str, Any]] = []
+    known = [split for split in ("train", "validation", "test") if split in source.splits]
+    for split in dict.fromkeys((*known, *source.splits)):
+        rows = _named(split, _undecoded(source.splits[split]))
+        splits[split], good[split] = _with_sizes(split, rows, unread, believed=split in trusted)
+    images = int(sum(rows.sum() for rows in good.values()))
+    if before and not images:
+        first = f"{unread[0]['image']}: {unread[0]['reason']}"
+        raise ValueError(f"none of the {before} images can be read; the first: {first}")
+    _count(source, images, before, unread)
+    if further := dict.fromkeys(name for rows in splits.values() for name in image_columns(rows) if name != "image"):
+        say(f"images of the column {', '.join(further)} are not used: image is")
+    return splits, good, unread
 
 
 def say(text: str) -> None:
@@ -215,10 +236,10 @@ def _with_sizes(
 
     Sizes that are believed are taken as they are; rows that lack one, and rows without an image, are looked at.
     """
-    given = {"height", "width"} <= set(rows.column_names)
+    given = {*SIZE} <= set(rows.column_names)
     sizes = np.full((len(rows), 2), -1, np.int64)
     if believed and given:
-        for axis, column in enumerate(("height", "width")):
+        for axis, column in enumerate(SIZE):
             sizes[:, axis] = pc.fill_null(rows.data.column(column), -1).to_numpy()[_places(rows)]
     unknown = np.flatnonzero((sizes < 1).any(1) | _without_image(rows))
     named = "image_id" if "image_id" in rows.column_names else None
@@ -247,8 +268,8 @@ def _with_sizes(
     good = (sizes > 0).all(1)
     if believed and given and not len(unknown):
         return rows, np.asarray(good)
-    rows = rows.remove_columns([column for column in ("height", "width") if column in rows.column_names])
-    for axis, column in enumerate(("height", "width")):
+    rows = rows.remove_columns([column for column in SIZE if column in rows.column_names])
+    for axis, column in enumerate(SIZE):
         rows = rows.add_column(column, sizes[:, axis].astype(np.int32))
     return rows, np.asarray(good)
 

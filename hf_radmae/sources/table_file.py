@@ -84,6 +84,21 @@ def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[st
     return pa.table({name: _emptied(column) for name, column in zip(wanted, columns, strict=True)})
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of a table's columns, from the header of a CSV or the footer of a Parquet file.
+
+    Raises:
+        FileNotFoundError, TableError: as `read_text_columns`.
+    """
+    _check_file(path)
+    if path.suffix.lower() != ".parquet":
+        return read_csv(path)[0]
+    try:
+        return [name.strip() for name in pa.parquet.read_schema(path).names]
+    except (pa.ArrowException, OSError) as error:
+        raise _no_parquet(path, error) from error
+
+
 def read_table(path: Path, text: Sequence[str] = ()) -> tuple[pa.Table, list[int]]:
     """Return a whole table, its columns typed, and the line of each row (Parquet: the row, 1 the first).
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from hf_radmae.batching.bin_report import compare, report
 from hf_radmae.batching.binning import STRATEGIES, Bins, NoBinsError, assign, content_sizes, fit_bins
@@ -265,6 +266,7 @@ def test_bins_script_reads_the_same_sizes_from_every_kind_of_table(tmp_path, mon
     (tmp_path / "folder").mkdir()
     table.to_csv(tmp_path / "comma.csv")
     table.to_csv(tmp_path / "semicolon.csv", sep=";")
+    table.to_csv(tmp_path / "tab.tsv", sep="\t", encoding="utf-16")
     shapes.to_csv(tmp_path / "shapes.csv")
     table.to_csv(tmp_path / "folder" / "metadata.csv")
     table[:120].to_parquet(tmp_path / "shards" / "a.parquet")
@@ -275,10 +277,18 @@ def test_bins_script_reads_the_same_sizes_from_every_kind_of_table(tmp_path, mon
         str(tmp_path / "splits")
     )
     script = vars(bins_command)
-    for name in ("comma.csv", "semicolon.csv", "shapes.csv", "folder", "shards", "saved", "splits"):
+    for name in ("comma.csv", "semicolon.csv", "tab.tsv", "shapes.csv", "folder", "shards", "saved", "splits"):
         assert (script["read_sizes"](tmp_path / name, ["height", "width"]) == sizes).all(), name
     with pytest.raises(ValueError, match=r"no columns rows and columns or pixelarr_shape, but .*height, width"):
         script["read_sizes"](tmp_path / "comma.csv", ["rows", "columns"])
+    (tmp_path / "words.csv").write_text("height,width\nhigh,wide\n")
+    with pytest.raises(ValueError, match=r"words.csv: the columns height, width hold no sizes"):
+        script["read_sizes"](tmp_path / "words.csv", ["height", "width"])
+    for number, size in enumerate(sizes[:5]):
+        (tmp_path / "images" / f"part{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", tuple(size[::-1].tolist())).save(tmp_path / "images" / f"part{number % 2}" / f"{number}.png")
+    found = script["read_sizes"](tmp_path / "images", ["height", "width"])
+    assert sorted(found.tolist()) == sorted(sizes[:5].tolist())
     with pytest.raises(FileNotFoundError, match="expected a CSV"):
         script["read_sizes"](tmp_path / "nothing", ["height", "width"])
     capsys.readouterr()
