@@ -55,6 +55,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the shards that are missing, and the manifest and the quarantine once none is.
 
+    A split of which no image is left has no file.
+
     Args:
         splits: rows with `image` undecoded, `height` and `width`, as `load_radiographs` gives them.
         folder: where `data/`, the manifest and the quarantine go.
@@ -114,6 +116,10 @@ def prepare(
             _run(writer, tasks, total, pool, 2 * num_proc)
     manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
     _check_not_empty(manifest)
+    for shard in shards:
+        if not manifest["counts"][shard.split]["images"]:  # `datasets` reads no split of files without a row
+            (folder / "data" / shard.name).unlink()
+            manifest["shards"][shard.split] = 0
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
 

@@ -111,7 +111,7 @@ class ShardWriter:
                 if len(group) == ROW_GROUP or sum(len(row["image"]["bytes"]) for row in group) > ROW_GROUP_BYTES:
                     writer.write_table(pa.Table.from_pylist(group, schema))
                     report.images, group = report.images + len(group), []
-            if group or not report.images:
+            if group:  # a row group without rows is none that `datasets` reads
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 report.images += len(group)
             writer.add_key_value_metadata({FOOTER: json.dumps(vars(report)).encode()})

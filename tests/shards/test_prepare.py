@@ -13,9 +13,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from damaged import encode as encode_image
+from damaged import radiograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rows import make_rows
 
 from hf_radmae.batching.binning import Bins, fit_bins
 from hf_radmae.batching.collator import BucketCollator
@@ -147,6 +150,25 @@ def test_a_restart_that_would_mix_two_kinds_of_shards_is_refused(archive, splits
     with pytest.raises(OtherOptionsError, match=match):
         prepare(**arguments)
     assert contents(whole) == before
+
+
+def test_shards_and_splits_of_which_no_image_is_left_do_not_keep_the_others_from_being_read(tmp_path):
+    rows = make_rows([b"" if seed in (1, 3) else encode_image(radiograph(40, 48, seed), "PNG") for seed in range(6)])
+    splits = {"train": rows, "validation": rows.select([1, 3]), "test": rows.select([0, 2])}
+    folder, options = tmp_path / "shards", PrepareOptions(longest_side=32, images_per_shard=1)
+    for _ in range(2):
+        manifest = prepare(splits, folder, options, key=b"key")
+        assert {split: count["images"] for split, count in manifest["counts"].items()} == {
+            "train": 4,
+            "validation": 0,
+            "test": 2,
+        }
+        assert manifest["shards"] == {"train": 6, "validation": 0, "test": 2}
+    for streaming in (False, True):
+        loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"), streaming=streaming)
+        assert {split: len(list(part)) for split, part in loaded.items()} == {"train": 4, "test": 2}
+    read, _ = load_radiographs("parquet", str(folder), cache_dir=str(tmp_path / "cache"))
+    assert sum(map(len, read.values())) == 6
 
 
 def test_every_row_is_in_one_shard_or_counted_as_dropped_or_quarantined(splits, whole, tmp_path):
