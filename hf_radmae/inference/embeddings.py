@@ -115,7 +115,7 @@ def shard_parts(folder: str | Path) -> list[Part]:
         FileNotFoundError: there is no Parquet file.
         ValueError: a file is no prepared shard, so that nobody knows whether its columns identify someone.
     """
-    paths = sorted(path for path in Path(folder).glob("**/*.parquet") if not path.name.startswith("."))
+    paths = parquet_files(folder)
     if not paths:
         raise FileNotFoundError(f"{folder} has no Parquet files")
     parts: list[Part] = []
@@ -130,6 +130,11 @@ def shard_parts(folder: str | Path) -> list[Part]:
         identity = _digest(path.name, str(metadata.num_rows), str(path.stat().st_size))
         parts.append(Part(path.name, schema, metadata.num_rows, identity, partial(_shard_rows, path)))
     return parts
+
+
+def parquet_files(folder: str | Path) -> list[Path]:
+    """The Parquet files below a folder, sorted, but hidden ones, which are unfinished."""
+    return sorted(path for path in Path(folder).glob("**/*.parquet") if not path.name.startswith("."))
 
 
 def _shard_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from hf_radmae.images.image import ImageSource, read_image
-from hf_radmae.inference.embeddings import Embedder, folder_parts, part_footer
-from hf_radmae.sources.parquet import FOOTER
+from hf_radmae.inference.embeddings import Embedder, folder_parts, parquet_files, part_footer
+from hf_radmae.sources.parquet import FOOTER, holds_parquet
 
 TILE, CAPTION = 192, 30
 
@@ -53,7 +53,7 @@ class EmbeddingIndex:
             FileNotFoundError: there is no embedding in the folder.
             ValueError: there is no such column, or the parts are of different runs.
         """
-        paths = sorted(path for path in Path(folder).glob("**/*.parquet") if not path.name.startswith("."))
+        paths = parquet_files(folder)
         footers = [part_footer(path) for path in paths]
         if not paths or not all(footers):
             raise FileNotFoundError(f"{folder} holds no embeddings, or other Parquet files: write them with embed")
@@ -155,7 +155,7 @@ def pictures(
         pattern: of the files.
     """
     wanted, found = set(ids), dict[str, ImageSource]()
-    shards = sorted(path for path in Path(data_dir).glob("**/*.parquet") if not path.name.startswith("."))
+    shards = parquet_files(data_dir) if holds_parquet(data_dir) else []
     for path in shards:
         with pq.ParquetFile(path) as file:
             if FOOTER not in (file.metadata.metadata or {}):

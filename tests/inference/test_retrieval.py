@@ -1,10 +1,13 @@
 """Search: the neighbours of a plain computation, for files and ids, with pictures of folders and of shards."""
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from damaged import encode
 from exported import PATCH, SIDE, limb, small_mae
@@ -16,7 +19,7 @@ from rows import make_rows
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.cli import embed, search
-from hf_radmae.inference.embeddings import shard_parts
+from hf_radmae.inference.embeddings import folder_parts, shard_parts
 from hf_radmae.inference.search import CAPTION, TILE, EmbeddingIndex, contact_sheet, pictures
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
@@ -104,6 +107,14 @@ def test_pictures_of_prepared_shards(tmp_path):
     all_rows = [row for part in shard_parts(tmp_path) for row in part.rows()]
     wanted = [all_rows[place][0]["image_id"] for place in (0, 7)]
     assert pictures([*wanted, "none"], tmp_path) == {wanted[0]: all_rows[0][1], wanted[1]: all_rows[7][1]}
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_pictures_of_a_folder_with_a_table_of_metadata(archive, key, tmp_path):
+    shutil.copy(archive / "00.png", tmp_path)
+    pq.write_table(pa.table({"file_name": ["00.png"]}), tmp_path / "metadata.parquet")
+    ((row, path),) = (row for part in folder_parts(tmp_path, key) for row in part.rows())
+    assert pictures([row["image_id"]], tmp_path, key) == {row["image_id"]: path}
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 100))
