@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_radmae.batching.columns import arrow_column
+from hf_radmae.sources.mri.table import HEADER_ANSWERS
 from hf_radmae.sources.patients import means_patient
 from hf_radmae.sources.pseudonyms import pseudonyms
 
@@ -65,7 +66,8 @@ def kept_labels(splits: Mapping[str, datasets.Dataset], wanted: list[str] | None
     features = next(iter(splits.values())).features
     free = [name for name in features if name not in IDENTIFYING and not means_patient(name)]
     if wanted is None:
-        return [name for name in free if isinstance(features[name], datasets.ClassLabel) or _is_truth(features[name])]
+        labels = [name for name in free if name not in HEADER_ANSWERS]  # those are columns of every shard
+        return [name for name in labels if isinstance(features[name], datasets.ClassLabel) or _is_truth(features[name])]
     if unknown := [name for name in wanted if name not in free]:
         raise ValueError(f"labels {', '.join(unknown)} are no columns, or hold ids: choose of {', '.join(free)}")
     return wanted

@@ -87,7 +87,7 @@ def prepare(
     left_out = sorted({*columns} - {*labels, *SIZES} - IDENTIFYING)
     bins = _fitted_bins(splits, options)
     shards = plan(splits, options)
-    manifest = {
+    manifest: dict[str, Any] = {
         "complete": False,
         "source": dict(source or {}),
         "options": options.to_dict(),

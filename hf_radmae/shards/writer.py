@@ -221,7 +221,8 @@ def _read(content: bytes, name: str) -> tuple[np.ndarray, RadiographHeader | Non
 def _answer(name: str, header: RadiographHeader | None, row: Mapping[str, Any]) -> str | None:
     """YES or NO of a DICOM header, else of a source's own column: what it prepared or converted has no header."""
     said = yes_or_no(getattr(header, name)) if header else None
-    return said or yes_or_no(str(row.get(name)).strip().upper())
+    value = {True: "YES", False: "NO"}.get(row.get(name), row.get(name))
+    return said or yes_or_no(str(value).strip().upper())
 
 
 def _spacing(value: Any) -> tuple[float, float] | None:

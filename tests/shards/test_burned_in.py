@@ -40,8 +40,8 @@ def test_burnt_in_text_is_left_out_unless_asked_for(tmp_path, keep):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_what_a_source_says_of_images_without_a_header_counts_as_much(tmp_path, keep):
-    said = ["YES", "NO", None, "yes ", "Mustermann"]
+@pytest.mark.parametrize("said", [["YES", "NO", None, "yes ", "Mustermann"], [True, False, None, True, None]])
+def test_what_a_source_says_of_images_without_a_header_counts_as_much(tmp_path, keep, said):
     rows = datasets.Dataset.from_dict(
         {
             "image": [{"bytes": encode(radiograph(40, 48, seed), "PNG"), "path": None} for seed in range(len(said))],
