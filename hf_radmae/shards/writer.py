@@ -221,8 +221,9 @@ def _read(content: bytes, name: str) -> tuple[np.ndarray, RadiographHeader | Non
 def _answer(name: str, header: RadiographHeader | None, row: Mapping[str, Any]) -> str | None:
     """YES or NO of a DICOM header, else of a source's own column: what it prepared or converted has no header."""
     said = yes_or_no(getattr(header, name)) if header else None
-    value = {True: "YES", False: "NO"}.get(row.get(name), row.get(name))
-    return said or yes_or_no(str(value).strip().upper())
+    value = row.get(name)
+    text = ("NO", "YES")[value] if isinstance(value, bool) else str(value)
+    return said or yes_or_no(text.strip().upper())
 
 
 def _spacing(value: Any) -> tuple[float, float] | None:
