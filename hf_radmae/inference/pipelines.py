@@ -88,9 +88,10 @@ class _ReadsRadiographs:
         if isinstance(self.image_processor, RadiographImageProcessor):
             if isinstance(inputs, np.ndarray | torch.Tensor) and inputs.ndim == 4:
                 inputs = list(inputs)
-            elif isinstance(inputs, Sequence) and not isinstance(inputs, list | str | bytes | bytearray):
+            if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray):
                 return list(super().__call__(_Items(inputs), *args, **kwargs))  # type: ignore[misc]
-            elif isinstance(inputs, Iterator) and not isinstance(inputs, GeneratorType):
+            is_file = hasattr(inputs, "read")  # an iterator too, over lines
+            if isinstance(inputs, Iterator) and not isinstance(inputs, GeneratorType) and not is_file:
                 inputs = (image for image in inputs)
         return super().__call__(*([] if inputs is None else [inputs]), *args, **kwargs)  # type: ignore[misc]
 

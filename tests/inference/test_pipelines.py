@@ -1,5 +1,6 @@
 """`pipeline` with this package imported: any depth and shape, hostile inputs refused, other models left as they are."""
 
+import io
 import json
 import os
 import subprocess
@@ -97,6 +98,16 @@ def test_any_collection_and_batch_size_gives_the_results_of_single_images_in_ord
     collections += [KeyDataset(rows, "image"), rows["image"]]
     for images in collections:
         _close(list(classify(images, batch_size=batch_size)), expected)
+
+
+@pytest.mark.parametrize("images", [[], (), iter(())], ids=["list", "tuple", "iterator"])
+def test_no_image_has_no_result(classify, images):
+    assert list(classify(images)) == []
+
+
+def test_an_open_file_is_refused_and_not_taken_for_several_images(classify):
+    with pytest.raises(ImageError, match="expected a path, bytes"):
+        classify(io.BytesIO(encode(limb(64, 64), "PNG")))
 
 
 def test_features_of_several_shapes_in_one_batch(tmp_path):
