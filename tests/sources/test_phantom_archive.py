@@ -13,15 +13,20 @@ from hf_radmae.sources.phantom import Archive, write_archive
 from hf_radmae.sources.phantom.cohort import generate
 from hf_radmae.sources.phantom.dicom import DIRT, Header, spoil
 from hf_radmae.sources.phantom.people import person, uid, visit
-from hf_radmae.sources.phantom.reports import ANATOMY, findings, write_report
+from hf_radmae.sources.phantom.reports import ANATOMY, findings, phrases, write_report
 from hf_radmae.sources.phantom.streams import Purpose, stream
 
 OPTIONS = {"num_images": 70, "seed": 3, "scale": 0.02, "dirt": 0.15, "compressed": 0.2}
 
 
-def stated_by(report: str) -> tuple[str | None, str | None]:
-    row = label_reports([report], ["fracture", "foreign_material"])[0]
-    return row["fracture"], row["foreign_material"]
+def check_answers(reports: list[str], stated: list[tuple[str, str]]) -> None:
+    """Their texts were written apart from the rules that read them, which therefore err on some."""
+    read = label_reports(reports, ["fracture", "foreign_material"])
+    for place, label in enumerate(("fracture", "foreign_material")):
+        pairs = [(truth[place], row[label], row[f"{label}_evidence"]) for truth, row in zip(stated, read, strict=True)]
+        wrong = [pair for pair in pairs if pair[0] != pair[1]]
+        assert len(wrong) <= 0.1 * len(pairs), wrong
+        assert len([pair for pair in wrong if {*pair[:2]} == {"yes", "no"}]) <= 0.03 * len(pairs), wrong
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +110,19 @@ def test_all_that_identifies_a_person_is_listed(archive):
 
 
 def test_reports_agree_with_the_table(archive):
+    stated = {}
     for file in archive.files:
         report = (archive.folder / "reports" / f"{file.path.split('/')[2]}.txt").read_text(encoding="utf-8")
-        assert stated_by(report) == (file.row[5].lower(), file.row[6].lower()), report
+        stated[report] = file.row[5].lower(), file.row[6].lower()
+    check_answers(list(stated), list(stated.values()))
+
+
+def test_each_thing_is_said_in_many_ways_and_an_exam_always_alike():
+    for topic, ways in phrases().items():
+        assert len(set(ways)) == len(ways) and (len(ways) >= 60 or topic == "conclusions"), (topic, len(ways))
+    image = generate(1)[0]
+    key = [image], False, person(0, 0), visit(0, 0, 0), None
+    assert write_report(*key) == write_report(*key)
 
 
 def test_reports_negate_doubt_and_follow_up():
@@ -117,10 +132,9 @@ def test_reports_negate_doubt_and_follow_up():
         reports.append(write_report([image], image.follow_up, who, when, when if image.follow_up else None))
         stated.append((findings(image).fracture.lower(), findings(image).foreign_material.lower()))
         assert who.surname in reports[-1] and "geb. " in reports[-1]
-    read = label_reports(reports, ["fracture", "foreign_material"])
-    assert [(row["fracture"], row["foreign_material"]) for row in read] == stated
+    check_answers(reports, stated)
     text = "\n".join(reports)
-    for expected in ("Kein Nachweis einer Fraktur", "nicht sicher auszuschließen", "Verlaufskontrolle", "bekannte"):
+    for expected in ("Kein Nachweis einer Fraktur", "uszuschließen", "Verlaufskontrolle", "bekannte"):
         assert expected in text
     assert all(name in text for name, _ in ANATOMY.values())
 
