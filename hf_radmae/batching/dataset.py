@@ -91,6 +91,13 @@ class RadiographDataset(torch.utils.data.Dataset):
         fullest = np.argsort(-sizes[bins >= 0], kind="stable")[:count]
         return sorted(first[bins >= 0][fullest].tolist())
 
+    def options_that_matter(self) -> dict[str, Any]:
+        """What alters what is learned from the images, ready for JSON; where the patient is, by a checksum."""
+        found = {"scaling": self.scaling, "crop_scale": self.crop_scale, "crop_to_content": self.boxes is not None}
+        found |= {"mask_seed": self.seed}
+        found |= {"bin_shapes": self.bins.shapes.tolist(), "bin_tokens": self.bins.tokens.tolist()}
+        return found if self.content is None else found | {"patient_masks": self.content.checksum}
+
     def set_epoch(self, epoch: int) -> None:
         """Moves crops and masks to another epoch, in workers that already run too."""
         self._epoch.fill_(epoch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +97,15 @@ class LabelledRadiographs(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return int((self.bin_ids >= 0).sum())
+
+    def options_that_matter(self) -> dict[str, Any]:
+        """What alters what is learned, ready for JSON: that of the images, and the labels, by a checksum.
+
+        The checksum is of the labels as they were read, so that no rounding of a processor goes into it.
+        """
+        used = self.bin_ids >= 0
+        text = json.dumps([self.truth[used].tolist(), self.label_weights.numpy()[used].tolist()])
+        return {**self.images.options_that_matter(), "checksum of labels": zlib.crc32(text.encode())}
 
     def set_epoch(self, epoch: int) -> None:
         """Moves the augmentation to another epoch, in workers that already run too."""

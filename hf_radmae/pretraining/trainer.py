@@ -246,7 +246,8 @@ class RadMAETrainer(TrainerHooks):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         # Ranks that see a folder of network storage at different times would start from different checkpoints.
         resume_from_checkpoint = broadcast_object_list([resume_from_checkpoint])[0]
-        check_agreement(self._order())
+        self._batches = self._order()
+        check_agreement(self._batches)
         self._manifest, self.seconds, self.changed = {}, 0.0, {}
         if resume_from_checkpoint:
             self._manifest = self._checked(str(resume_from_checkpoint))
@@ -293,7 +294,7 @@ class RadMAETrainer(TrainerHooks):
         if "options" not in manifest:
             raise CheckpointError(f"{checkpoint} does not hold the options of its run")
         check_options(checkpoint, manifest["options"], self.options_that_matter())
-        check_order(checkpoint, *self._order(), begin_anew=self.args.ignore_data_skip)
+        check_order(checkpoint, *self._batches, begin_anew=self.args.ignore_data_skip)
         ranks = {"ranks": self.args.world_size, "sharded": self.is_fsdp_enabled}
         check_state(checkpoint, scaler=self.args.fp16 and torch.cuda.is_available(), **ranks)
         return manifest | {"folder": str(Path(checkpoint).parent)}
@@ -301,16 +302,9 @@ class RadMAETrainer(TrainerHooks):
     def options_that_matter(self) -> dict[str, Any]:
         """The options that alter what is learned: of network and targets, images and masks, optimiser and schedule."""
         config = {n: v for n, v in self.model.config.to_dict().items() if n not in _NOT_MEANT and n[0] != "_"}
-        data: Any = getattr(self.train_dataset, "part", self.train_dataset)
-        collator = getattr(self.data_collator, "collate", self.data_collator)
-        images = {name: getattr(data, name) for name in ("scaling", "crop_scale") if hasattr(data, name)}
-        images["crop_to_content"] = getattr(data, "boxes", None) is not None
-        images |= {"mask_seed": data.seed} if hasattr(data, "seed") else {}
-        if (bins := getattr(data, "bins", None)) is not None:
-            images |= {"bin_shapes": bins.shapes.tolist(), "bin_tokens": bins.tokens.tolist()}
-        if (content := getattr(data, "content", None)) is not None:
-            images["patient_masks"] = content.checksum
-        images |= {"background": collator.background} if hasattr(collator, "background") else {}
+        images = cast(RadiographDataset, self.train_dataset).options_that_matter()
+        if (background := getattr(self.data_collator, "background", None)) is not None:
+            images["background"] = background
         return json.loads(json.dumps({**config, **images, **self.args.options_that_matter()}, default=str))
 
     def _used(self) -> dict[str, Any]:
@@ -345,7 +339,7 @@ class RadMAETrainer(TrainerHooks):
         args.save_total_limit = None  # older ones go when the new one is complete
         try:
             if args.should_save:
-                save_order(folder, *self._order())
+                save_order(folder, *self._batches)
             super().save_whole_checkpoint(model, trial)
             pending = float(self.accelerator.gather(self._tr_loss.reshape(1)).mean())
             self.accelerator.wait_for_everyone()

@@ -22,6 +22,7 @@ from hf_radmae.classification import (
 from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.metrics import balanced_accuracy
+from hf_radmae.pretraining.checkpoints import OtherOptionsError
 from hf_radmae.pretraining.trainer import last_complete_checkpoint
 
 SPLITS = {"train": 45, "validation": 20, "test": 25}
@@ -117,6 +118,20 @@ def test_a_resumed_run_ends_with_the_straight_runs_weights(parts, tmp_path):
     resumed = train(parts, tmp_path / "killed", resume=last_complete_checkpoint(tmp_path / "killed"), **saving)
     assert resumed.results["training"]["steps"] == straight.results["training"]["steps"] > 9
     assert same(weights(straight), weights(resumed))
+
+
+def test_images_and_labels_that_changed_are_refused_on_resume(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "no", "max_steps": 3}
+    labels = [KINDS[i % 3] for i in range(TOTAL)]
+    train(make_parts(SPLITS, {"label": labels}), tmp_path, label="label", **saving)
+    checkpoint = last_complete_checkpoint(tmp_path)
+    other = make_parts(SPLITS, {"label": labels})
+    other["train"].scaling = "percentile"
+    with pytest.raises(OtherOptionsError, match="other options: scaling was minmax, now percentile"):
+        train(other, tmp_path, label="label", resume=checkpoint, **saving)
+    labels[7] = KINDS[2]
+    with pytest.raises(OtherOptionsError, match="other options: checksum of labels was "):
+        train(make_parts(SPLITS, {"label": labels}), tmp_path, label="label", resume=checkpoint, **saving)
 
 
 def test_the_best_model_is_the_one_at_the_end_from_memory_as_from_a_checkpoint(parts, tmp_path):
