@@ -34,6 +34,7 @@ from hf_radmae.cli.parse import parse
 from hf_radmae.inference.embeddings import Embedder, Part, folder_parts, shard_parts
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
+from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.pretraining.setup import load_processor
 from hf_radmae.sources.parquet import holds_parquet
 from hf_radmae.sources.pseudonyms import key_path, load_key
@@ -67,10 +68,17 @@ class EmbedArguments:
 @command
 def main() -> None:
     (args,) = parse((EmbedArguments,), description=__doc__)
-    widths = [pooled_width(pooling, 1) for pooling in args.pooling]  # an unknown pooling ends the run here
+    for pooling in args.pooling:
+        pooled_width(pooling, 1)  # an unknown one ends the run here
     # Processes wait at the end for the slowest; one that dies is noticed by the launcher and not by a time limit.
     group = InitProcessGroupKwargs(timeout=timedelta(days=7))
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None, kwargs_handlers=[group])
+    with RunFolder(args.output_dir, owner=accelerator.is_main_process):
+        embed(args, accelerator)
+
+
+def embed(args: EmbedArguments, accelerator: Accelerator) -> None:
+    """One archive into its folder."""
     parts = _parts(args) if accelerator.is_main_process else []
     embedder = Embedder(
         load_encoder(args.model).to(accelerator.device),  # type: ignore[arg-type]  # upstream's wrapper
@@ -87,7 +95,8 @@ def main() -> None:
     if accelerator.is_main_process:
         entries = [skipped_image(entry["image_id"], entry["reason"], "train", -1) for entry in skipped]
         write_skipped(Path(args.output_dir, "skipped.csv"), entries)
-        width = " and ".join(str(width * embedder.encoder.config.hidden_size) for width in widths)
+        size = embedder.encoder.config.hidden_size
+        width = " and ".join(str(pooled_width(pooling, size)) for pooling in args.pooling)
         print(f"{images - len(skipped)} embeddings of width {width} in {len(parts)} files.")
         if skipped:
             print(f"{len(skipped)} of {images} images were skipped: see skipped.csv. The first: {skipped[0]['reason']}")

@@ -33,6 +33,7 @@ from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
 from hf_radmae.models.starts import config_values, is_classifier, load_encoder
 from hf_radmae.pretraining.arguments import DataArguments
 from hf_radmae.pretraining.results import environment
+from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.pretraining.setup import load_processor
 from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.publishing.export import (
@@ -65,6 +66,12 @@ class ExportArguments:
 @command
 def main() -> None:
     run, data = parse((ExportArguments, DataArguments), description=__doc__)
+    with RunFolder(run.output_dir):
+        export(run, data)
+
+
+def export(run: ExportArguments, data: DataArguments) -> None:
+    """One model into its folder."""
     pooling_parts(run.pooling)  # an unknown one ends the run here
     folder = Path(run.output_dir)
     processor = load_processor(run.model)

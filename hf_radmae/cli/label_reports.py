@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.images.storage import whole_file
+from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.reports.labels import label_reports
 from hf_radmae.reports.reading import ANSWERS
 from hf_radmae.reports.rules import choose, load_label_set
@@ -69,11 +70,11 @@ def main() -> None:
     ids, texts = read_reports(Path(args.input), args.text_column, args.id_column)
     output = Path(args.output)
     parts = Path(f"{args.output}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
     work = partial(_part, parts, names, args.label_set, args.second_reader)
     chunks = [(ids[start : start + PART], texts[start : start + PART]) for start in range(0, len(texts), PART)]
     files = []
     with ExitStack() as stack:
+        stack.enter_context(RunFolder(parts))
         bar = stack.enter_context(tqdm(total=len(texts), unit="report", desc="reports"))
         spread: Any = map
         if args.num_proc > 1 and args.second_reader is None:

@@ -28,6 +28,7 @@ import yaml
 
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
+from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.sources.irma.builder import IRMA
@@ -115,6 +116,12 @@ def dask_executor(address: str | None) -> Iterator[Executor | None]:
 @command
 def main() -> None:
     run, options = parse((RunArguments, PrepareOptions), description=__doc__)
+    with RunFolder(run.output_dir):
+        prepare_source(run, options)
+
+
+def prepare_source(run: RunArguments, options: PrepareOptions) -> None:
+    """One archive into its folder."""
     key = load_key(key_path(run.output_dir, run.key_file))
     builder = run.options
     if run.dataset == "mri":

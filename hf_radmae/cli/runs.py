@@ -16,7 +16,7 @@ from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.cli.results import save_results
 from hf_radmae.pretraining.checkpoints import OtherOptionsError, archive, choose_checkpoint, discard_newer
 from hf_radmae.pretraining.devices import use_available_cores
-from hf_radmae.pretraining.interrupts import Stopped
+from hf_radmae.pretraining.interrupts import Stopped, end_with_launcher
 from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -32,6 +32,7 @@ def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
 
     The first process alone prints.
     """
+    end_with_launcher()
     with RunFolder(args.output_dir, owner=args.process_index == 0):
         use_available_cores(args)
         yield print if args.process_index == 0 else lambda *_: None

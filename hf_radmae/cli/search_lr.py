@@ -17,6 +17,7 @@ search.journal with the finished trials: started again, the search repeats none 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import Trainer
 from transformers.trainer_utils import SaveStrategy
@@ -30,8 +31,8 @@ from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
+from hf_radmae.cli.runs import own_folder
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
-from hf_radmae.pretraining.devices import use_available_cores
 from hf_radmae.pretraining.setup import initial_model, load_rows, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -98,13 +99,26 @@ def main() -> None:
         sys.exit(f"{__doc__}\nSay first what to search for: {' or '.join(COMMANDS)}")
     make_trainer, classes = COMMANDS[command[0]]
     search_args, data_args, network_args, args = parse((SearchArguments, *classes), words, __doc__)
-    use_available_cores(args)
+    with own_folder(args) as say:
+        search(command[0], make_trainer, search_args, data_args, network_args, args, say)
+
+
+def search(
+    command: str,
+    make_trainer: Callable[..., Trainer],
+    search_args: SearchArguments,
+    data_args: DataArguments,
+    network_args: Any,
+    args: RadMAETrainingArguments,
+    say: Callable[..., Any],
+) -> None:
+    """One search in its folder."""
     args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
     trainer = make_trainer(data_args, network_args, args)
     between = tuple(search_args.between) if search_args.between else None
-    subject = fingerprint([command, vars(data_args), vars(network_args), deciding_options(args)])
+    subject = fingerprint([[command], vars(data_args), vars(network_args), deciding_options(args)])
     options = {"rates": search_args.rates, "between": between, "trials": search_args.trials, "subject": subject}
     found = search_learning_rate(trainer, args.output_dir, **options)
     if args.process_index == 0:
         found.save(args.output_dir)
-        print(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")
+        say(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")

@@ -22,9 +22,9 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
+from hf_radmae.cli.runs import own_folder
 from hf_radmae.images.storage import write_whole
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
-from hf_radmae.pretraining.devices import use_available_cores
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments
 from hf_radmae.study import Study, StudyArguments, terminal_text, write_report
 
@@ -43,7 +43,14 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     set_verbosity_error()
     disable_progress_bar()  # of loading and saving weights
-    use_available_cores(training)
+    with own_folder(training):
+        run_study(data_args, model_args, study_args, training)
+
+
+def run_study(
+    data_args: DataArguments, model_args: ModelArguments, study_args: StudyArguments, training: RadMAETrainingArguments
+) -> None:
+    """One study in its folder."""
     set_seed(training.seed)
     folder = Path(training.output_dir)
     study = Study(folder, data_args, model_args, study_args, training)

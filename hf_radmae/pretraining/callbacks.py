@@ -65,19 +65,37 @@ class EarlyStopping(EarlyStoppingCallback):
             super().on_evaluate(*args, **kwargs)
 
 
+class OverAtResume(Exception):
+    """The evaluation that was due at a checkpoint is the last one that the run's patience allows."""
+
+
 class RestoreRun(TrainerCallback):
     """Gives a resumed run what Trainer does not keep: the best checkpoint wherever it is now, and the pending loss.
 
+    It also makes up for what was due between the checkpoint and the next step, as the evaluation at the end of an
+    epoch whose last step was saved when the run was asked to stop.
+
     Args:
         trainer: a `RadMAETrainer`.
+
+    Attributes:
+        epoch_is_over: whether the steps of the epoch are done, and its log, evaluation and checkpoint are under way.
     """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
+        self.epoch_is_over = False
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch_is_over = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.epoch_is_over = True
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, manifest = self.trainer, self.trainer._manifest
         trainer._first_step = state.global_step
+        self.epoch_is_over = False
         if not manifest:
             return
         pending = manifest["pending"]
@@ -85,6 +103,24 @@ class RestoreRun(TrainerCallback):
         trainer._total_loss_scalar -= pending["loss"]  # the loss of this call is of its own steps
         trainer._globalstep_last_logged = pending["since"]
         find_best(state, Path(manifest["folder"]))
+        due = manifest.get("due", {})
+        if any(due.values()):
+            self._make_up(args, state, control, **due)
+
+    def _make_up(self, args, state, control, **due):
+        trainer = self.trainer
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStopping):  # which comes after this one in a resumed run
+                callback.on_train_begin(args)
+        control.should_log = control.should_evaluate = control.should_save = False
+        if due["end of epoch"]:
+            trainer.callback_handler.on_epoch_end(args, state, control)
+        control.should_evaluate |= due["evaluation"]
+        model, since = trainer.model_wrapped, time.time()
+        trainer._maybe_log_save_evaluate(trainer._tr_loss, None, model, None, state.epoch, None, since)
+        find_best(state, Path(trainer._manifest["folder"]))
+        if control.should_training_stop:
+            raise OverAtResume
 
 
 class ReconstructionCallback(TrainerCallback):

@@ -1,12 +1,14 @@
 """A run that is asked to end saves at its next step, and ends with an exit code of its own.
 
 SIGTERM and SIGUSR1 are what Slurm, Kubernetes and machines that may be taken away send. A launcher that dies counts as
-a request too: `accelerate launch` does not pass SIGTERM to the process that it started.
+a request too: `accelerate launch` does not pass SIGTERM to the process that it started. Such signals often go to all
+processes of a job, so loader workers ignore them: the batches that are on their way are still needed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,7 +21,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 EXIT_CODE = 75
 """Of a process that was asked to end, saved a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # of this system
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,23 +48,28 @@ class StopOnRequest(TrainerCallback):
         reason: why this process was asked to end, or None.
         votes: ranks that were asked to end, as the last reduction of the step found them; a tensor on any device, set
             by the trainer where there are several ranks, so that all of them save at the same step.
+        postponed: whether an evaluation was due at the step at which the training stops. It may take longer than the
+            time that is left, so the resumed run makes it.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.votes: torch.Tensor | None = None
+        self.postponed = False
         self._before: dict[int, Any] = {}
         self._parent = os.getppid()
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.reason = self.votes = None
+        self.postponed = False
         self._parent = os.getppid()
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread only
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._request)
-        if launched() and sys.platform == "linux":  # without a launcher the parent may be a shell that is left
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+            if hasattr(signal, "siginterrupt"):  # a read of a file that is under way is continued, not failed
+                signal.siginterrupt(number, False)
+        end_with_launcher()
 
     def on_step_end(self, args, state, control, **kwargs):
         if launched() and self.reason is None and os.getppid() != self._parent:
@@ -70,6 +77,7 @@ class StopOnRequest(TrainerCallback):
         if self._agreed(args):
             self.reason = self.reason or "a request to another process"
             control.should_save = True
+            self.postponed = control.should_evaluate
             control.should_evaluate = False
             control.should_training_stop = True
 
@@ -95,6 +103,30 @@ class StopOnRequest(TrainerCallback):
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
+
+
+def end_with_launcher() -> None:
+    """Have this process get SIGTERM when its launcher ends, however that ends; without a launcher nothing changes.
+
+    Without one the parent may be a shell that is left while the training runs.
+    """
+    if launched() and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def ignore_requests(worker: int = 0) -> None:
+    """A loader worker's `worker_init_fn`: SIGTERM ends it where it comes from its own process alone, SIGUSR1 never."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def wait() -> None:
+        while signal.sigwaitinfo(SIGNALS).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def launched() -> bool:

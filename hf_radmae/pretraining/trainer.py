@@ -36,7 +36,7 @@ from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.batching.streaming import StreamBatchSampler
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.masking import count_predicted
-from hf_radmae.pretraining.callbacks import EarlyStopping, ReconstructionCallback, RestoreRun, Throughput
+from hf_radmae.pretraining.callbacks import EarlyStopping, OverAtResume, ReconstructionCallback, RestoreRun, Throughput
 from hf_radmae.pretraining.checkpoints import (
     CheckpointError,
     check_options,
@@ -61,7 +61,7 @@ from hf_radmae.pretraining.divergence import (
     first_not_finite,
     save_step,
 )
-from hf_radmae.pretraining.interrupts import StopOnRequest
+from hf_radmae.pretraining.interrupts import StopOnRequest, Stopped, ignore_requests
 from hf_radmae.pretraining.memory import what_to_lower
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments, epochs_for
 from hf_radmae.pretraining.upstream import TrainerHooks
@@ -144,12 +144,14 @@ class RadMAETrainer(TrainerHooks):
             embeddings = self.model.vit.embeddings
             self.model.get_input_embeddings = lambda: embeddings  # type: ignore[method-assign]
         self._throughput, self._stop, self._step = Throughput(), StopOnRequest(), StepRecords()
+        self._restore = RestoreRun(self)
         self._eval_sums: list[torch.Tensor] = []
         self._found_unusable: list[Skipped] = []  # since they were last gathered
         self._step_weight: torch.Tensor | float = 1.0
         self._evaluated: list[tuple[list[int], list[float]]] | None = None
         self.seconds = 0.0
         self.changed: dict[str, list[Any]] = {}
+        self._resumed = ""  # the checkpoint that the training resumed
         self._since, self._first_step, self._manifest = time.perf_counter(), 0, cast("dict[str, Any]", {})
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
@@ -158,7 +160,7 @@ class RadMAETrainer(TrainerHooks):
             self.add_callback(EarlyStopping(args.early_stopping_patience))
         if args.figure_images and self.eval_dataset is not None:
             self.add_callback(ReconstructionCallback(self, args.figure_images))
-        for last in (self._throughput, RestoreRun(self), self._stop):
+        for last in (self._throughput, self._restore, self._stop):
             self.add_callback(last)
 
     def _check_shapes(self) -> None:
@@ -225,6 +227,7 @@ class RadMAETrainer(TrainerHooks):
             **options,
         )
         loader.pin_memory = args.dataloader_pin_memory and torch.cuda.is_available()
+        loader.worker_init_fn = ignore_requests
         if args.dataloader_num_workers and args.dataloader_multiprocessing_context:
             loader.multiprocessing_context = args.dataloader_multiprocessing_context
         # BatchSamplerShard would mix images of different batches and lose short ones; one "process" leaves them alone.
@@ -249,6 +252,7 @@ class RadMAETrainer(TrainerHooks):
         self._batches = self._order()
         check_agreement(self._batches)
         self._manifest, self.seconds, self.changed = {}, 0.0, {}
+        self._resumed = str(resume_from_checkpoint or "")
         if resume_from_checkpoint:
             self._manifest = self._checked(str(resume_from_checkpoint))
             self.seconds, self.changed = self._manifest["seconds"], self._manifest["changed"]
@@ -263,7 +267,12 @@ class RadMAETrainer(TrainerHooks):
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
             self.read_numbers()
             self._gather_unusable()
+            self._stop_after_last_step()
             return output
+        except OverAtResume:
+            self.is_in_train = False
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            return self._ended(str(resume_from_checkpoint))
         except DivergedError as error:
             if kwargs.get("trial") is None:
                 raise
@@ -272,6 +281,18 @@ class RadMAETrainer(TrainerHooks):
             self._stop.restore()
             self.seconds += time.perf_counter() - self._since
             self._since = time.perf_counter()
+
+    def _stop_after_last_step(self) -> None:
+        """Ends a run that was asked to stop after its last step, which has no next one to stop at.
+
+        Raises:
+            Stopped: a rank was asked, and the last step is saved.
+        """
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        asked = gather_object([(self._stop.reason, read_manifest(folder) is not None)])
+        reasons = [reason for reason, _ in asked if reason]
+        if reasons and asked[0][1]:
+            raise Stopped(self._stop.reason or reasons[0], str(folder))
 
     def _skipped_trial(self, trial: Any, error: DivergedError) -> TrainOutput:
         """The end of a trial of `hyperparameter_search` that diverged: the worst score, and the search continues."""
@@ -324,6 +345,10 @@ class RadMAETrainer(TrainerHooks):
         self.state.is_world_process_zero = self.is_world_process_zero()
         self.state.is_local_process_zero = self.is_local_process_zero()
         find_best(self.state, Path(checkpoint).parent)
+        return self._ended(checkpoint)
+
+    def _ended(self, checkpoint: str) -> TrainOutput:
+        """The end of a run whose state is known: its best weights, or those of its last checkpoint."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self.load_weights(best or checkpoint)
         return TrainOutput(self.state.global_step, 0.0, {})
@@ -336,6 +361,8 @@ class RadMAETrainer(TrainerHooks):
     def save_whole_checkpoint(self, model, trial) -> None:
         args, keep = self.args, self.args.save_total_limit
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.state.global_step == self._first_step and str(folder) == self._resumed and read_manifest(folder):
+            return  # a checkpoint that is written again in place would be lost if the run was cut off
         args.save_total_limit = None  # older ones go when the new one is complete
         try:
             if args.should_save:
@@ -372,7 +399,13 @@ class RadMAETrainer(TrainerHooks):
             seconds=self.seconds + time.perf_counter() - self._since,
             pending={"loss": pending, "since": self._globalstep_last_logged},
             ended=waited if waited and waited >= self.args.early_stopping_patience else 0,
+            due=self._due(),
         )
+
+    def _due(self) -> dict[str, bool]:
+        """What comes after the checkpoint that is being written and before the next step: a resumed run makes it."""
+        last = float(self.state.epoch or 0).is_integer() or self.state.global_step >= self.state.max_steps
+        return {"evaluation": self._stop.postponed, "end of epoch": last and not self._restore.epoch_is_over}
 
     def _order(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the order of batches follows from, and how they are cut."""
@@ -536,6 +569,14 @@ class RadMAETrainer(TrainerHooks):
             found = cast(Callable, self.compute_metrics)(EvalPrediction(losses, rows))
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return output._replace(predictions=losses, label_ids=rows, metrics=metrics)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As `Trainer.evaluate`; it leaves the random states as they were.
+
+        Loaders draw seeds, so that a run which stopped before an evaluation would resume with other random states.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
 
     def run_evaluation(self, dataloader, description, ignore_keys, metric_key_prefix) -> EvalLoopOutput:
         """Upstream's loop over the batches of an evaluation, which leaves the model as it was.

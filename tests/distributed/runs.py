@@ -116,6 +116,7 @@ def train(
     trainer.save_model()
     if args.process_index == 0:
         Path(output_dir, "eval.json").write_text(json.dumps(metrics))
+        trainer.state.save_to_json(str(Path(output_dir, "history.json")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""A training that is killed again and again, in every way, ends with the straight run's weights.
+"""A training that is ended again and again, in every way, ends with the straight run's weights.
 
-Each run is killed by SIGKILL, asked to stop by SIGTERM, stopped by a full disk (a limit on the size of files), or loses
-a part of its newest checkpoint, at a random step, and is started again until it ends.
+A run is killed, asked to stop, stopped by a full disk (a limit on the size of files), or loses a part of its newest
+checkpoint; at a random step, or a random function call after it, so that also what comes between steps is met: logs,
+evaluations, checkpoints, the start and the end. Then it is started again, until it ends. The environment variables
+HF_RADMAE_WALKS and HF_RADMAE_SEED say how many runs, and which.
 """
 
 import json
@@ -10,6 +12,9 @@ import random
 import resource
 import shutil
 import signal
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,30 +26,115 @@ from world import World
 from hf_radmae.pretraining.checkpoints import checkpoints_in, damage
 from hf_radmae.pretraining.interrupts import EXIT_CODE
 
-pytestmark = pytest.mark.distributed
-OPTIONS = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "num_train_epochs": 3}
-OPTIONS |= {"save_total_limit": 2, "logging_steps": 4, "load_best_model_at_end": True}
-WAYS = ("KILL", "TERM", "full disk", "truncated")
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+WALKS, SEED = int(os.environ.get("HF_RADMAE_WALKS", "3")), int(os.environ.get("HF_RADMAE_SEED", "100"))
+OPTIONS = {"eval_steps": 3, "save_steps": 3, "num_train_epochs": 3, "save_total_limit": 2, "logging_steps": 2}
+OPTIONS |= {"load_best_model_at_end": True, "per_device_eval_batch_size": 16}
+KINDS: list[dict] = [
+    {},
+    {"dataloader_num_workers": 2},
+    {"streaming": True},
+    {"world_size": 2},
+    {"gradient_accumulation_steps": 2, "batch_size": 2},
+    {"dataloader_num_workers": 2, "streaming": True, "saved": "epoch"},
+    {"world_size": 2, "dataloader_num_workers": 2, "gradient_accumulation_steps": 2, "batch_size": 1},
+    {"world_size": 2, "streaming": True, "saved": "epoch"},
+]
+WAYS = {"KILL": {-9}, "truncated": {-9}, "full disk": {1}}
+WAYS |= {"TERM": {EXIT_CODE, -15}, "TERM to all": {EXIT_CODE, -15}, "USR1": {EXIT_CODE, -10}}
+"""How a run is ended, and the exit codes that it may have: that of the signal before and after the training."""
 
 
-def walked(data: str, output_dir: str, way: str, step: int) -> None:
-    """Trains, and meets its end at a step; step -1 lets it end by itself."""
+def started(way: str, step: int, calls: int, rank: int, **arguments) -> None:
+    """Trains, and meets its end so many function calls after the start of a step; step -1 lets it end by itself."""
     import runs
+
+    def act() -> None:
+        if way in ("KILL", "truncated"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif way == "full disk":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        elif way == "TERM to all":
+            os.killpg(os.getpgrp(), signal.SIGTERM)  # loader workers too
+        else:
+            os.kill(os.getpid(), signal.SIGTERM if way == "TERM" else signal.SIGUSR1)
+
+    def count(frame, event, argument) -> None:
+        nonlocal calls
+        calls -= event == "call"
+        if calls < 0:
+            sys.setprofile(None)
+            act()
 
     class Walker(runs.TracingTrainer):
         def training_step(self, *args, **kwargs):
-            if self.state.global_step == step:
-                if way in ("KILL", "truncated"):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                elif way == "TERM":
-                    os.kill(os.getpid(), signal.SIGTERM)
-                else:
-                    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-                    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+            if self.state.global_step == step and self.args.process_index == rank:
+                sys.setprofile(count)
             return super().training_step(*args, **kwargs)
 
     runs.TracingTrainer = Walker
-    runs.train(data=data, output_dir=output_dir, resume=True, **OPTIONS)
+    runs.train(resume=True, **arguments)
+
+
+class Walk:
+    """Runs of one kind, and the straight one."""
+
+    def __init__(self, folder: Path, data: str, *, world_size: int = 1, saved: str = "steps", **options):
+        self.folder, self.world_size = folder, world_size
+        self.options = {"data": data, "eval_strategy": saved, "save_strategy": saved, **OPTIONS, **options}
+        self.straight = folder / "straight"
+        World(train, world_size, output_dir=str(self.straight), **self.options).wait()
+        self.last = int(checkpoints_in(self.straight)[0].name.rpartition("-")[2])
+
+    def walk(self, seed: int, most: int = 3) -> list[str]:
+        """One run with at most so many random ends, to its end; returns the ways in which it was ended."""
+        rng, met, folder = random.Random(seed), [], self.folder / str(seed)
+        while True:
+            assert len(met) < 30
+            done = next((int(f.name.rpartition("-")[2]) for f in checkpoints_in(folder) if damage(f) is None), 0)
+            way = rng.choice([*WAYS]) if len(met) < most and done < self.last else "none"
+            step = rng.randrange(done, self.last) if way != "none" else -1
+            calls = rng.choice([0, rng.randrange(3_000), rng.randrange(30_000)])
+            rank = 0 if way == "full disk" else rng.randrange(self.world_size)
+            end = {"way": way, "step": step, "calls": calls, "rank": rank}
+            code = self._end_of(World(started, self.world_size, output_dir=str(folder), **end, **self.options))
+            if code == 0:
+                break
+            assert code in WAYS.get(way, set()), (seed, end, code)
+            met.append(way)
+            if way == "truncated" and (newest := next(iter(checkpoints_in(folder)), None)) is not None:
+                path = rng.choice(sorted(p for p in newest.iterdir() if p.is_file()))
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        self._check(folder)
+        shutil.rmtree(folder)
+        return met
+
+    def _end_of(self, world: World) -> int:
+        """The exit code of the first rank that fails, or 0; as a launcher does, it ends the others."""
+        deadline = time.monotonic() + 400
+        while (codes := [process.exitcode for process in world.processes]) != [0] * len(codes):
+            failed = [code for code in codes if code]
+            if (failed and failed[0] != EXIT_CODE) or None not in codes:
+                break
+            assert time.monotonic() < deadline, f"exit codes {codes} after 400 s"
+            time.sleep(0.02)
+        world.kill()
+        return next((code for code in codes if code), 0)
+
+    def _check(self, folder: Path) -> None:
+        """The bits of the straight run, and its results but for times."""
+        expected, found = (load_file(run / "model.safetensors") for run in (self.straight, folder))
+        assert all(torch.equal(found[name], expected[name]) for name in expected), folder
+        states = [json.loads((run / "history.json").read_text()) for run in (self.straight, folder)]
+        for name in ("best_global_step", "best_metric", "global_step", "epoch"):
+            assert states[0][name] == states[1][name], (folder, name)
+        logs = [[timeless(entry) for entry in state["log_history"] if "train_loss" not in entry] for state in states]
+        assert logs[0] == logs[1], folder
+
+
+def timeless(entry: dict) -> dict:
+    """An entry of the log without times and speeds."""
+    return {k: v for k, v in entry.items() if not any(word in k for word in ("second", "hours", "runtime"))}
 
 
 @pytest.fixture(scope="module")
@@ -52,60 +142,17 @@ def rows(tmp_path_factory) -> str:
     return make_rows(tmp_path_factory.mktemp("walk") / "data", 20)
 
 
-@pytest.fixture(scope="module")
-def straight(rows, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    World(train, data=rows, output_dir=str(folder), **OPTIONS).wait()
-    return folder
-
-
-def walk(rows: str, straight: Path, folder: Path, seed: int, most: int = 3) -> list[str]:
-    """One run with at most so many random ends, to its end; returns the ways in which it was ended."""
-    rng, met = random.Random(seed), []
-    last = int(checkpoints_in(straight)[0].name.rpartition("-")[2])
-    while True:
-        assert len(met) < 30
-        done = next((int(f.name.rpartition("-")[2]) for f in checkpoints_in(folder) if damage(f) is None), 0)
-        way = rng.choice(WAYS) if len(met) < most else "none"
-        step = rng.randrange(done, last) if way != "none" and done < last else -1
-        world = World(walked, data=rows, output_dir=str(folder), way=way, step=step)
-        (process,) = world.processes
-        process.join(200)
-        code = process.exitcode
-        world.kill()
-        if code == 0:
-            return met
-        expected = {"KILL": -9, "truncated": -9, "TERM": EXIT_CODE, "full disk": 1}
-        assert code == expected[way], (way, code)
-        met.append(way)
-        if way == "truncated" and (newest := next(iter(checkpoints_in(folder)), None)) is not None:
-            path = rng.choice(sorted(p for p in newest.iterdir() if p.is_file()))
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def same(folder: Path, straight: Path) -> None:
-    expected, found = (load_file(run / "model.safetensors") for run in (straight, folder))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    metrics = [json.loads((run / "eval.json").read_text()) for run in (straight, folder)]
-    assert metrics[0]["eval_loss"] == metrics[1]["eval_loss"]
-    states = [json.loads((checkpoints_in(run)[0] / "trainer_state.json").read_text()) for run in (straight, folder)]
-    logs = [[(e["step"], e["loss"]) for e in state["log_history"] if "loss" in e] for state in states]
-    assert logs[0] == logs[1]
-    assert states[0]["best_metric"] == states[1]["best_metric"]
-
-
-@pytest.mark.slow
-def test_a_short_walk_ends_with_the_straight_runs_bits(rows, straight, tmp_path):
-    assert len(walk(rows, straight, tmp_path, seed=1, most=2)) == 2
-    same(tmp_path, straight)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_hundred_walks_end_with_the_straight_runs_bits(rows, straight, tmp_path):
-    met: list[str] = []
-    for seed in range(100, 200):
-        met += walk(rows, straight, tmp_path / str(seed), seed)
-        same(tmp_path / str(seed), straight)
-        shutil.rmtree(tmp_path / str(seed))
-    assert {*met} == {*WAYS}
+def test_walks_end_with_the_straight_runs_bits(rows, tmp_path):
+    walks: dict[int, Walk] = {}
+    met: Counter[str] = Counter()
+    for seed in range(SEED, SEED + WALKS):
+        kind = seed % len(KINDS)
+        if kind not in walks:
+            walks[kind] = Walk(tmp_path / str(kind), rows, **KINDS[kind])
+        ways = walks[kind].walk(seed)
+        met.update(ways)
+        print(f"{seed}: {KINDS[kind]}, {', '.join(ways) or 'not ended'}", flush=True)
+    print(dict(met), flush=True)
+    assert met.total() >= WALKS
+    assert WALKS < 30 or {*met} == {*WAYS}

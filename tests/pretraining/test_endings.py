@@ -74,6 +74,60 @@ def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_pa
     assert {name for name in found if not torch.equal(found[name], straight[name])} == set()
 
 
+DUE = [("epoch", "epoch", 7), ("steps", "steps", 5), ("epoch", "epoch", 15)]
+DUE += [pytest.param(*rest, marks=pytest.mark.slow) for rest in [("steps", "steps", 15), ("epoch", "best", 7)]]
+
+
+@pytest.mark.parametrize(("evaluated", "saved", "step"), DUE)
+def test_an_evaluation_that_was_due_when_the_run_stopped_is_made_by_the_resumed_run(tmp_path, evaluated, saved, step):
+    """The 8 steps of an epoch end at step 7 and 15; its evaluation comes after the checkpoint of the request."""
+    options = {"num_train_epochs": 2, "eval_strategy": evaluated, "save_strategy": saved, "eval_steps": 3}
+    options |= {"save_steps": 3, "load_best_model_at_end": True, "save_total_limit": 4}
+    runs = {}
+    for name in ("straight", "stopped"):
+        trainer = make_trainer(tmp_path / name, **options)
+        if name == "stopped":
+            trainer.add_callback(At(step, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+            with pytest.raises(Stopped):
+                trainer.train()
+            trainer = make_trainer(tmp_path / name, **options)
+            trainer.train(last_complete_checkpoint(tmp_path / name))
+        else:
+            trainer.train()
+        history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+        evaluations = [(entry["step"], entry["epoch"], entry["eval_loss"]) for entry in history]
+        state, best = trainer.model.state_dict(), trainer.state.best_global_step
+        runs[name] = evaluations, best, {key: value.clone() for key, value in state.items()}
+    (evaluations, best, state), found = runs["straight"], runs["stopped"]
+    assert found[0] == evaluations and found[1] == best
+    assert all(torch.equal(found[2][name], state[name]) for name in state)
+
+
+def test_patience_that_ends_with_the_evaluation_that_was_due_takes_no_further_step(tmp_path):
+    options = {"num_train_epochs": 3, "early_stopping_patience": 1, "learning_rate": 0.0}
+    trainer = make_trainer(tmp_path, **options)
+    trainer.add_callback(At(15, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Stopped):
+        trainer.train()
+    resumed = make_trainer(tmp_path, **options)
+    resumed.train(last_complete_checkpoint(tmp_path))
+    assert resumed.state.global_step == 16
+    assert len([entry for entry in resumed.state.log_history if "eval_loss" in entry]) == 2
+    assert resumed.state.best_global_step == 8
+
+
+def test_a_request_after_the_last_step_ends_the_run_with_the_same_code(tmp_path):
+    trainer = make_trainer(tmp_path, num_train_epochs=1, eval_strategy="no")
+
+    class Late(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.callback_handler.callbacks.insert(0, Late())
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM, saved .*checkpoint-8"):
+        trainer.train()
+
+
 @pytest.mark.parametrize(("votes", "stops"), [(None, False), (0.0, False), (1.0, True)])
 def test_a_rank_that_is_asked_during_the_last_save_stops_only_where_all_ranks_do(votes, stops):
     """The ranks vote at the start of a step: a request that comes after it reaches some of them before others."""
@@ -93,7 +147,8 @@ def test_two_runs_do_not_share_a_folder_and_the_lock_goes_with_its_process(tmp_p
     code += "with RunFolder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(FolderInUseError, match=rf"in use by another run \(process {other.pid}\)"), RunFolder(tmp_path):
+    holder = rf"in use by another run \(process {other.pid}, since 20\d\d-\d\d-\d\d \d\d:\d\d [+-]\d{{4}}\)"
+    with pytest.raises(FolderInUseError, match=holder), RunFolder(tmp_path):
         pass
     other.send_signal(signal.SIGKILL)
     other.wait()
@@ -116,6 +171,30 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_in_a_warning(tmp_path, monkeypatch, caplog, number):
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    with RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run"):
+        assert f"the file system of {tmp_path / 'run'} has no locks" in caplog.text
+
+
+@pytest.mark.parametrize("inside", ["", "run"])
+def test_an_output_folder_that_is_a_file_is_named(tmp_path, inside):
+    (tmp_path / "file").touch()
+    found = "cannot be written in: it or a folder above it is a file"
+    with pytest.raises(OSError, match=found), RunFolder(tmp_path / "file" / inside):
+        pass
+
+
+def test_a_folder_that_was_made_and_left_empty_is_removed(tmp_path):
+    with pytest.raises(ValueError, match="no such option"), RunFolder(tmp_path / "run"):
+        raise ValueError("no such option")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("length", [60, 75, 76, 120])
