@@ -115,10 +115,15 @@ def search(
     """One search in its folder."""
     args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
     trainer = make_trainer(data_args, network_args, args)
-    between = tuple(search_args.between) if search_args.between else None
-    subject = fingerprint([[command], vars(data_args), vars(network_args), deciding_options(args)])
-    options = {"rates": search_args.rates, "between": between, "trials": search_args.trials, "subject": subject}
-    found = search_learning_rate(trainer, args.output_dir, **options)
+    between = (search_args.between[0], search_args.between[1]) if search_args.between else None
+    found = search_learning_rate(
+        trainer,
+        args.output_dir,
+        rates=search_args.rates,
+        between=between,
+        trials=search_args.trials,
+        subject=fingerprint([[command], vars(data_args), vars(network_args), deciding_options(args)]),
+    )
     if args.process_index == 0:
         found.save(args.output_dir)
         say(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")

@@ -120,4 +120,4 @@ def train(
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], sys.argv[2], num_train_epochs=1)
+    train(sys.argv[1], sys.argv[2], num_train_epochs=int(sys.argv[3]) if sys.argv[3:] else 1)

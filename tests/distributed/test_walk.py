@@ -12,6 +12,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -55,7 +56,8 @@ def started(way: str, step: int, calls: int, rank: int, **arguments) -> None:
         elif way == "full disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         elif way == "TERM to all":
-            os.killpg(os.getpgrp(), signal.SIGTERM)  # loader workers too
+            words = ["kill", "-TERM", "--", f"-{os.getpgrp()}"]  # loader workers too
+            subprocess.run(words, start_new_session=True, check=True)
         else:
             os.kill(os.getpid(), signal.SIGTERM if way == "TERM" else signal.SIGUSR1)
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -23,7 +24,7 @@ from hf_radmae.pretraining import run_folder
 from hf_radmae.pretraining.checkpoints import DiskFullError, checkpoints_in, damage, last_complete_checkpoint
 from hf_radmae.pretraining.devices import available_cores
 from hf_radmae.pretraining.divergence import DivergedError, check_finite, replay
-from hf_radmae.pretraining.interrupts import EXIT_CODE, StopOnRequest, Stopped
+from hf_radmae.pretraining.interrupts import EXIT_CODE, SIGNALS, StopOnRequest, Stopped
 from hf_radmae.pretraining.run_folder import FolderInUseError, RunFolder, check_temporary_folder
 
 
@@ -72,6 +73,28 @@ def test_a_request_saves_at_the_step_and_the_run_resumes_to_the_same_bits(tmp_pa
     resumed.train(last_complete_checkpoint(tmp_path / "stopped"))
     found = weights(tmp_path / "stopped")
     assert {name for name in found if not torch.equal(found[name], straight[name])} == set()
+
+
+def test_loader_workers_outlive_a_signal_to_the_whole_job_and_end_with_their_process(tmp_path):
+    trainer = make_trainer(tmp_path, num_train_epochs=1, eval_strategy="no", dataloader_num_workers=2)
+
+    def signal_all():
+        children = [str(child.pid) for child in multiprocessing.active_children()]
+        for number in SIGNALS:  # from another process: its own may end a worker
+            subprocess.run(["kill", f"-{int(number)}", *children], check=True)
+
+    trainer.add_callback(At(2, signal_all))
+    trainer.train()
+    assert trainer.state.global_step == 8
+    loader = trainer.get_train_dataloader()
+    next(batches := iter(loader))
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 2
+    for worker in workers:
+        worker.terminate()
+        worker.join(30)
+        assert worker.exitcode is not None
+    del batches
 
 
 DUE = [("epoch", "epoch", 7), ("steps", "steps", 5), ("epoch", "epoch", 15)]
