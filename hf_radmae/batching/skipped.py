@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_radmae.images.remote import Place
 from hf_radmae.images.storage import whole_file
 
 FIELDS = ("split", "index", "image", "reason")
@@ -24,7 +25,7 @@ def skipped_image(image: str, reason: str, split: str = NO_SPLIT, index: int = -
     return {"split": split, "index": index, "image": name, "reason": reason}
 
 
-def write_skipped(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_skipped(path: str | Place, records: Iterable[Mapping[str, Any]]) -> None:
     """Write a whole list, with its header even where it is empty."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, restval="", extrasaction="ignore", lineterminator="\n")

@@ -13,10 +13,10 @@ out single samples; bins that are even over the ranks would need this sampler al
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import datasets
@@ -29,6 +29,7 @@ from torch.utils.data import Sampler
 
 from hf_radmae.batching.row_pool import RowPool
 from hf_radmae.batching.sampler import Load, Repeat, order_of, per_bin, piece, process
+from hf_radmae.images.remote import Place, locate, parquet_file
 from hf_radmae.images.storage import steady
 
 Array = NDArray[Any]
@@ -36,11 +37,11 @@ Array = NDArray[Any]
 SPLITS = ("train", "validation", "test")
 
 
-def open_shards(folder: str | Path | None, columns: Sequence[str] = ()) -> dict[str, ShardRows]:
+def open_shards(folder: str | Place | None, columns: Sequence[str] = ()) -> dict[str, ShardRows]:
     """The splits of a folder that `scripts/prepare.py` wrote.
 
     Args:
-        folder: holds data/train-*.parquet and so on.
+        folder: holds data/train-*.parquet and so on; a path or a URL.
         columns: what a shard must have beside image, height and width.
 
     Raises:
@@ -49,7 +50,8 @@ def open_shards(folder: str | Path | None, columns: Sequence[str] = ()) -> dict[
     """
     if folder is None:
         raise ValueError("streaming reads a folder made by scripts/prepare.py: say which with --data_dir")
-    files = {split: sorted(Path(folder, "data").glob(f"{split}-*.parquet")) for split in SPLITS}
+    data = locate(folder) / "data"
+    files = {split: sorted(map(str, data.glob(f"{split}-*.parquet"))) for split in SPLITS}
     if missing := [split for split in SPLITS if not files[split]]:
         raise FileNotFoundError(
             f"{folder} has no shards data/{missing[0]}-*.parquet: streaming needs a folder made by scripts/prepare.py "
@@ -79,10 +81,10 @@ class ShardRows:
         features: the columns, as `datasets` describes them.
     """
 
-    def __init__(self, files: Sequence[str | Path], *, held_bytes: int = 3 * 2**30):
+    def __init__(self, files: Sequence[str | Place], *, held_bytes: int = 3 * 2**30):
         self.files, self.held_bytes = [str(file) for file in files], held_bytes
         with ThreadPoolExecutor(16) as pool:  # threads hide the latency of network storage
-            self._footers = list(pool.map(pq.read_metadata, self.files))
+            self._footers = list(pool.map(lambda file: _read(file, pq.read_metadata), self.files))
         self.features = datasets.Features.from_arrow_schema(self._footers[0].schema.to_arrow_schema())
         self.column_names = list(self.features)
         if missing := {"image", "height", "width"} - {*self.column_names}:
@@ -104,7 +106,8 @@ class ShardRows:
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of all rows."""
         with ThreadPoolExecutor(16) as pool:
-            tables = pool.map(lambda file: pq.read_table(file, columns=[name], use_threads=False), self.files)
+            read = partial(pq.read_table, columns=[name], use_threads=False)
+            tables = pool.map(lambda file: _read(file, read), self.files)
             return pa.chunked_array([chunk for table in tables for chunk in table[name].chunks])
 
     def __getitem__(self, key: str | int) -> Any:
@@ -121,12 +124,25 @@ class ShardRows:
 
         def read() -> list[dict[str, Any]]:
             try:  # without threads of its own, which a forked worker would wait for
-                with pq.ParquetFile(self.files[file], metadata=self._footers[file]) as shard:
+                with (
+                    parquet_file(self.files[file]) as opened,
+                    pq.ParquetFile(opened, metadata=self._footers[file]) as shard,
+                ):
                     return shard.read_row_group(index, columns=self.column_names, use_threads=False).to_pylist()
             except FileNotFoundError as error:  # it was there when the run started
                 raise OSError(errno.ESTALE, "the shard is no longer there", self.files[file]) from error
 
         return dict(enumerate(steady(read, self.files[file]), start=int(self.groups[group])))
+
+
+def _read(file: str, read: Callable[[Any], Any]) -> Any:
+    """What pyarrow reads of a local or remote file."""
+
+    def once() -> Any:
+        with parquet_file(file) as opened:
+            return read(opened)
+
+    return steady(once, file)
 
 
 class StreamBatchSampler(Sampler[list[int]]):

@@ -22,11 +22,12 @@ from hf_radmae.batching.binning import STRATEGIES, Bins, assign, fit_bins
 from hf_radmae.batching.grids import checked_sizes, target_sizes
 from hf_radmae.batching.sampler import simulate
 from hf_radmae.cli.command import command
+from hf_radmae.images.remote import Place, locate
 from hf_radmae.sources.load import image_sizes
 from hf_radmae.sources.table_file import column_names, read_text_columns
 
 
-def read_sizes(source: Path, columns: list[str]) -> np.ndarray:
+def read_sizes(source: Place, columns: list[str]) -> np.ndarray:
     """(N, 2) heights and widths in pixels: of the columns, else of `pixelarr_shape`, else of the images' headers.
 
     Raises:
@@ -64,18 +65,21 @@ def _size(cells: list) -> list:
     return [np.nan if cell is None else cell for cell in cells]
 
 
-def _saved(source: Path) -> list[datasets.Dataset]:
+def _saved(source: Place) -> list[datasets.Dataset]:
     """The splits of a saved data set, none where the source is no such folder."""
-    if not any((source / name).exists() for name in ("dataset_dict.json", "state.json")):
+    names = ("dataset_dict.json", "state.json")
+    if not isinstance(source, Path) or not any((source / name).exists() for name in names):
         return []
     saved = datasets.load_from_disk(str(source))
     return list(saved.values()) if isinstance(saved, datasets.DatasetDict) else [saved]
 
 
-def _tables(source: Path) -> list[Path]:
+def _tables(source: Place) -> list[Place]:
     """The file of a table, or those of a folder: all that are Parquet, else its metadata."""
+    if source.is_file():
+        return [source]
     named = [source / name for name in ("metadata.csv", "metadata.tsv")]
-    return [source] if source.is_file() else sorted(source.rglob("*.parquet")) or [p for p in named if p.exists()][:1]
+    return sorted(source.rglob("*.parquet"), key=str) or [path for path in named if path.exists()][:1]
 
 
 def plot(sizes: np.ndarray, bins: Bins, ids: np.ndarray, figures: BinReport, path: Path) -> None:
@@ -105,7 +109,7 @@ def main() -> None:
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in STRATEGIES.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("source", type=Path, help="table, folder of Parquet shards or images, or saved data set")
+    option("source", type=locate, help="path or URL of a table, folder of Parquet shards or images, or saved data set")
     option("--binning", default="smart", choices=STRATEGIES, help=f"{meanings} (default: smart)")
     option("--num_bins", type=int, default=16, help="most shapes of smart and mixed (default: 16)")
     option("--patch_size", type=int, default=16, help="side of a patch in pixels (default: 16)")

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hf_radmae.images.remote import redacted
+
 EXPECTED = (ValueError, OSError, ImportError)
 """Errors whose text is written for the person who started the command."""
 
@@ -35,7 +37,7 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 def describe(error: Exception) -> str:
     """The text of an error; one that crossed a process brings a traceback, of which the last line is kept."""
-    text = str(error).strip()
+    text = redacted(str(error).strip())
     if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1]
     ours = type(error).__module__.startswith("hf_radmae")

@@ -21,7 +21,6 @@ are in data/, their footers (key hf_radmae_embedding) hold the options; what cou
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +30,7 @@ from tqdm.auto import tqdm
 from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
+from hf_radmae.images.remote import locate
 from hf_radmae.inference.embeddings import Embedder, Part, folder_parts, shard_parts
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
@@ -44,9 +44,11 @@ from hf_radmae.sources.pseudonyms import key_path, load_key
 class EmbedArguments:
     """What is embedded, and how."""
 
+    URLS = ("data_dir", "output_dir")
+
     model: str = field(metadata={"help": "Folder or Hub id of a pre-trained checkpoint, an encoder or a classifier."})
-    data_dir: str = field(metadata={"help": "Folder of images or DICOM files, or of prepared shards."})
-    output_dir: str = field(metadata={"help": "Folder of the result."})
+    data_dir: str = field(metadata={"help": "Folder of images or DICOM files, or of prepared shards; or its URL."})
+    output_dir: str = field(metadata={"help": "Folder of the result, or a URL."})
     pooling: list[str] = field(
         default_factory=lambda: ["mean"],
         metadata={"help": f"One or several columns: {', '.join(POOLINGS)}, or some of them joined by + to one vector."},
@@ -89,12 +91,12 @@ def embed(args: EmbedArguments, accelerator: Accelerator) -> None:
         args.threads,
         {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision),
     )
-    images = sum(part.images for part in parts)
+    images, folder = sum(part.images for part in parts), locate(args.output_dir)
     with tqdm(total=images, unit="image", desc="embeddings", disable=not accelerator.is_main_process) as bar:
-        skipped = embedder.write(parts, Path(args.output_dir, "data"), bar.update)
+        skipped = embedder.write(parts, folder / "data", bar.update)
     if accelerator.is_main_process:
         entries = [skipped_image(entry["image_id"], entry["reason"], "train", -1) for entry in skipped]
-        write_skipped(Path(args.output_dir, "skipped.csv"), entries)
+        write_skipped(folder / "skipped.csv", entries)
         size = embedder.encoder.config.hidden_size
         width = " and ".join(str(pooled_width(pooling, size)) for pooling in args.pooling)
         print(f"{images - len(skipped)} embeddings of width {width} in {len(parts)} files.")

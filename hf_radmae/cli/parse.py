@@ -16,6 +16,8 @@ from typing import Any, cast
 import yaml
 from transformers import HfArgumentParser
 
+from hf_radmae.images.remote import SCHEMES, is_url, without_credentials
+
 ALIASES = {"model_name_or_path": "model"}
 """Names of options that other scripts use -> ours."""
 
@@ -43,6 +45,8 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
     argv = _renamed(argv)
     try:
         *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        for instance in instances:
+            _check_urls(instance)
     except ValueError as error:  # of a dataclass; what argparse finds ends the program by itself
         parser.error(str(error))
     if unknown:
@@ -52,6 +56,25 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
             or f"{unknown[0]} is neither an option nor a recipe (.yaml, .json)"
         )
     return tuple(instances)
+
+
+def _check_urls(instance: Any) -> None:
+    """Take passwords out of the URLs in a class' options, and refuse URLs where only local paths are taken.
+
+    A class names the options that take URLs in `URLS`; by default they are `dataset` and `data_dir`.
+    """
+    allowed = getattr(instance, "URLS", ("dataset", "data_dir"))
+    for option in dataclasses.fields(instance):
+        value = getattr(instance, option.name)
+        if isinstance(value, str) and value.partition("://")[0] in (*SCHEMES, "file"):
+            clean = without_credentials(value)
+            if is_url(clean) and option.name not in allowed:
+                raise ValueError(f"--{option.name} {clean}: give a local path; a URL is taken by " + _urls(allowed))
+            setattr(instance, option.name, clean)
+
+
+def _urls(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
 
 
 def _renamed(argv: list[str]) -> list[str]:

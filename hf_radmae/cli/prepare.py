@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -36,6 +35,7 @@ from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.mri.builder import MRI
 from hf_radmae.sources.mri.cleaning import CleaningRules
 from hf_radmae.sources.pseudonyms import key_path, load_key
+from hf_radmae.sources.scan import absolute
 
 RETRIES = 3
 """How often Dask makes a shard again whose task failed."""
@@ -45,9 +45,11 @@ RETRIES = 3
 class RunArguments:
     """Source, output folder and processes."""
 
+    URLS = ("data_dir", "dataset", "output_dir")
+
     dataset: str = field(metadata={"help": "mri, irma, imagefolder, phantom (generated), or a data set on the Hub."})
-    output_dir: str = field(metadata={"help": "Folder of the shards."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the archive; phantom needs none."})
+    output_dir: str = field(metadata={"help": "Folder of the shards, or a URL."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder or URL of the archive; phantom needs none."})
     builder: list[str] = field(
         default_factory=list,
         metadata={"help": "Options of the data set, as in num_images=500 'cleaning={width: null}'."},
@@ -134,7 +136,7 @@ def prepare_source(run: RunArguments, options: PrepareOptions) -> None:
     with dask_executor(run.dask_scheduler) as executor:
         manifest = prepare(
             splits,
-            Path(run.output_dir).absolute() if executor else run.output_dir,
+            absolute(run.output_dir),
             options,
             key=key,
             root=run.data_dir,

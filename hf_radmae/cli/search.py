@@ -19,6 +19,7 @@ from PIL import Image
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.images.image import ImageSource
+from hf_radmae.images.remote import locate
 from hf_radmae.inference.embeddings import Embedder
 from hf_radmae.inference.search import EmbeddingIndex, contact_sheet, embed_query, pictures
 from hf_radmae.models.starts import load_encoder
@@ -29,6 +30,8 @@ from hf_radmae.sources.pseudonyms import key_path, load_key
 @dataclass
 class SearchArguments:
     """What is searched for, and where."""
+
+    URLS = ("embeddings", "query", "data_dir")
 
     embeddings: str = field(metadata={"help": "Folder of scripts/embed.py."})
     query: str = field(metadata={"help": "A file, or the image_id of an embedding."})
@@ -55,7 +58,7 @@ class SearchArguments:
 def main() -> None:
     (args,) = parse((SearchArguments,), description=__doc__)
     index = EmbeddingIndex.load(args.embeddings, args.column)
-    if Path(args.query).is_file():
+    if locate(args.query).is_file():
         if not args.model:
             raise ValueError(f"--query {args.query} is a file: give the checkpoint of the embeddings with --model")
         made = index.options["columns"][index.column]
@@ -99,7 +102,7 @@ def _sheet(args: SearchArguments, table: list[dict[str, Any]]) -> Image.Image:
             f"no picture of the neighbours is in --data_dir {args.data_dir}: give the folder that was embedded, and "
             "the key of its hashes with --key_file"
         )
-    if Path(args.query).is_file():
+    if locate(args.query).is_file():
         found[args.query] = args.query
     captions = ["query", *(f"{row['rank']}: {row['similarity']}\n{row['image_id'][-30:]}" for row in table)]
     return contact_sheet([(caption, found.get(name)) for caption, name in zip(captions, ids, strict=True)])

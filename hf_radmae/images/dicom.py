@@ -28,6 +28,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
 
 from hf_radmae.images.decodable import GREY, refusals
 from hf_radmae.images.greyscale import ElementError, element, integer, palette_luma, to_grey, to_luma
+from hf_radmae.images.remote import open_file
 from hf_radmae.images.storage import steady
 from hf_radmae.images.streams import (
     SEQUENTIAL,
@@ -275,7 +276,7 @@ def _opened(path_or_bytes: str | Path | bytes) -> Iterator[tuple[BinaryIO, str]]
         yield BytesIO(path_or_bytes), _name(path_or_bytes)
         return
     try:
-        with open(path_or_bytes, "rb") as stream:
+        with open_file(path_or_bytes) as stream:
             yield stream, _name(path_or_bytes)
     except DicomError:
         raise

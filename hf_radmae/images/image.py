@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import Image, ImageFile
 
 from hf_radmae.images import raster
 from hf_radmae.images.dicom import DicomError, read_header, read_radiograph
+from hf_radmae.images.remote import Place, is_url, open_file, without_credentials
 from hf_radmae.images.storage import StorageError, steady
 from hf_radmae.images.streams import IncompleteError
 
@@ -32,7 +32,7 @@ MAX_PIXELS = 2**27
 MAX_BYTES = 2 * MAX_PIXELS
 """Bytes of a file that are read at most: the largest image that is decoded, uncompressed in 16 bit."""
 
-ImageSource = str | Path | bytes | Mapping[str, Any] | Image.Image | np.ndarray
+ImageSource = str | Place | bytes | Mapping[str, Any] | Image.Image | np.ndarray
 
 
 class ImageError(ValueError):
@@ -140,17 +140,20 @@ def _payload(source: ImageSource, name: str | None) -> tuple[str | bytes | Image
         if content is None:
             raise ImageError(name, "has neither bytes nor a path")
         return _payload(content, name)
-    if isinstance(source, str | Path):
+    if isinstance(source, str) and is_url(source):
+        source = without_credentials(source)
+    if isinstance(source, str | Place):
         return str(source), name or str(source)
     return source, name or f"<{type(source).__name__}>"
 
 
 def _read_bytes(path: str, name: str, size: int) -> bytes:
     def read() -> bytes:
-        with open(path, "rb") as file:
-            about = os.fstat(file.fileno())
-            if stat.S_ISREG(about.st_mode) and about.st_size == 0:  # those of /proc answer EIO, as a broken mount does
-                return b""
+        with open_file(path) as file:
+            if not is_url(path):
+                about = os.fstat(file.fileno())
+                if stat.S_ISREG(about.st_mode) and about.st_size == 0:  # those of /proc answer EIO, as a broken mount
+                    return b""
             return file.read(size)
 
     try:

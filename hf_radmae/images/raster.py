@@ -19,6 +19,7 @@ import tifffile
 from PIL import ExifTags, Image
 
 from hf_radmae.images.greyscale import to_luma
+from hf_radmae.images.remote import open_file
 from hf_radmae.images.streams import check_complete, check_png, decode_strictly, stream_facts
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
@@ -83,8 +84,8 @@ def decode(content: bytes, check: Check) -> np.ndarray:
 
 def size(payload: bytes | str) -> tuple[int, int]:
     """Return (height, width) of the upright picture from the header of a file, its content or its path."""
-    stream: Any = io.BytesIO(payload) if isinstance(payload, bytes) else open(payload, "rb")  # noqa: SIM115
-    with stream:
+    opened: Any = io.BytesIO(payload) if isinstance(payload, bytes) else open_file(payload)
+    with opened as stream:
         head = stream.read(4096)
         if head[:4] in _TIFF:
             with _tiff(stream) as (page, turn):

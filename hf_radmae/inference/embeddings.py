@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,13 @@ from transformers import ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.image import ImageError, ImageSource
-from hf_radmae.images.storage import whole_file
+from hf_radmae.images.remote import Place, locate, parquet_file
+from hf_radmae.images.storage import steady, whole_file
 from hf_radmae.models.masking import patch_grid
 from hf_radmae.models.modeling_radiograph_vit import pool_tokens
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.shards.writer import FOOTER
+from hf_radmae.sources.parquet import read_footer
 from hf_radmae.sources.pseudonyms import pseudonyms
 from hf_radmae.sources.scan import METADATA, Found, Scan, is_hidden, walk
 
@@ -64,7 +65,7 @@ class Part:
 
 
 def folder_parts(
-    folder: str | Path, key: bytes | None, *, pattern: str = "**/*", images_per_part: int = 1000
+    folder: str | Place, key: bytes | None, *, pattern: str = "**/*", images_per_part: int = 1000
 ) -> list[Part]:
     """The files of a folder or in its zips, in the order of their names, but hidden ones and tables of metadata.
 
@@ -72,7 +73,7 @@ def folder_parts(
     is skipped by name.
 
     Args:
-        folder: of images or DICOM files, in folders or not.
+        folder: of images or DICOM files, in folders or not; a path or a URL.
         key: of the hashes in place of paths, `prepare` with the same key gives the same; None keeps the paths, relative
             to the folder, bytes that are not UTF-8 as in `\\xe9`.
         pattern: which files, as `Path.glob` has it.
@@ -82,8 +83,8 @@ def folder_parts(
         FileNotFoundError: there is no such folder, or no file in it that fits.
         StorageError: the storage does not answer.
     """
-    found = Scan(Path(folder))
-    files = list(walk(str(folder), found)) if found.root.is_dir() else []
+    found = Scan(locate(folder))
+    files = list(walk(str(found.root), found)) if found.root.is_dir() else []
     files += [Found(str(found.root / name), name, 0) for name, _ in found.listed]
     fits = re.compile(glob_translate(pattern)).match
     images = (file for file in files if not is_hidden(file.name) and _place(file)[-1] not in METADATA)
@@ -108,7 +109,7 @@ def _place(file: Found) -> list[str]:
     return file.name.split("/")
 
 
-def shard_parts(folder: str | Path) -> list[Part]:
+def shard_parts(folder: str | Place) -> list[Part]:
     """The shards that `scripts/prepare.py` wrote to a folder, all columns but the image kept.
 
     Raises:
@@ -120,28 +121,33 @@ def shard_parts(folder: str | Path) -> list[Part]:
         raise FileNotFoundError(f"{folder} has no Parquet files")
     parts: list[Part] = []
     for path in paths:
-        metadata = pq.read_metadata(path)
+        metadata = read_footer(path)
         if FOOTER not in (metadata.metadata or {}):
             raise ValueError(f"{path} is no shard of scripts/prepare.py: prepare the data set first")
         if path.name in {part.name for part in parts}:
             raise ValueError(f"{folder} holds two shards named {path.name}: embed one prepared data set at a time")
-        schema = pq.read_schema(path).remove_metadata()
+        schema = metadata.schema.to_arrow_schema().remove_metadata()
         schema = schema.remove(schema.get_field_index("image"))
         identity = _digest(path.name, str(metadata.num_rows), str(path.stat().st_size))
         parts.append(Part(path.name, schema, metadata.num_rows, identity, partial(_shard_rows, path)))
     return parts
 
 
-def parquet_files(folder: str | Path) -> list[Path]:
+def parquet_files(folder: str | Place) -> list[Place]:
     """The Parquet files below a folder, sorted, but hidden ones, which are unfinished."""
-    return sorted(path for path in Path(folder).glob("**/*.parquet") if not path.name.startswith("."))
+    files = (path for path in locate(folder).glob("**/*.parquet") if not path.name.startswith("."))
+    return sorted(files, key=str)
 
 
-def _shard_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                yield row, row.pop("image")["bytes"]
+def _shard_rows(path: Place) -> Iterator[tuple[dict[str, Any], bytes]]:
+    for group in range(read_footer(path).num_row_groups):
+        for row in steady(partial(_row_group, path, group), str(path)):
+            yield row, row.pop("image")["bytes"]
+
+
+def _row_group(path: Place, group: int) -> list[dict[str, Any]]:
+    with parquet_file(path) as opened, pq.ParquetFile(opened) as file:
+        return file.read_row_group(group).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -197,12 +203,12 @@ class Embedder:
         dtype = str(self.autocast or self.encoder.dtype).removeprefix("torch.")
         return {"columns": found, "dtype": dtype, "encoder": model_fingerprint(self.encoder)}
 
-    def write(self, parts: Sequence[Part], folder: str | Path, tick: Callable[[int], object]) -> list[dict[str, str]]:
+    def write(self, parts: Sequence[Part], folder: str | Place, tick: Callable[[int], object]) -> list[dict[str, str]]:
         """Write the parts that are missing. Every process of a run calls it; the parts are dealt to the processes.
 
         Args:
             parts: of `folder_parts` or `shard_parts`; those of the main process count.
-            folder: of the files, one that all processes see.
+            folder: of the files, one that all processes see; a path or a URL.
             tick: called on the main process with numbers of images that are done. Those of the other processes count
                 when their part is written.
 
@@ -212,7 +218,7 @@ class Embedder:
         Raises:
             ValueError: the folder holds a part of another model, other options or other images.
         """
-        folder, state = Path(folder), PartialState()
+        folder, state = locate(folder), PartialState()
         options = self.options
         made_with = _digest(*map(str, (options, self.processor)))
         plan: list[Any] = [None]
@@ -228,16 +234,16 @@ class Embedder:
             self._write_part(part, folder, footer, tick if state.is_main_process else lambda _: None)
             del waiting[part.name]
             if state.is_main_process:
-                for name in [name for name in waiting if (folder / name).exists()]:
+                for name in waiting.keys() & _written(folder):
                     tick(waiting.pop(name))
         state.wait_for_everyone()
         if state.is_main_process:
             tick(sum(waiting.values()))
-            for leftover in folder.glob(".*.parquet.*"):  # of a process that was killed
+            for leftover in [*folder.glob(".*.parquet.*")]:  # of a process that was killed
                 leftover.unlink()
         return [entry for part in parts for entry in part_footer(folder / part.name)["skipped"]]
 
-    def _write_part(self, part: Part, folder: Path, footer: Mapping[str, Any], tick: Callable) -> None:
+    def _write_part(self, part: Part, folder: Place, footer: Mapping[str, Any], tick: Callable) -> None:
         skipped: list[dict[str, str]] = []
         found = list(self.vectors(part.rows(), skipped, tick))
         schema = part.schema
@@ -329,24 +335,28 @@ class Embedder:
             yield place, {name: vectors[row] for name, vectors in found.items()}
 
 
-def _missing(parts: Sequence[Part], folder: Path, made_with: str) -> list[Part]:
+def _written(folder: Place) -> set[str]:
+    return {path.name for path in folder.glob("*.parquet")}
+
+
+def _missing(parts: Sequence[Part], folder: Place, made_with: str) -> list[Part]:
     """The parts that are not written; those that are must be of this run."""
-    names = {part.name for part in parts}
-    if others := sorted(path.name for path in folder.glob("*.parquet") if path.name not in names):
+    written = _written(folder)
+    if others := sorted(written - {part.name for part in parts}):
         raise ValueError(
             f"{folder} holds {others[0]}, which is no part of this run: images were added or left out, or "
             "--images_per_part is another. Choose another folder"
         )
     for part in parts:
         path = folder / part.name
-        if path.exists() and part_footer(path).get("fingerprint") != _digest(made_with, part.identity):
+        if part.name in written and part_footer(path).get("fingerprint") != _digest(made_with, part.identity):
             raise ValueError(f"{path} was made of other images or by another model: choose another folder")
-    return [part for part in parts if not (folder / part.name).exists()]
+    return [part for part in parts if part.name not in written]
 
 
-def part_footer(path: Path) -> dict[str, Any]:
+def part_footer(path: Place) -> dict[str, Any]:
     """The options, the fingerprint and the skipped images of a part; nothing of another Parquet file."""
-    return json.loads((pq.read_metadata(path).metadata or {}).get(EMBEDDING_FOOTER, b"{}"))
+    return json.loads((read_footer(path).metadata or {}).get(EMBEDDING_FOOTER, b"{}"))
 
 
 def _digest(*texts: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from hf_radmae.images.image import ImageSource, read_image
+from hf_radmae.images.remote import Place, locate, parquet_file
+from hf_radmae.images.storage import steady
 from hf_radmae.inference.embeddings import Embedder, folder_parts, parquet_files, part_footer
-from hf_radmae.sources.parquet import FOOTER, holds_parquet
+from hf_radmae.sources.parquet import FOOTER, holds_parquet, read_footer
 
 TILE, CAPTION = 192, 30
 
@@ -42,11 +44,11 @@ class EmbeddingIndex:
     options: Mapping[str, Any]
 
     @classmethod
-    def load(cls, folder: str | Path, column: str | None = None) -> EmbeddingIndex:
+    def load(cls, folder: str | Place, column: str | None = None) -> EmbeddingIndex:
         """Read a data set of scripts/embed.py.
 
         Args:
-            folder: the `output_dir` of the embeddings.
+            folder: the `output_dir` of the embeddings, a path or a URL.
             column: of the vectors; the first one by default.
 
         Raises:
@@ -63,8 +65,8 @@ class EmbeddingIndex:
         column = column or next(iter(options["columns"]))
         if column not in options["columns"]:
             raise ValueError(f"{folder} has no vectors {column}: choose from {', '.join(options['columns'])}")
-        tables = (pq.read_table(path, columns=["image_id", column]) for path in paths)
-        rows = sum(pq.read_metadata(path).num_rows for path in paths)
+        tables = (_columns(path, ["image_id", column]) for path in paths)
+        rows = sum(read_footer(path).num_rows for path in paths)
         ids, vectors, start = [], np.empty((rows, 0), np.float32), 0
         for table in tables:
             if not len(table):
@@ -144,7 +146,7 @@ def embed_query(index: EmbeddingIndex, embedder: Embedder, image: ImageSource) -
 
 
 def pictures(
-    ids: Sequence[str], data_dir: str | Path, key: bytes | None = None, pattern: str = "**/*"
+    ids: Sequence[str], data_dir: str | Place, key: bytes | None = None, pattern: str = "**/*"
 ) -> dict[str, ImageSource]:
     """What `read_image` takes for each id, of the folder or the shards that were embedded; missing ids are left out.
 
@@ -157,19 +159,35 @@ def pictures(
     wanted, found = set(ids), dict[str, ImageSource]()
     shards = parquet_files(data_dir) if holds_parquet(data_dir) else []
     for path in shards:
-        with pq.ParquetFile(path) as file:
-            if FOOTER not in (file.metadata.metadata or {}):
-                continue
-            for group in range(file.num_row_groups):  # the images of a row group are read only where one is wanted
-                names = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
-                if wanted.intersection(names):
-                    images = file.read_row_group(group, columns=["image"])["image"].to_pylist()
-                    found |= {n: i["bytes"] for n, i in zip(names, images, strict=True) if n in wanted}
+        found |= steady(partial(_pictures_of, path, wanted), str(path))
     if not shards and key is None:
-        return {name: str(Path(data_dir, name)) for name in ids if Path(data_dir, name).is_file()}
+        files = {name: locate(data_dir) / name for name in ids}
+        return {name: str(file) for name, file in files.items() if file.is_file()}
     if not shards:
         rows = (row for part in folder_parts(data_dir, key, pattern=pattern) for row in part.rows())
         found = {columns["image_id"]: path for columns, path in rows if columns["image_id"] in wanted}
+    return found
+
+
+def _columns(path: Place, names: list[str]) -> pa.Table:
+    def read() -> pa.Table:
+        with parquet_file(path) as file:
+            return pq.read_table(file, columns=names)
+
+    return steady(read, str(path))
+
+
+def _pictures_of(path: Place, wanted: set[str]) -> dict[str, bytes]:
+    """The images of a shard whose ids are wanted."""
+    found: dict[str, bytes] = {}
+    with parquet_file(path) as opened, pq.ParquetFile(opened) as file:
+        if FOOTER not in (file.metadata.metadata or {}):
+            return found
+        for group in range(file.num_row_groups):  # the images of a row group are read only where one is wanted
+            names = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+            if wanted.intersection(names):
+                images = file.read_row_group(group, columns=["image"])["image"].to_pylist()
+                found |= {n: i["bytes"] for n, i in zip(names, images, strict=True) if n in wanted}
     return found
 
 

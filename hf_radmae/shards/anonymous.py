@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_radmae.batching.columns import arrow_column
+from hf_radmae.images.remote import Place, is_url, locate
 from hf_radmae.sources.mri.table import HEADER_ANSWERS
 from hf_radmae.sources.patients import means_patient
 from hf_radmae.sources.pseudonyms import pseudonyms
@@ -25,7 +26,7 @@ IDENTIFYING = {*GROUPS, "image", "image_id", "path", "file_name", "report"}
 """Columns that are never copied."""
 
 
-def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path | None) -> pa.Table:
+def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Place | None) -> pa.Table:
     """The ids of a split's rows as keyed hashes: `image_id`, and those of `GROUPS` that the source has.
 
     An image without an id is identified by its path below `root`, else by split and row.
@@ -45,7 +46,7 @@ def hashed_ids(split: str, rows: datasets.Dataset, key: bytes, root: str | Path 
     return pa.table(columns)
 
 
-def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Path | None) -> dict[str, Any]:
+def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Place | None) -> dict[str, Any]:
     """An entry of the list of skipped images with the image's id hashed.
 
     The image is named as the rows are: by its id, else by its path. Readers begin a reason with the path where they
@@ -89,11 +90,13 @@ def _paths(batch: pa.Table) -> list[str | None]:
     return pc.struct_field(batch["image"], "path").to_pylist()
 
 
-def _below(path: str | None, root: str | Path | None) -> str | None:
+def _below(path: str | None, root: str | Place | None) -> str | None:
     """A file's path below the archive's folder, so that the archive may move; None for what is no file's path."""
+    if path and is_url(path):
+        return path.removeprefix(f"{locate(root)}/") if root else path
     if not path or not os.path.isabs(path):
         return None
-    base = Path(root).expanduser().absolute() if root else Path("/")
+    base = Path(str(root)).expanduser().absolute() if root else Path("/")
     return Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else path
 
 

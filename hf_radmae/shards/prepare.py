@@ -11,12 +11,11 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -25,10 +24,20 @@ from tqdm.auto import tqdm
 
 from hf_radmae.batching.binning import Bins, fit_bins
 from hf_radmae.batching.skipped import write_skipped
+from hf_radmae.images.remote import Place, locate
 from hf_radmae.images.storage import write_whole
 from hf_radmae.shards.anonymous import IDENTIFYING, anonymous_entry, fingerprint, hashed_ids, kept_labels
 from hf_radmae.shards.shrink import PrepareOptions
-from hf_radmae.shards.writer import SIZES, Shard, ShardWriter, read_bytes, read_report, shard_features, shard_rows
+from hf_radmae.shards.writer import (
+    SIZES,
+    Report,
+    Shard,
+    ShardWriter,
+    read_bytes,
+    read_report,
+    shard_features,
+    shard_rows,
+)
 from hf_radmae.sources.pseudonyms import key_check
 
 MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"
@@ -41,11 +50,11 @@ class OtherOptionsError(ValueError):
 
 def prepare(
     splits: Mapping[str, datasets.Dataset],
-    folder: str | Path,
+    folder: str | Place,
     options: PrepareOptions,
     *,
     key: bytes,
-    root: str | Path | None = None,
+    root: str | Place | None = None,
     source: Mapping[str, Any] | None = None,
     unreadable: Iterable[Mapping[str, Any]] = (),
     num_proc: int = 1,
@@ -59,7 +68,7 @@ def prepare(
 
     Args:
         splits: rows with `image` undecoded, `height` and `width`, as `load_radiographs` gives them.
-        folder: where `data/`, the manifest and the quarantine go.
+        folder: where `data/`, the manifest and the quarantine go; a path or a URL.
         options: what is made of an image.
         key: secret of the hashes, 1 to 64 bytes, from `load_key`; keep it apart from the shards.
         root: the archive's folder; images without an id are told apart by their path below it.
@@ -80,7 +89,7 @@ def prepare(
         RuntimeError: a worker was ended from outside.
         StorageError: the storage does not answer.
     """
-    folder = Path(folder)
+    folder, root = locate(folder), root and locate(root)
     ids = {split: hashed_ids(split, rows, key, root) for split, rows in splits.items()}
     labels = kept_labels(splits, options.labels)
     columns = next(iter(splits.values())).column_names
@@ -102,8 +111,9 @@ def prepare(
     _begin(folder / MANIFEST, manifest)
     first = next(iter(splits))
     features = shard_features(splits[first], ids[first], labels)
-    writer = ShardWriter(features, labels, folder / "data", options, bins, threads, read)
-    missing = [shard for shard in shards if not (writer.folder / shard.name).exists()]
+    writer = ShardWriter(features, labels, folder / "data", options, bins, threads, read, root or None)
+    written = {path.name for path in writer.folder.glob("*.parquet")}
+    missing = [shard for shard in shards if shard.name not in written]
     tasks = (
         (shard, shard_rows(splits[shard.split], labels, shard.rows), ids[shard.split].take(shard.rows))
         for shard in missing
@@ -112,7 +122,12 @@ def prepare(
     if executor:
         _run(writer, tasks, total, executor, WAITING)
     else:
-        with ProcessPoolExecutor(min(num_proc, len(missing)) or 1, initializer=_end_with_parent) as pool:
+        workers = min(num_proc, len(missing)) or 1
+        if "memory://" in f"{folder} {root}":  # which is of one process
+            own: Executor = ThreadPoolExecutor(workers)
+        else:
+            own = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+        with own as pool:
             _run(writer, tasks, total, pool, 2 * num_proc)
     manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
     _check_not_empty(manifest)
@@ -194,29 +209,36 @@ def _check_not_empty(manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _finish(folder: Path, shards: list[Shard], unreadable: list[dict[str, Any]]) -> dict[str, Any]:
+def _finish(folder: Place, shards: list[Shard], unreadable: list[dict[str, Any]]) -> dict[str, Any]:
     """Write the quarantine and return what the manifest says about the finished shards."""
     quarantine = list(unreadable)
     counts: dict[str, dict[str, Any]] = {}
-    for shard in shards:
-        report = read_report(folder / "data" / shard.name)
+    data, names = folder / "data", {shard.name for shard in shards}
+
+    def facts(shard: Shard) -> tuple[Report, int]:
+        return read_report(data / shard.name), (data / shard.name).stat().st_size
+
+    with ThreadPoolExecutor(16) as pool:  # threads hide the latency of network storage
+        found = list(pool.map(facts, shards))
+    for shard, (report, size) in zip(shards, found, strict=True):
         count = counts.setdefault(shard.split, {"images": 0, "dropped": Counter(), "quarantined": 0, "bytes": 0})
         count["images"] += report.images
         count["dropped"] += report.dropped
         count["quarantined"] += len(report.quarantine)
-        count["bytes"] += (folder / "data" / shard.name).stat().st_size
+        count["bytes"] += size
         quarantine += [
             {"split": shard.split, "index": index, "image": image, "reason": reason}
             for index, image, reason in report.quarantine
         ]
-        for leftover in (folder / "data").glob(f".{shard.name}.*"):  # of a worker that was killed
-            leftover.unlink()
+    for leftover in [*data.glob(".*.parquet.*")]:  # of a worker that was killed
+        if leftover.name[1:].rpartition(".")[0] in names:
+            leftover.unlink(missing_ok=True)
     write_skipped(folder / QUARANTINE, quarantine)
     versions = {name: version(name) for name in PACKAGES}
     return {"complete": True, "counts": counts, "unreadable_in_source": len(unreadable), "versions": versions}
 
 
-def _begin(path: Path, manifest: dict[str, Any]) -> None:
+def _begin(path: Place, manifest: dict[str, Any]) -> None:
     """Write the manifest of a new folder; in one that was begun, refuse what would mix two kinds of shards."""
     if not path.exists():
         if any(path.parent.glob("data/*.parquet")):

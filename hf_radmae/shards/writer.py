@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -21,11 +20,12 @@ from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.content import measure_image
 from hf_radmae.images.dicom import DicomError, RadiographHeader, read_radiograph, yes_or_no
 from hf_radmae.images.image import ImageError, read_image
+from hf_radmae.images.remote import Place, locate
 from hf_radmae.images.storage import StorageError, steady, storage_fault, whole_file
 from hf_radmae.shards.shrink import PrepareOptions, encode, field_box, shrink, target_size
 from hf_radmae.sources.mri.cleaning import CleaningRules, pixel_rule
 from hf_radmae.sources.mri.table import HEADER_ANSWERS
-from hf_radmae.sources.parquet import FOOTER
+from hf_radmae.sources.parquet import FOOTER, read_footer
 
 ROW_GROUP = 100  # rows, and
 ROW_GROUP_BYTES = 2**26  # bytes of images: what a stream reads at once, and a writer holds in memory
@@ -46,7 +46,7 @@ def read_bytes(path: str) -> bytes:
     Raises:
         StorageError: the storage does not answer.
     """
-    return steady(Path(path).read_bytes, path)
+    return steady(locate(path).read_bytes, path)
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,22 @@ class ShardWriter:
     Attributes:
         features: the columns of a shard, see `shard_features`.
         labels: columns that are copied.
-        folder: where shards go.
+        folder: where shards go, local or remote.
         options: what is made of an image.
         bins: the shapes of `options.num_bins`.
         threads: files that are read at once.
         read: how a file is read.
+        root: of the archive; what a process needs to reach a remote one travels with it.
     """
 
     features: datasets.Features
     labels: list[str]
-    folder: Path
+    folder: Place
     options: PrepareOptions
     bins: Bins | None = None
     threads: int = 16
     read: Callable[[str], bytes] = read_bytes
+    root: Place | None = None
 
     def write(self, shard: Shard, rows: datasets.Dataset, ids: pa.Table) -> int:
         """Write a shard.
@@ -201,9 +203,9 @@ def shard_rows(rows: datasets.Dataset, labels: list[str], chosen: np.ndarray) ->
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=part.features))
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Place) -> Report:
     """What the footer of a shard says about its rows."""
-    values = json.loads(pq.read_metadata(path).metadata[FOOTER])
+    values = json.loads(read_footer(path).metadata[FOOTER])
     return Report(values["images"], Counter(values["dropped"]), [tuple(entry) for entry in values["quarantine"]])
 
 

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 
 from hf_radmae.batching.skipped import skipped_image
+from hf_radmae.images.remote import Place, is_url, locate
 from hf_radmae.sources.patients import folder_patient, means_patient
 from hf_radmae.sources.scan import Found, Scan, scan, sort_files
 from hf_radmae.sources.table_file import TableError, column_names, read_table
@@ -63,7 +64,7 @@ class Source:
 
 
 def read_folder(
-    folder: str | Path,
+    folder: str | Place,
     *,
     data_files: Mapping[str, Any] | Sequence[str] | str | None = None,
     drop_labels: bool | None = None,
@@ -71,7 +72,7 @@ def read_folder(
     """Rows of the images below a folder, or in a zip.
 
     Args:
-        folder: see this module's first lines.
+        folder: see this module's first lines; a path or a URL.
         data_files: split -> file, glob pattern, or list of them, in place of what the folders' names say.
         drop_labels: whether folders' names are no labels; by default they are where they differ, all images are at one
             depth, no folder is a patient's and there is no metadata file.
@@ -108,7 +109,7 @@ def read_folder(
         files += 1
         rows[split or "train"] += [(file, entry) for entry in entries]
     for table in tables:
-        listed += table.unused(Path(found.root))
+        listed += table.unused()
     if not rows:
         first = f"; the first of {len(listed)} listed: {listed[0]['image']}: {listed[0]['reason']}" if listed else ""
         others = ", ".join(f"{count} {suffix}" for suffix, count in found.others.items()) or "no other file"
@@ -136,6 +137,8 @@ def chosen_files(data_files: Mapping[str, Any] | Sequence[str] | str) -> dict[st
     split_by_path: dict[str, str] = {}
     for split, patterns in splits.items():
         patterns = [patterns] if isinstance(patterns, str | os.PathLike) else patterns
+        if remote := [pattern for pattern in patterns if is_url(pattern)]:
+            raise ValueError(f"data_files: {remote[0]} is a URL: give its folder with --data_dir")
         found = {path for pattern in patterns for path in glob.glob(os.path.abspath(pattern), recursive=True)}
         result[str(split)] = sorted(path for path in found if os.path.isfile(path))
         if not result[str(split)]:
@@ -177,7 +180,7 @@ class _Metadata:
     """A table that says more of the images in its folder and below, by the column `file_name`."""
 
     def __init__(self, file: Found, text: Iterable[str] = ()):
-        self.name, self.path = file.name, Path(file.path)
+        self.name, self.path = file.name, locate(file.path)
         self.folder = posixpath.dirname(file.name)
         table, self.lines = read_table(self.path, text=[*_text_columns(self.path), *text])
         self.column = _file_column(self.path, table.column_names)
@@ -191,7 +194,9 @@ class _Metadata:
             if not name:
                 self.problems.append((row, "", "has no file_name"))
                 continue
-            if posixpath.isabs(name):
+            if is_url(name):
+                name = name.removeprefix(f"{self.path.parent}/")
+            elif posixpath.isabs(name):
                 name = posixpath.relpath(name, self.path.parent.as_posix())
             full = _spelled(posixpath.normpath(posixpath.join(self.folder, name)))
             if full.startswith("../"):
@@ -208,7 +213,7 @@ class _Metadata:
         self.used.update(rows)
         return rows
 
-    def unused(self, root: Path) -> list[dict[str, Any]]:
+    def unused(self) -> list[dict[str, Any]]:
         """Entries of the rows that name no file."""
         entries = [
             skipped_image(f"{self.name}, line {self.lines[row]}{': ' * bool(name)}{name}", reason)
@@ -240,14 +245,14 @@ def _spelled(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _text_columns(path: Path) -> list[str]:
+def _text_columns(path: Place) -> list[str]:
     """The columns of a table that are names or ids, which stay text."""
     if path.suffix.lower() in (".parquet", ".jsonl"):
         return []
     return [name for name in column_names(path) if _canonical(name) in _FILE_NAMES or means_patient(name)]
 
 
-def _file_column(path: Path, names: Sequence[str]) -> str:
+def _file_column(path: Place, names: Sequence[str]) -> str:
     if "file_name" in names:
         return "file_name"
     for wanted in _FILE_NAMES:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
+from hf_radmae.images.remote import open_file
 from hf_radmae.images.storage import StorageError, steady, storage_fault
 
 HEAD = 2**18
@@ -36,7 +37,7 @@ def read_head(path: str, size: int = HEAD) -> bytes:
     """
 
     def read() -> bytes:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(size)
 
     return steady(read, path)

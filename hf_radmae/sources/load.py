@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from hf_radmae.batching.columns import arrow_column
 from hf_radmae.batching.skipped import skipped_image
 from hf_radmae.images.image import ImageError, image_size
+from hf_radmae.images.remote import is_url, locate, without_credentials
 from hf_radmae.images.storage import steady, storage_fault
 from hf_radmae.sources.belonging import complete_splits, with_groups
 from hf_radmae.sources.folder import Source, read_folder
@@ -58,7 +59,7 @@ def load_radiographs(
     Args:
         name: "phantom", "irma", "mri", "imagefolder" (a folder or a zip), "parquet", the path of a folder, or the id
             of a data set on the Hub.
-        data_dir: the local folder, where the source needs one.
+        data_dir: the folder, where the source needs one; of imagefolder and parquet it may be a URL.
         num_proc: processes that build the data set.
         seed: of the split, where the source has none of its own.
         patient_column: column that holds the patient, where its name does not say so.
@@ -138,9 +139,17 @@ def say(text: str) -> None:
 
 def _read(name: str, data_dir: str | None, num_proc: int | None, options: dict[str, Any]) -> tuple[Source, set[str]]:
     """The source's rows, and the splits whose sizes are believed because this package wrote them."""
-    if name not in (*BUILDERS, "imagefolder", "parquet") and data_dir is None and Path(name).exists():
-        name, data_dir = ("parquet" if holds_parquet(name) else "imagefolder"), name
-    path = Path(data_dir or "")
+    named = name in (*BUILDERS, "imagefolder", "parquet") or data_dir is not None
+    if not named and (is_url(name) or Path(name).exists()):
+        data_dir = without_credentials(name)
+        name = "parquet" if holds_parquet(data_dir) else "imagefolder"
+    data_dir = data_dir and without_credentials(data_dir)
+    path = locate(data_dir or "")
+    if is_url(data_dir) and name not in ("imagefolder", "parquet"):
+        raise ValueError(
+            f"--data_dir {data_dir}: {name} reads a local folder; mount the archive, or read its files, DICOM too, "
+            "with --dataset imagefolder"
+        )
     if name in ("imagefolder", "parquet", "irma", "mri") and data_dir is None:
         raise ValueError(f"--dataset {name} reads a local folder: say which with --data_dir")
     if data_dir is not None and not path.is_dir():
@@ -222,9 +231,9 @@ def _is_image_struct(feature: Any) -> bool:
 
 
 def _named(split: str, rows: datasets.Dataset) -> datasets.Dataset:
-    """Adds the `image_id` split/row, where neither a column of that name nor a local file's path tells images apart."""
+    """Adds the `image_id` split/row, where neither a column of that name nor a file's path tells images apart."""
     paths = pc.struct_field(rows.data.column("image"), "path").to_pylist()
-    if "image_id" in rows.column_names or all(path and os.path.isabs(path) for path in paths):
+    if "image_id" in rows.column_names or all(path and (os.path.isabs(path) or is_url(path)) for path in paths):
         return rows
     return rows.add_column("image_id", [f"{split}/{row}" for row in range(len(rows))])
 

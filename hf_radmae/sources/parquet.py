@@ -6,7 +6,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,18 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_radmae.batching.skipped import skipped_image
-from hf_radmae.images.storage import steady
+from hf_radmae.images.remote import Place, locate, parquet_file
+from hf_radmae.images.storage import StorageError, steady
 from hf_radmae.sources.folder import Source, chosen_files, split_of, words_say_splits
-from hf_radmae.sources.scan import Scan, sort_files, suffix_of, walk
+from hf_radmae.sources.scan import Scan, absolute, local_copy, sort_files, suffix_of, walk
 from hf_radmae.sources.table_file import TableError
 
 FOOTER = b"hf_radmae"
 """The entry of a Parquet file's footer by which this package marks the shards that it wrote."""
 
 
-def holds_parquet(folder: str | Path) -> bool:
+def holds_parquet(folder: str | Place) -> bool:
     """True for a Parquet file, and a folder with some that are not only tables of metadata."""
-    path = Path(folder)
+    path = locate(folder)
     if path.is_file():
         return _is_table(path.name)
     return any(file.stem != "metadata" for file in path.rglob("*") if _is_table(file.name))
@@ -33,11 +33,25 @@ def holds_parquet(folder: str | Path) -> bool:
 
 def written_here(path: str) -> bool:
     """True for a Parquet file whose footer says that this package wrote it."""
-    return FOOTER in (steady(lambda: pq.read_metadata(path), path).metadata or {})
+    return FOOTER in (read_footer(path).metadata or {})
+
+
+def read_footer(path: str | Place) -> pq.FileMetaData:
+    """What the footer of a Parquet file says.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+
+    def read() -> pq.FileMetaData:
+        with parquet_file(path) as file:
+            return pq.read_metadata(file)
+
+    return steady(read, str(path))
 
 
 def read_parquet(
-    folder: str | Path, *, num_proc: int | None = None, data_files: Any = None, **options: Any
+    folder: str | Place, *, num_proc: int | None = None, data_files: Any = None, **options: Any
 ) -> tuple[Source, set[str]]:
     """Rows of all Parquet files below a folder; the split is that of a file's name or of a folder.
 
@@ -45,7 +59,7 @@ def read_parquet(
     and beside files that say one they are listed. Where no name is train's so, any word counts (`set_train.parquet`).
 
     Args:
-        folder: searched with its sub-folders; or one file.
+        folder: searched with its sub-folders; or one file. Remote files are copied into the cache of `datasets`.
         num_proc: processes that copy the rows into the cache of `datasets`.
         data_files: split -> file, glob pattern, or list of them, in place of all that.
         **options: of `datasets.load_dataset`.
@@ -60,12 +74,13 @@ def read_parquet(
     listed: list[dict[str, Any]] = []
     others: Counter[str] = Counter()
     chosen: dict[str, list[str]] = defaultdict(list)
-    if data_files is None and Path(folder).is_file():
-        data_files = str(folder)
-    if data_files is not None:
+    root = absolute(folder)
+    if data_files is None and root.is_file():
+        chosen["train"] = [str(root)]
+    elif data_files is not None:
         chosen = chosen_files(data_files)
     else:
-        found = Scan(Path(folder).expanduser().absolute())
+        found = Scan(root)
         every = list(walk(str(found.root), found))
         files = sorted((file for file in every if _is_table(file.name)), key=lambda file: file.name)
         if not files:
@@ -87,7 +102,9 @@ def read_parquet(
     expected = _check([path for part in chosen.values() for path in part])
     if num_proc is not None:  # no more than the split with the fewest files has, of which `datasets` would warn
         num_proc = min(num_proc, *(len(part) for part in chosen.values()))
-    loaded = datasets.load_dataset("parquet", data_files=chosen, num_proc=num_proc, **options)
+    with ThreadPoolExecutor(16) as pool:
+        copies = {split: [*map(str, pool.map(local_copy, part))] for split, part in chosen.items()}
+    loaded = datasets.load_dataset("parquet", data_files=copies, num_proc=num_proc, **options)
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     count = sum(len(rows) for rows in splits.values())
     trusted = {split for split, part in chosen.items() if all(map(written_here, part))}
@@ -114,7 +131,9 @@ def _check(paths: list[str]) -> int:
 
     def read(path: str) -> tuple[int, list[str]]:
         try:
-            metadata = steady(lambda: pq.read_metadata(path), path)
+            metadata = read_footer(path)
+        except StorageError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{path} is no readable Parquet file ({type(error).__name__}); export it again") from error
         return metadata.num_rows, metadata.schema.to_arrow_schema().names

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from hf_radmae.batching.columns import arrow_column
+from hf_radmae.images.remote import is_url, locate, open_file
 from hf_radmae.images.storage import steady
 
 PATIENT = "patient"
@@ -281,10 +282,13 @@ class _Reader:
 
 
 def _file_digest(path: str, size: int | None) -> str:
-    with open(path, "rb") as file:
+    if size is None and is_url(path):
+        return _hexdigest(locate(path).read_bytes())
+    with open_file(path) as file:
         if size is None:
             return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-        length = os.fstat(file.fileno()).st_size
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
         if length <= 2 * size:
             return _hexdigest(file.read())
         start = file.read(size)
@@ -301,7 +305,7 @@ def _hexdigest(*parts: Any) -> str:
 
 def _size(path: str | None) -> int | None:
     try:
-        return steady(lambda: os.stat(str(path)).st_size, str(path))
+        return steady(lambda: locate(str(path)).stat().st_size, str(path))
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             return None

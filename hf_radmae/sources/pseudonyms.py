@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from hf_radmae.images.remote import is_url, locate
+
 
 def load_key(path: str | Path) -> bytes:
     """Return the secret of the hashes; it is drawn if the file is not there, readable by its owner only.
@@ -34,20 +36,20 @@ def key_path(output_dir: str | Path, key_file: str | Path | None = None) -> Path
     """Where the secret of the hashes in a folder lies: never in the folder or beside it, where it would travel along.
 
     Args:
-        output_dir: the folder with the hashes.
+        output_dir: the folder with the hashes, a path or a URL.
         key_file: where the user wants it; by default a file under the folder's name in `~/.config/hf_radmae/keys`
             (`XDG_CONFIG_HOME` in place of `~/.config` where it is set).
 
     Raises:
         ValueError: `key_file` lies in the folder or beside it.
     """
-    folder = Path(os.path.abspath(output_dir))
+    folder = locate(str(output_dir)) if is_url(output_dir) else Path(os.path.abspath(output_dir))
     if key_file is None:
         base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "hf_radmae", "keys")
         where = hashlib.blake2b(str(folder).encode(), digest_size=4).hexdigest()  # folders of one name are told apart
         return base / f"{folder.name}-{where}.key"
     path = Path(os.path.abspath(Path(key_file).expanduser()))
-    if path.parent == folder.parent or path.is_relative_to(folder):
+    if isinstance(folder, Path) and (path.parent == folder.parent or path.is_relative_to(folder)):
         raise ValueError(
             f"--key_file {key_file} lies in {output_dir} or beside it, and would travel with what it protects: give a "
             "place that is not copied with the data, or leave the option out"

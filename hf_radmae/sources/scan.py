@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import datasets
 
+from hf_radmae.images.remote import Place, RemotePath, locate, open_file
 from hf_radmae.images.storage import StorageError, steady, storage_fault, whole_file
 
 _IMAGE_SUFFIXES = (
@@ -61,33 +62,34 @@ class Scan:
     """What is below a folder.
 
     Attributes:
-        root: the folder, or the zip.
+        root: the folder, or the zip, local or remote.
         images: files that are images by suffix or content, sorted by name.
         metadata: tables that name images (metadata.csv, .tsv, .jsonl, .parquet), sorted by name.
         listed: (name, reason) of files and folders that may hold images and cannot be used.
         others: suffix (or name) -> number of files that are no images.
     """
 
-    root: Path
+    root: Place
     images: list[Found] = field(default_factory=list)
     metadata: list[Found] = field(default_factory=list)
     listed: list[tuple[str, str]] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
 
-def scan(root: str | Path, *, threads: int = 16) -> Scan:
+def scan(root: str | Place, *, threads: int = 16) -> Scan:
     """Find every file below a folder, or in a zip, and say what it is.
 
-    Linked folders are followed, each real folder once. Zips are unpacked into the cache of `datasets`, nested ones too.
+    Linked folders are followed, each real folder once; on remote storage they are listed. Zips are unpacked into the
+    cache of `datasets`, nested ones too.
 
     Args:
-        root: the folder or the zip file.
+        root: the folder or the zip file, a path or a URL.
         threads: folders that are listed, and files without a telling suffix that are looked at, at once.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    result = Scan(Path(root).expanduser().absolute())
+    result = Scan(absolute(root))
     sort_files(walk(str(result.root), result, threads=threads), result, threads=threads)
     return result
 
@@ -121,6 +123,12 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
+def absolute(path: str | Place) -> Place:
+    """A path from the root of the file system, `~` expanded, or a place on remote storage."""
+    found = locate(path)
+    return found if isinstance(found, RemotePath) else found.expanduser().absolute()
+
+
 def walk(root: str, result: Scan, *, exclude: Iterable[str] = (), threads: int = 16) -> Iterator[Found]:
     """Yield every file below a folder or in a zip once; what cannot be listed or followed goes to `result.listed`.
 
@@ -130,12 +138,15 @@ def walk(root: str, result: Scan, *, exclude: Iterable[str] = (), threads: int =
         exclude: names directly below the root that are passed over.
         threads: folders that are listed at once: on network storage nearly all of the time is latency.
     """
+    passed = {*exclude}
+    if isinstance(remote := locate(root), RemotePath):
+        yield from _walk_remote(remote, result, passed, threads)
+        return
     status = steady(lambda: os.stat(root), root)
     if not stat.S_ISDIR(status.st_mode):
         yield from _unpacked(Found(root, "", status.st_size), result)
         return
     seen = {(status.st_dev, status.st_ino)}
-    passed = {*exclude}
     folders, links = [_Folder(root, "")], list[_Folder]()  # links last: a folder within the tree keeps its own name
     with ThreadPoolExecutor(threads) as pool:
         while folders or links:
@@ -167,6 +178,50 @@ def walk(root: str, result: Scan, *, exclude: Iterable[str] = (), threads: int =
                         yield from _unpacked(Found(entry.path, name, entry.bytes), result)
                     else:
                         yield Found(entry.path, name, entry.bytes, entry.modified)
+
+
+def _walk_remote(root: RemotePath, result: Scan, passed: set[str], threads: int) -> Iterator[Found]:
+    if root.is_file():
+        yield from _unpacked(Found(str(root), "", root.stat().st_size), result)
+        return
+    for name, info, problem in root.files(threads=threads):
+        if name.split("/")[0] in passed:
+            continue
+        if problem:
+            result.listed.append((name, problem))
+            continue
+        state = [str(info.get(key)) for key in ("ETag", "LastModified", "mtime", "created")]
+        found = Found(str(root / name), name, int(info["size"] or 0), zlib.crc32(" ".join(state).encode()))
+        if name.lower().endswith(".zip") and not name.rpartition("/")[2].startswith("."):
+            yield from _unpacked(found, result)
+        else:
+            yield found
+
+
+def local_copy(path: str | Path) -> Path:
+    """The path of a local file, and that of a copy in the cache of `datasets` of a remote one, copied once.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the storage does not answer.
+    """
+    remote = locate(path)
+    if not isinstance(remote, RemotePath):
+        return remote
+    info = remote.info()
+    state = [str(remote), *(str(info.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created"))]
+    digest = hashlib.sha256(" ".join(state).encode()).hexdigest()[:24]
+    target = Path(datasets.config.HF_DATASETS_CACHE) / "radmae_remote" / digest / _plain(remote.name)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as partial:
+            remote.download(partial)
+    return target
+
+
+def _plain(name: str) -> str:
+    """A file's name without what a file system may refuse."""
+    return re.sub(r"[^\w.\- ]", "_", name)[-120:]
 
 
 class _Folder(NamedTuple):
@@ -220,17 +275,18 @@ def _entry(entry: os.DirEntry[str]) -> _Entry:
 
 def _unpacked(file: Found, result: Scan) -> Iterator[Found]:
     """Unpack a zip into the cache, and yield what is in it."""
-    status = os.stat(file.path)
-    state = f"{os.path.abspath(file.path)} {status.st_size} {status.st_mtime_ns}"
+    path = local_copy(file.path)
+    status = path.stat()
+    state = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
     digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:24]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "radmae_zips" / digest
     prefix = f"{file.name}/" if file.name else ""
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename[-1:] not in ("/", "\\")]
             for number, member in enumerate(members):
                 name = prefix + member.filename.replace("\\", "/")  # which some writers put in place of /
-                target = folder / str(number) / re.sub(r"[^\w.\- ]", "_", member.filename.rsplit("/", 1)[-1])[-120:]
+                target = folder / str(number) / _plain(member.filename.rsplit("/", 1)[-1])
                 try:
                     _unpack_member(archive, member, target)
                 except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -242,7 +298,7 @@ def _unpacked(file: Found, result: Scan) -> Iterator[Found]:
                 else:
                     yield inner
     except (zipfile.BadZipFile, OSError) as error:
-        steady(lambda: Path(file.path).open("rb").close(), file.path)
+        steady(lambda: path.open("rb").close(), file.path)
         result.listed.append((file.name or file.path, f"is a zip that cannot be opened: {error}"))
 
 
@@ -298,5 +354,5 @@ def _look(file: Found) -> str | None:
 
 
 def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(132)

@@ -23,6 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from hf_radmae.images.remote import Place, open_file
+
 MISSING_TEXTS = ("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A")
 """What an empty cell is written as."""
 DELIMITERS = (",", ";", "\t", "|")
@@ -51,7 +53,7 @@ class Record(NamedTuple):
     cells: list[str]
 
 
-def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+def read_text_columns(path: Place, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
     """Return columns of a table as trimmed text, null where empty.
 
     Args:
@@ -84,7 +86,7 @@ def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[st
     return pa.table({name: _emptied(column) for name, column in zip(wanted, columns, strict=True)})
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Place) -> list[str]:
     """The names of a table's columns, from the header of a CSV or the footer of a Parquet file.
 
     Raises:
@@ -94,12 +96,12 @@ def column_names(path: Path) -> list[str]:
     if path.suffix.lower() != ".parquet":
         return read_csv(path)[0]
     try:
-        return [name.strip() for name in pa.parquet.read_schema(path).names]
+        return [name.strip() for name in pa.parquet.read_schema(_parquet(path)).names]
     except (pa.ArrowException, OSError) as error:
         raise _no_parquet(path, error) from error
 
 
-def read_table(path: Path, text: Sequence[str] = ()) -> tuple[pa.Table, list[int]]:
+def read_table(path: Place, text: Sequence[str] = ()) -> tuple[pa.Table, list[int]]:
     """Return a whole table, its columns typed, and the line of each row (Parquet: the row, 1 the first).
 
     A column of a CSV is whole numbers, numbers or truth values where every cell is one. Numbers with a leading zero
@@ -116,7 +118,7 @@ def read_table(path: Path, text: Sequence[str] = ()) -> tuple[pa.Table, list[int
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         try:
-            table = pa.parquet.read_table(path)
+            table = pa.parquet.read_table(_parquet(path))
         except (pa.ArrowException, OSError) as error:
             raise _no_parquet(path, error) from error
         return _stripped(path, table), list(range(1, len(table) + 1))
@@ -135,7 +137,7 @@ def read_table(path: Path, text: Sequence[str] = ()) -> tuple[pa.Table, list[int
     return pa.table(arrays), lines
 
 
-def read_csv(path: Path, text: str | None = None) -> tuple[list[str], Iterator[Record]]:
+def read_csv(path: Place, text: str | None = None) -> tuple[list[str], Iterator[Record]]:
     """Return the names in a CSV's header and its rows, spaces cut off, empty rows left out.
 
     Args:
@@ -175,9 +177,9 @@ def read_csv(path: Path, text: str | None = None) -> tuple[list[str], Iterator[R
     return names, _whole(path, names, every)
 
 
-def refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Place) -> None:
     """Raise for a pickle, which runs code when it is read, with the command that converts one that is trusted."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         magic = file.read(2)
     if path.suffix.lower() in (".pkl", ".pickle", ".p") or magic in (
         b"\x80\x02",
@@ -192,7 +194,7 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Place) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such table; give a CSV or Parquet file")
     if path.stat().st_size == 0:
@@ -200,7 +202,7 @@ def _check_file(path: Path) -> None:
     refuse_pickle(path)
 
 
-def decoded(path: Path) -> str:
+def decoded(path: Place) -> str:
     """The text of a file whose encoding follows from its bytes.
 
     Raises:
@@ -227,7 +229,7 @@ def decoded(path: Path) -> str:
         raise TableError(f"{path}, line {line}: not UTF-8 (byte 0x{content[place]:02X}); {_REMEDY}") from error
 
 
-def _read_plain_csv(path: Path, text: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table | None:
+def _read_plain_csv(path: Place, text: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table | None:
     """The wanted columns of a large CSV without oddities, by Arrow's parser; None where `read_csv` has to see it."""
     if len(text) < _PLAIN_FROM or re.match(r"sep=|\s", text, re.IGNORECASE) or re.search(r"\r(?!\n)", text):
         return None
@@ -262,7 +264,7 @@ def _first_doubtful(content: bytes, start: int) -> int:
     return match.start() if match else start
 
 
-def _decode(path: Path, content: bytes, encoding: str) -> str:
+def _decode(path: Place, content: bytes, encoding: str) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -293,7 +295,7 @@ def _reader(text: str, delimiter: str, *, strict: bool = False) -> Any:
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=strict)
 
 
-def _whole(path: Path, names: Sequence[str], records: Iterator[Record]) -> Iterator[Record]:
+def _whole(path: Place, names: Sequence[str], records: Iterator[Record]) -> Iterator[Record]:
     """Yield the rows that are not empty; once all are read, raise for those with more or fewer cells."""
     ragged: list[tuple[int, int]] = []
     number = 0
@@ -357,7 +359,7 @@ def _typed(column: Sequence[str]) -> list:
     return [None if cell is None else convert.get(cell, cell) for cell in cells]
 
 
-def _read_json_lines(path: Path) -> tuple[pa.Table, list[int]]:
+def _read_json_lines(path: Place) -> tuple[pa.Table, list[int]]:
     rows, lines = [], []
     for number, line in enumerate(decoded(path).split("\n"), start=1):
         if not line.strip():
@@ -397,7 +399,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _stripped(path: Path, table: pa.Table) -> pa.Table:
+def _stripped(path: Place, table: pa.Table) -> pa.Table:
     """A typed table with spaces around names and texts cut off."""
     names = [name.strip() for name in table.column_names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -411,22 +413,27 @@ def _stripped(path: Path, table: pa.Table) -> pa.Table:
     return pa.table(columns, names=names)
 
 
-def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
+def _read_parquet(path: Place, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
     try:
-        names = pa.parquet.read_schema(path).names
+        names = pa.parquet.read_schema(_parquet(path)).names
         stripped = [name.strip() for name in names]
         wanted = _wanted(path, stripped, required, optional)
-        table = pa.parquet.read_table(path, columns=[names[stripped.index(name)] for name in wanted])
+        table = pa.parquet.read_table(_parquet(path), columns=[names[stripped.index(name)] for name in wanted])
         return table.rename_columns([name.strip() for name in table.column_names])
     except (pa.ArrowException, OSError) as error:
         raise _no_parquet(path, error) from error
 
 
-def _no_parquet(path: Path, error: Exception) -> TableError:
+def _parquet(path: Place) -> Any:
+    """What pyarrow reads a table of."""
+    return path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+
+
+def _no_parquet(path: Place, error: Exception) -> TableError:
     return TableError(f"{path} is no readable Parquet file ({type(error).__name__}); export it again")
 
 
-def _wanted(path: Path, names: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
+def _wanted(path: Place, names: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
     """Return the columns to read."""
     known = [*required, *optional]
     if missing := [name for name in required if name not in names]:
@@ -437,7 +444,7 @@ def _wanted(path: Path, names: Sequence[str], required: Sequence[str], optional:
     return [name for name in names if name in known]
 
 
-def _text(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _text(path: Place, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as trimmed text, null where it is empty; a list of numbers becomes "rows, columns"."""
     try:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
