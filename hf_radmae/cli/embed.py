@@ -19,6 +19,7 @@ shard all its columns but the image. Several poolings or layers make columns suc
 are in data/, their footers (key hf_radmae_embedding) hold the options; what could not be used is in skipped.csv.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
-from hf_radmae.images.remote import locate
+from hf_radmae.images.remote import is_url, locate
 from hf_radmae.inference.embeddings import Embedder, Part, folder_parts, shard_parts
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
@@ -75,7 +76,9 @@ def main() -> None:
     # Processes wait at the end for the slowest; one that dies is noticed by the launcher and not by a time limit.
     group = InitProcessGroupKwargs(timeout=timedelta(days=7))
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None, kwargs_handlers=[group])
-    with RunFolder(args.output_dir, owner=accelerator.is_main_process):
+    # On remote storage nothing can be locked: two runs write the same parts, each whole, twice.
+    remote = is_url(args.output_dir)
+    with nullcontext() if remote else RunFolder(args.output_dir, owner=accelerator.is_main_process):
         embed(args, accelerator)
 
 
