@@ -6,9 +6,12 @@ r"""Reads radiology reports and writes what they say as labels, each with the wo
 
 REPORTS is a CSV, JSON lines or Parquet file, or a folder of text files, whose names become the ids. For each label the
 result has a column of its name (yes, no, unsure or nothing), with `_evidence`, `_rule`, `_side` and `_body_part` beside
-it. German and English rules are included; --label_set takes a YAML file of your own (hf_radmae/reports/rules.py).
---second_reader asks a checkpoint too, an entailment classifier or an instruct model: where the two differ, the answer
-is unsure. Interrupted, the same command resumes.
+it. German and English rules are included, and each report is read by those of its language; --label_set takes a YAML
+file of your own (hf_radmae/reports/rules.py). --second_reader asks a checkpoint too, an entailment classifier or an
+instruct model: where the two differ, the answer is unsure. Interrupted, the same command resumes.
+
+--evaluate takes a table of labels by hand with the same ids, and measures what was read: precision, recall and F1 with
+intervals, confusion and flips, printed and in labels.results.json.
 
 The evidence is text of reports: treat the result as you treat the reports.
 """
@@ -33,11 +36,13 @@ from tqdm.auto import tqdm
 
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
-from hf_radmae.images.storage import whole_file
+from hf_radmae.images.storage import whole_file, write_whole
+from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.run_folder import RunFolder
+from hf_radmae.reports.evaluation import WRITTEN, evaluate, evaluation_text
 from hf_radmae.reports.labels import label_reports
 from hf_radmae.reports.reading import ANSWERS
-from hf_radmae.reports.rules import choose, load_label_set
+from hf_radmae.reports.rules import AUTO, choose, load_label_sets
 from hf_radmae.sources.table_file import read_table
 
 PART = 2000  # reports a part holds; an interruption loses at most one a process
@@ -56,8 +61,13 @@ class LabelArguments:
         metadata={"help": f"Column that names a report; by default {', '.join(IDS)}, or the row's number."},
     )
     labels: list[str] | None = field(default=None, metadata={"help": "Labels to read for; by default all of the set."})
-    label_set: str = field(default="de", metadata={"help": "de, en, or a YAML file of your own."})
+    label_set: str = field(
+        default=AUTO, metadata={"help": "de, en, auto (by the language of each report), or a YAML file of your own."}
+    )
     second_reader: str | None = field(default=None, metadata={"help": "Checkpoint that reads the reports too."})
+    evaluate: str | None = field(
+        default=None, metadata={"help": "Table of labels by hand, with the ids of the reports: measures what was read."}
+    )
     num_proc: int = field(default=1, metadata={"help": "Processes that read; 1 with --second_reader."})
 
 
@@ -65,9 +75,15 @@ class LabelArguments:
 def main() -> None:
     """Run the command."""
     (args,) = parse((LabelArguments,), description=__doc__)
-    label_set = load_label_set(args.label_set)
-    names = [label.name for label in choose(label_set, args.labels)]
+    label_sets = load_label_sets(args.label_set)
+    names = [label.name for label in next(choose(rules, args.labels) for rules in label_sets)]
     ids, texts = read_reports(Path(args.input), args.text_column, args.id_column)
+    hand = read_hand_labels(Path(args.evaluate), args.id_column, names) if args.evaluate else None
+    if hand is not None and not hand.keys() & set(ids):
+        raise ValueError(
+            f"--evaluate {args.evaluate}: none of its {len(hand)} ids (the first: {next(iter(hand), '')}) is one of "
+            f"the reports' (the first: {ids[0] if ids else ''}): name the column of both with --id_column"
+        )
     output = Path(args.output)
     parts = Path(f"{args.output}.parts")
     work = partial(_part, parts, names, args.label_set, args.second_reader)
@@ -86,7 +102,13 @@ def main() -> None:
     with whole_file(output) as unfinished:
         pq.write_table(table, unfinished)
     shutil.rmtree(parts)
-    print(f"\n{len(texts):,} reports, label set {label_set.version}: {output}\n\n{summary(table, names)}")
+    versions = ", ".join(rules.version for rules in label_sets)
+    print(f"\n{len(texts):,} reports, label set {versions}: {output}\n\n{summary(table, names)}")
+    if hand is not None:
+        results = evaluate(hand, dict(zip(ids, table.select(names).to_pylist(), strict=True)), names)
+        print(f"\n{evaluation_text(results)}")
+        results |= {"label_set": versions, "environment": environment()}
+        write_whole(output.with_suffix(".results.json"), json.dumps(results, indent=1) + "\n")
 
 
 def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[list[str], list[Any]]:
@@ -122,6 +144,36 @@ def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[l
     return list(map(str, given)), [None if text is None else str(text) for text in table[text_column].to_pylist()]
 
 
+def read_hand_labels(path: Path, id_column: str | None, names: list[str]) -> dict[str, dict[str, str]]:
+    """Labels by hand by the id of a report; of several rows of an id the strongest answer counts.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such table, it has no id or no label, or an answer is none.
+    """
+    known = [id_column] if id_column else list(IDS)
+    table, _ = read_table(path, [*known, *names])
+    found = next((name for name in known if name in table.column_names), None)
+    labels = [name for name in names if name in table.column_names]
+    if found is None or not labels:
+        listed = ", ".join(table.column_names)
+        raise ValueError(
+            f"{path}: expected a column {' or '.join(known)} and labels ({', '.join(names)}), not {listed}"
+        )
+    hand: dict[str, dict[str, str]] = {}
+    for name in labels:
+        for row, (key, value) in enumerate(zip(table[found].to_pylist(), table[name].to_pylist(), strict=True)):
+            text = "" if value is None or value != value else str(value).strip().lower()
+            if key is None or text in ("", "-1", "-1.0", "nan", "none", "null"):
+                continue
+            if text not in WRITTEN:
+                raise ValueError(
+                    f"{path}, column {name}, row {row} (0 is the first): {value!r} is no yes, no or unsure"
+                )
+            answers = hand.setdefault(str(key).strip(), {})
+            answers[name] = min(answers.get(name, "no"), WRITTEN[text], key=ANSWERS.index)
+    return hand
+
+
 def summary(table: pa.Table, names: list[str]) -> str:
     """A line per label: how many reports say yes, unsure, no, and nothing."""
     lines = [f"{'label':24}" + "".join(f"{answer:>10}" for answer in [*ANSWERS, "nothing"])]
@@ -143,13 +195,12 @@ def _part(
 ) -> Path:
     """Label some reports into a file that is named by its reports, labels, rules and second reader."""
     ids, texts = chunk
-    rules = load_label_set(label_set)
     record = [ids, [text if isinstance(text, str | None) else text.hex() for text in texts], names, second_reader]
-    content = json.dumps([record, rules.fingerprint]).encode()
+    content = json.dumps([record, [rules.fingerprint for rules in load_label_sets(label_set)]]).encode()
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
     if not path.is_file():
         reader = _reader(second_reader) if second_reader is not None else None
-        rows = label_reports(texts, names, label_set=rules, second_reader=reader)
+        rows = label_reports(texts, names, label_set=label_set, second_reader=reader)
         columns = {"id": pa.array(ids, pa.string())}
         columns |= {key: pa.array([row[key] for row in rows], pa.string()) for key in rows[0]}
         with whole_file(path) as partial:

@@ -59,6 +59,10 @@ class RunArguments:
         default=False, metadata={"help": "Take splits of the source that share patients or files; say so."}
     )
     near_duplicates: bool = field(default=False, metadata={"help": "Keep images that look alike in one split."})
+    report_labels: str | None = field(
+        default=None,
+        metadata={"help": "Output of hf-radmae label-reports, or a column of texts: fills missing labels."},
+    )
     key_file: str | None = field(
         default=None, metadata={"help": "Key of the hashes, apart from them; by default in ~/.config/hf_radmae/keys."}
     )
@@ -75,7 +79,7 @@ class RunArguments:
     @property
     def grouping(self) -> dict[str, Any]:
         """The arguments of `load_radiographs` by which images are kept together."""
-        names = ("patient_column", "allow_shared_patients", "near_duplicates")
+        names = ("patient_column", "allow_shared_patients", "near_duplicates", "report_labels")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -46,7 +46,8 @@ class DataArguments:
     allow_shared_patients: bool = option(False, "Take splits of the source that share patients or files; say so.")
     near_duplicates: bool = option(False, "Keep images that look alike in one split; decodes every image once.")
     report_labels: str | None = option(
-        None, "Output of hf-radmae label-reports, to fill missing labels; <label>_source says which."
+        None,
+        "Output of hf-radmae label-reports, or a column of texts, to fill missing labels; <label>_source says which.",
     )
     split_seed: int = option(42, "Draws the split where a source has none; --seed draws weights, order and masks.")
     binning: str = option("smart", "How sizes become batches.", choices=list(STRATEGIES))

@@ -8,7 +8,7 @@ statements of a section yes outranks unsure, and unsure outranks no; the conclus
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -17,11 +17,12 @@ from hf_radmae.reports.text import Text, normalise, substitute
 
 ANSWERS = ("yes", "unsure", "no")
 """The strongest first."""
+_WORD = re.compile(r"[a-z]+")
 _REACH = 200  # characters; no cue is further away, and a text without full stops stays fast
-_SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=\s*[-*•])|\n[ ]*\n|$(?!\n)")
+_SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=\s*(?:[-*•]|\d{1,2}[.)] ))|\n[ ]*\n|$(?!\n)")
 _TAIL_WORDS, _ENTRY_WORDS = 1, 3  # of an entry of a list: behind the term, and of each that follows
 _FEW_ENTRIES = 3  # a list without "or" has at least as many
-_FEW_WORDS = 4  # a question with fewer words before the term is one of the referring physician's
+_FEW_WORDS = 4  # a question with fewer words beside the term is one of the referring physician's
 
 
 class Finding(NamedTuple):
@@ -58,9 +59,11 @@ def read_report(
     Returns:
         Name of a label -> what is said, None where nothing is.
     """
-    report = normalise(text) if isinstance(text, str) else text
+    report = _corrected(normalise(text) if isinstance(text, str) else text, label_set)
     for pattern, replacement in label_set.abbreviations:
         report = substitute(report, pattern, replacement)
+    report = _with_line_ends(report, label_set)
+    flat = report.content.replace("\n", " ")
     findings, conclusion = _sections(report.content, label_set)
     clauses = [list(_clauses(report.content, spans, label_set)) for spans in (conclusion, findings)]
     normal = next((m for spans in (conclusion, findings) for a, b in spans
@@ -68,12 +71,41 @@ def read_report(
     fallback = Finding("no", normal.group().strip(), "normal") if normal else None
     found: dict[str, Finding | None] = {}
     for label in label_set.labels if labels is None else labels:
-        if not any(pattern.search(report.content) for pattern in label.mentions):
+        if not label.mention.search(flat):
             found[label.name] = fallback
             continue
         answers = (_strongest(report, part, label, label_set) for part in clauses)
         found[label.name] = next((answer for answer in answers if answer), fallback)
     return found
+
+
+def set_of(report: Text, label_sets: Sequence[LabelSet]) -> LabelSet:
+    """The set whose language has most words in a report; of equal ones that with most terms, and then the first."""
+    if len(label_sets) == 1:
+        return label_sets[0]
+
+    words = _WORD.findall(report.content)
+    counts = [sum(word in rules.words for word in words) for rules in label_sets]
+    best = [rules for rules, count in zip(label_sets, counts, strict=True) if count == max(counts)]
+    if len(best) == 1:
+        return best[0]
+    return max(best, key=lambda rules: sum(bool(label.mention.search(report.content)) for label in rules.labels))
+
+
+def _corrected(report: Text, label_set: LabelSet) -> Text:
+    content: list[str] = []
+    places: list[int] = []
+    last = 0
+    for word in _WORD.finditer(report.content):
+        meant = label_set.corrected(word.group())
+        if meant != word.group():
+            begin, end = word.span()
+            content += [report.content[last:begin], meant]
+            places += [*report.places[last:begin], *(report.places[min(begin + i, end - 1)] for i in range(len(meant)))]
+            last = end
+    if not content:
+        return report
+    return Text("".join([*content, report.content[last:]]), (*places, *report.places[last:]), report.original)
 
 
 def place_of(text: str | Text, label_set: LabelSet) -> tuple[str | None, str | None]:
@@ -87,15 +119,54 @@ def place_of(text: str | Text, label_set: LabelSet) -> tuple[str | None, str | N
     return first(dict(label_set.sides)), first(dict(label_set.body_parts))
 
 
+def _with_line_ends(report: Text, label_set: LabelSet) -> Text:
+    """A report whose lines are its sentences, without full stops, with an empty line after each that is finished.
+
+    In any other report lines end where they are full. A line continues where its last word says so, or, in mixed case,
+    where the next line begins with a small letter.
+    """
+    lines = report.content.split("\n")
+    filled = [line for line in lines if line.strip()]
+    stopped = sum(bool(re.search(r"[.!?;](?:\s|$)", line)) for line in filled)
+    if len(filled) < 2 or stopped * 3 > len(filled):
+        return report
+    begins = [
+        report.original[report.places[match.start()]] for match in re.finditer(r"(?:^|(?<=\n))\s*\w", report.content)
+    ]
+    mixed = any(first.isupper() for first in begins) and report.original.upper() != report.original
+    content: list[str] = []
+    places: list[int] = []
+    end = 0
+    for line, following in zip_longest(lines, lines[1:]):
+        begin, end = end, end + len(line) + 1
+        content.append(report.content[begin:end])
+        places += report.places[begin:end]
+        text = (following or "").lstrip()
+        if not text or label_set.cues["unfinished"].search(line.rstrip()):
+            continue
+        first = report.original[report.places[end + len(following or "") - len(text)]]
+        if not (mixed and first.islower()):
+            content.append("\n")
+            places.append(places[-1])
+    return Text("".join(content), tuple(places), report.original)
+
+
 def _sections(content: str, label_set: LabelSet) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Spans of the findings and of the conclusion; text before the first heading is findings where no section is."""
     headings = list(label_set.heading.finditer(content))
-    spans: dict[str, list[tuple[int, int]]] = {"skip": [], "findings": [], "conclusion": []}
+    spans: dict[str, list[tuple[int, int]]] = {"skip": [], "findings": [], "conclusion": [], "first": []}
+    spans["first"].append((0, headings[0].start() if headings else len(content)))
+    section = "first"
     for heading, following in zip_longest(headings, headings[1:]):
         kind = next(kind for kind, names in label_set.section_of.items() if names.fullmatch(heading.group(1)))
-        spans[kind].append((heading.end(), following.start() if following else len(content)))
-    first = (0, headings[0].start() if headings else len(content))
-    return spans["findings"] or [first], spans["conclusion"]
+        begin, end = heading.end(), following.start() if following else len(content)
+        if kind == "aside":  # one sentence, then what was before resumes
+            stop = _SENTENCE.search(content, begin, end)
+            begin = stop.end() if stop else end
+        else:
+            section = kind
+        spans[section].append((begin, end))
+    return spans["findings"] or spans["first"], spans["conclusion"]
 
 
 def _clauses(content: str, spans: Iterable[tuple[int, int]], label_set: LabelSet) -> Iterator[_Clause]:
@@ -117,6 +188,8 @@ def _strongest(report: Text, clauses: list[_Clause], label: LabelRules, label_se
     found: dict[str, Finding] = {}
     for clause in clauses:
         words = report.content[clause.start : clause.end].replace("\n", " ")
+        if not label.mention.search(words):
+            continue
         for answer, rule in _statements(words, clause, report.content, label, label_set):
             found.setdefault(answer, Finding(answer, report.quote(clause.start, clause.end), rule))
         if "yes" in found:
@@ -130,14 +203,22 @@ def _statements(
     """Each answer of a clause with the kind of cue that decided."""
     if label.denied_by.search(words):
         yield "no", "denied"
-        return
+        words = label.denied_by.sub(lambda phrase: "_" * len(phrase.group()), words)
     if label.stated_by.search(words):
         yield "yes", "stated"
+    if label.doubted_by.search(words):
+        yield "unsure", "doubted"
+        return
     for term in label.terms.finditer(words):
         if term.group() and not label.not_terms.search(term.group()):
             before, behind = _around(words, term)
             earlier = content[clause.sentence_start : clause.start + term.start()]
-            yield from _judge(before, term.group(), behind, label, label_set, _question(clause.question, earlier))
+            question = ""
+            if clause.question:
+                entry = before.rpartition(",")[2] + term.group() + behind.partition(",")[0]
+                asks = max(len(earlier.split()), len(entry.split()) - 1) < _FEW_WORDS
+                question = "asked" if asks else "doubted"
+            yield from _judge(before, term.group(), behind, label, label_set, question)
     for term in label.denied_terms.finditer(words):
         before, behind = _around(words, term)
         doubted = label_set.cues["not_negated"].search(before[-60:])
@@ -147,12 +228,6 @@ def _statements(
 
 def _around(words: str, term: re.Match[str]) -> tuple[str, str]:
     return words[max(0, term.start() - _REACH) : term.start()], words[term.end() : term.end() + _REACH]
-
-
-def _question(question: bool, earlier: str) -> str:
-    if not question:
-        return ""
-    return "doubted" if len(earlier.split()) >= _FEW_WORDS else "asked"
 
 
 def _judge(
@@ -182,7 +257,8 @@ def _judge(
     doubted = question == "doubted" or bool(cues["undated"].search(behind) or cues["doubted"].search(own))
     doubted = doubted or _reaches(cues["doubted"], before, behind, label_set)
     if doubted and not _reaches(cues["not_doubted"], before, behind, label_set):
-        yield "unsure", "doubted"
+        denied = _denied_behind(behind, label_set) and not cues["doubted"].search(behind)
+        yield ("no", "negated") if denied else ("unsure", "doubted")
         return
     if _denied(before, behind, label_set):
         yield "no", "negated"
@@ -203,10 +279,11 @@ def _judge(
 
 
 def _denied(before: str, behind: str, label_set: LabelSet) -> bool:
-    cues = label_set.cues
-    if _reaches(cues["negated_before"], before, behind, label_set):
-        return True
-    after = behind.partition(",")[0]
+    return _reaches(label_set.cues["negated_before"], before, behind, label_set) or _denied_behind(behind, label_set)
+
+
+def _denied_behind(behind: str, label_set: LabelSet) -> bool:
+    cues, after = label_set.cues, behind.partition(",")[0]
     return bool(cues["negated_behind"].search(after)) and not cues["not_negated"].search(after)
 
 
@@ -214,7 +291,8 @@ def _reaches(cue: re.Pattern[str], before: str, behind: str, label_set: LabelSet
     """Whether a cue before the term is about it: no other head between them, commas only within a list."""
     for found in cue.finditer(before):
         between = before[found.end() :]
-        if ("," not in between or _listed(between, behind, label_set)) and not _other_head(between, label_set):
+        listed = "," not in between or _listed(between, behind, label_set)
+        if listed and not _other_head(between, label_set) and not _begins_anew(between, label_set):
             return True
     return False
 
@@ -253,5 +331,15 @@ def _other_head(between: str, label_set: LabelSet) -> bool:
         # A list after the head ends its reach; "of radius- and ulna fracture", after a hyphen, is one entry.
         lists = label_set.cues["lists"].finditer(rest)
         if "," not in rest and all(rest[: word.start()].endswith("- ") for word in lists):
+            return True
+    return False
+
+
+def _begins_anew(between: str, label_set: LabelSet) -> bool:
+    """Whether a finding and then a graded or dated word stand between, as in "no fracture marked swelling"."""
+    for word in label_set.cues["list_breaks"].finditer(between):
+        terms = list(label_set.any_term.finditer(between, 0, word.start()))
+        rest = between[terms[-1].end() : word.start()] if terms else ","
+        if "," not in rest and not label_set.cues["lists"].search(rest):
             return True
     return False

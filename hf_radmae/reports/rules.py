@@ -5,8 +5,10 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 
 * `language`, `version`: carried into every result.
 * `abbreviations`: expression -> what is read in its place, before sentences are cut.
-* `typos`: words, or parts of words, that are also read where two neighbouring letters are swapped.
-* `sections`: `skip` (history, question), `findings`, `conclusion`: headings; the conclusion outranks the findings.
+* `typos`: words, or parts of words, that are also read where two neighbouring letters are swapped, one is there twice,
+  or, in those of seven letters and more, one is missing.
+* `sections`: headings of `skip` (history, question), `aside` (earlier images, for one sentence), `findings` and
+  `conclusion`, which outranks the findings.
 * `clause_breaks`: words that end the reach of a cue, as "but".
 * `negated_before`, `negated_behind`, `not_negated`; `doubted`, `not_doubted`: cues, and what only looks like one.
 * `doubts_onward`: doubts only of what follows, as "suspicious for"; `undated`: doubts behind a term, over commas too.
@@ -20,10 +22,12 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 * `lists`: words of a list, over whose commas a cue reaches; `joins`: those of them, as "and", that may also add to a
   new statement; `list_breaks`: words after a comma that begin a new statement and so end its reach.
 * `normal`: phrases that deny every finding.
+* `unfinished`: ends of a line that do not end a statement, where a text has lines in place of full stops.
+* `words`: frequent words of the language (not expressions), by which a report's language is detected.
 * `sides`, `body_parts`: name -> expressions.
 * `labels`: name -> `terms`, `not_terms` (contain a term and are none), `denied_terms` (a finding only where denied),
-  `denied_by` and `stated_by` (whole phrases), `past` (old and healed is "no"), `removable`, `gone` (further cues),
-  `remembered` ("unsure" by default where `past`, or "ignore", or false).
+  `denied_by`, `doubted_by` and `stated_by` (whole phrases), `past` (old and healed is "no"), `removable`, `gone`
+  (further cues), `remembered` ("unsure" by default where `past`, or "ignore", or false).
 """
 
 from __future__ import annotations
@@ -32,11 +36,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+AUTO = "auto"
+"""Each report by the shipped set of its language."""
 SHIPPED = Path(__file__).with_name("label_sets")
 _CUES = (
     "clause_breaks",
@@ -65,11 +72,13 @@ _CUES = (
     "joins",
     "list_breaks",
     "normal",
+    "unfinished",
 )
-_OTHERS = {"language", "version", "abbreviations", "typos", "sections", "sides", "body_parts"}
-_LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "stated_by", "gone"}
+_OTHERS = {"language", "version", "abbreviations", "typos", "words", "sections", "sides", "body_parts"}
+_LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "doubted_by", "stated_by", "gone"}
 _LABEL_FLAGS = {"past", "removable", "remembered"}
 _NEVER = r"(?!)"
+_KNOWN_WORDS = 100_000  # at most, of those that were looked up
 
 
 @dataclass(frozen=True)
@@ -81,16 +90,19 @@ class LabelRules:
     not_terms: re.Pattern[str]
     denied_terms: re.Pattern[str]
     denied_by: re.Pattern[str]
+    doubted_by: re.Pattern[str]
     stated_by: re.Pattern[str]
     gone: re.Pattern[str]
     past: bool = False
     removable: bool = False
     remembered: str | bool = "unsure"
 
-    @property
-    def mentions(self) -> tuple[re.Pattern[str], ...]:
-        """A text in which none of these is found says nothing under this label."""
-        return self.terms, self.denied_terms, self.denied_by, self.stated_by
+    @cached_property
+    def mention(self) -> re.Pattern[str]:
+        """A text in which this is not found says nothing under this label."""
+        every = (self.terms, self.denied_terms, self.denied_by, self.doubted_by, self.stated_by)
+        found = "|".join(pattern.pattern for pattern in every if pattern.pattern != _NEVER)
+        return re.compile(_unprefixed(found) or _NEVER)
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,34 @@ class LabelSet:
     fingerprint: str
     cues: Mapping[str, re.Pattern[str]]
     abbreviations: tuple[tuple[re.Pattern[str], str], ...]
+    typos: tuple[tuple[re.Pattern[str], str], ...]
+    words: frozenset[str]
     heading: re.Pattern[str]
     section_of: Mapping[str, re.Pattern[str]]
     sides: Mapping[str, re.Pattern[str]]
     body_parts: Mapping[str, re.Pattern[str]]
     labels: tuple[LabelRules, ...]
+
+    def corrected(self, word: str) -> str:
+        """A word, or a part of one, as it is meant."""
+        if word not in self._corrected:
+            meant = word
+            for typo, right in self.typos:
+                if right not in word:
+                    meant = typo.sub(right, meant)
+            if len(self._corrected) > _KNOWN_WORDS:
+                self._corrected.clear()
+            self._corrected[word] = meant
+        return self._corrected[word]
+
+    @cached_property
+    def _corrected(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def any_term(self) -> re.Pattern[str]:
+        """The terms of all labels."""
+        return re.compile("|".join(label.terms.pattern for label in self.labels))
 
 
 def load_label_set(name: str | Path) -> LabelSet:
@@ -125,10 +160,18 @@ def load_label_set(name: str | Path) -> LabelSet:
         FileNotFoundError: there is no such file.
         ValueError: the file is no label set; with its name, the key, and what is known.
     """
-    path = SHIPPED / f"{name}.yaml" if str(name) in shipped() else Path(name)
+    return _shipped(str(name)) if str(name) in shipped() else _read(Path(name))
+
+
+@cache
+def _shipped(name: str) -> LabelSet:
+    return _read(SHIPPED / f"{name}.yaml")
+
+
+def _read(path: Path) -> LabelSet:
     if not path.is_file():
         known = ", ".join(shipped())
-        raise FileNotFoundError(f"label set {name}: there is no such file, and the shipped sets are {known}")
+        raise FileNotFoundError(f"label set {path}: there is no such file, and the shipped sets are {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -148,22 +191,32 @@ def load_label_set(name: str | Path) -> LabelSet:
             raise ValueError(f"label set {path.name}, {key}: {error}") from error
 
     given = content.get("sections", {})
-    sections = {kind: list(given.get(kind, ())) for kind in ("skip", "findings", "conclusion")}
+    sections = {kind: list(given.get(kind, ())) for kind in ("skip", "aside", "findings", "conclusion")}
     headings = sorted((entry for entries in sections.values() for entry in entries), key=len, reverse=True)
     heading = "|".join(headings) or _NEVER
-    typos = [(compiled("|".join(_swapped(word)), "typos"), word) for word in content.get("typos", ())]
     abbreviations = [(compiled(key, "abbreviations"), text) for key, text in content.get("abbreviations", {}).items()]
     return LabelSet(
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
         version=f"{content.get('language', path.stem)}-{content.get('version', 0)}",
         cues={key: compiled(content.get(key), key) for key in _CUES},
-        abbreviations=(*typos, *abbreviations),
+        abbreviations=tuple(abbreviations),
+        typos=tuple((re.compile("|".join(_mistyped(str(word)))), str(word)) for word in content.get("typos", ())),
+        words=frozenset(map(str, content.get("words", ()))),
         heading=compiled(rf"(?:^|\n|(?<=[.?!]))[ \t]*({heading})(?:[^\n:.?!]{{0,40}}:|[ \t]*(?=\n|$))", "sections"),
         section_of={kind: compiled(entries, kind) for kind, entries in sections.items()},
         sides={name: compiled(value, name) for name, value in content.get("sides", {}).items()},
         body_parts={name: compiled(value, name) for name, value in content.get("body_parts", {}).items()},
         labels=tuple(_label(str(name), rules, path.name, compiled) for name, rules in content["labels"].items()),
     )
+
+
+def load_label_sets(name: str | Path) -> tuple[LabelSet, ...]:
+    """The set of a name, or all shipped sets for "auto", German first.
+
+    Raises:
+        As `load_label_set`.
+    """
+    return tuple(load_label_set(language) for language in (shipped() if name == AUTO else [name]))
 
 
 def shipped() -> list[str]:
@@ -184,10 +237,33 @@ def choose(label_set: LabelSet, names: Iterable[str] | None) -> tuple[LabelRules
     return tuple(known[name] for name in wanted)
 
 
-def _swapped(word: str) -> list[str]:
-    """The word with two neighbouring letters in the wrong order, each way."""
+def _unprefixed(expression: str) -> str:
+    """An expression without `\\w*` at the beginning of an alternative: it is found in the same texts, and faster."""
+    kept: list[str] = []
+    starts, beginning = [True], True  # of each open group; whether nothing stands before in the alternative
+    for token in re.findall(r"\(\?[:=!]|\(\?<[=!]|\\w\*|\\.|\[\^?\]?[^\]]*\]|.", expression, re.DOTALL):
+        if token == r"\w*" and beginning:
+            continue
+        kept.append(token)
+        if token.startswith("("):
+            starts.append(beginning and token == "(?:")
+        elif token == ")":
+            starts.pop()
+        beginning = starts[-1] if token in ("|", "(?:") else False
+    return "".join(kept)
+
+
+_LONG = 7  # letters of a word that is known although one is missing
+
+
+def _mistyped(word: str) -> list[str]:
+    """The word with two neighbouring letters in the wrong order, and with an inner letter twice or left out."""
     pairs = [index for index in range(len(word) - 1) if word[index] != word[index + 1]]
-    return [re.escape(word[:i] + word[i + 1] + word[i] + word[i + 2 :]) for i in pairs]
+    wrong = [word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in pairs]
+    wrong += [word[:i] + word[i] + word[i:] for i in pairs if i]
+    if len(word) >= _LONG:
+        wrong += [word[:i] + word[i + 1 :] for i in range(1, len(word) - 1)]
+    return sorted({re.escape(text) for text in wrong}, key=len, reverse=True)
 
 
 def _label(name: str, rules: Any, file: str, compiled: Any) -> LabelRules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Text:
     Attributes:
         content: lower case, umlauts as two letters, no soft hyphens, words that a line's end cuts joined.
         places: for each character of `content` its index in `original`.
-        original: the text as it came, composed (NFC).
+        original: the text without markup (see `plain`), composed (NFC).
     """
 
     content: str
@@ -33,13 +34,14 @@ class Text:
 
 def normalise(text: str) -> Text:
     """Bring a report to the form that rules are written for."""
-    original = unicodedata.normalize("NFC", text)
+    original = unicodedata.normalize("NFC", plain(text))
     characters: list[str] = []
     places: list[int] = []
-    for index, character in enumerate(original):
-        if "a" <= character <= "z" or character == " ":  # most of a report
-            characters.append(character)
-            places.append(index)
+    for run in re.finditer(r"[a-z ]+|.", original, re.DOTALL):
+        character, index = run.group(), run.start()
+        if "a" <= character[0] <= "z" or character[0] == " ":  # most of a report
+            characters += character
+            places += range(index, run.end())
             continue
         if character in _DROPPED or (character == "\r" and original[index + 1 : index + 2] == "\n"):
             continue
@@ -55,6 +57,64 @@ def normalise(text: str) -> Text:
         content = "".join(character for character, kept in zip(content, keep, strict=True) if kept)
         places = [place for place, kept in zip(places, keep, strict=True) if kept]
     return Text(content, tuple(places), original)
+
+
+_HEX = r"[0-9A-Fa-f]"
+_RTF = re.compile(
+    rf"\\'(?P<byte>{_HEX}{{2}})|\\u(?P<code>-?\d+)[ ]?(?:\\'{_HEX}{{2}}|[?])?"
+    r"|\\(?P<word>[a-z]+)-?\d*[ ]?|\\(?P<sign>[^a-z])|[{}\r\n]"
+)
+_RTF_GROUPS = re.compile(
+    r"\{\\(?:\*|fonttbl|colortbl|stylesheet|info|pict|header|footer)(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+)
+_HL7_ESCAPES = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\", "H": "", "N": ""}
+_TAGS = re.compile(
+    r"</?(?P<name>br|p|div|tr|li|ul|ol|table|tbody|td|th|b|i|u|em|strong|span|font|html|body)\b[^<>]*>", re.I
+)
+_INLINE = {"b", "i", "u", "em", "strong", "span", "font"}
+# UTF-8 that was read as Windows-1252.
+_TWICE = {letter.encode().decode("cp1252", "replace"): letter for letter in "äöüÄÖÜßéèµ°–„“”’"}
+
+
+def plain(text: str) -> str:
+    """A report without the markup that systems put around it.
+
+    RTF, HL7 escapes (`\\X0D\\`, `\\.br\\`) and repetitions (`~`), HTML tags and entities, Excel's `_x000D_`, line ends
+    written as a backslash and a letter, and umlauts that were decoded by the wrong encoding. Other text stays as it is.
+    """
+    if text.lstrip("\ufeff \r\n\t").startswith("{\\rtf"):
+        text = _without_rtf(text)
+    if "\\" in text:
+        text = re.sub(rf"\\X((?:{_HEX}{{2}})+)\\", lambda found: bytes.fromhex(found[1]).decode("latin-1"), text)
+        text = re.sub(r"\\\.(?:br|ce|sp\d*|in[+-]?\d*|ti[+-]?\d*|sk\d*|fi|nf)\\", "\n", text)
+        text = re.sub(r"\\([FSTREHN])\\", lambda found: _HL7_ESCAPES[found[1]], text)
+        if "\n" not in text:
+            text = re.sub(r"(?:\\r)?\\n|\\r", "\n", text)
+    if "~" in text:  # about, before a number
+        text = re.sub(r"~(?!\s*\d)", "\n", text)
+    if "<" in text:
+        text = _TAGS.sub(lambda tag: "" if tag["name"].lower() in _INLINE else "\n", text)
+    if "&" in text:
+        text = html.unescape(text)
+    if "_x000" in text:
+        text = re.sub(r"_x000([ADad])_", "\n", text)
+    if "Ã" in text or "â€" in text:
+        for wrong, right in _TWICE.items():
+            text = text.replace(wrong, right)
+    return text
+
+
+def _without_rtf(text: str) -> str:
+    def read(found: re.Match[str]) -> str:
+        if found["byte"]:
+            return bytes.fromhex(found["byte"]).decode("cp1252", "replace")
+        if found["code"]:
+            return chr(int(found["code"]) % 0x10000)
+        if found["sign"]:
+            return {"~": " ", "-": "", "_": "-"}.get(found["sign"], found["sign"] if found["sign"] in "{}\\" else "")
+        return {"par": "\n", "line": "\n", "row": "\n", "tab": " ", "cell": " "}.get(found["word"] or "", "")
+
+    return _RTF.sub(read, _RTF_GROUPS.sub("", text))
 
 
 def as_text(content: str | bytes | None) -> str:

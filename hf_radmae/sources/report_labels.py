@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from hf_radmae.batching.columns import arrow_column
 from hf_radmae.metrics.bootstrap import is_missing
 from hf_radmae.reports.join import speaks_of
+from hf_radmae.reports.labels import label_reports
 from hf_radmae.sources.mri.body_parts import BodyParts
 
 logger = logging.getLogger(__name__)
@@ -36,35 +37,59 @@ def with_report_labels(splits: datasets.DatasetDict, path: str | Path) -> tuple[
 
     Args:
         splits: images as rows. An image's report is found by the first of `ID_COLUMNS` that holds ids of reports, or
-            else by the folder of its path, or its file's name, that is named as the report is.
-        path: what `hf-radmae label-reports` wrote.
+            else by the folder of its path, its file's name, or the end of its path, that is named as the report is.
+            Of several reports with its id those count that speak of its body part and side; where they disagree the
+            label is "unsure".
+        path: what `hf-radmae label-reports` wrote; or the name of a column of texts, which are then read by the rules
+            of their language and leave the rows.
 
     Returns:
         The splits with each label of the reports and its `<label>_source`; and a line on each label.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no result of label-reports, has an id twice, or no id of an image; or a column of that name
-            holds something other than yes and no.
+        ValueError: it is no result of label-reports, or has no id of an image; or a column of a label's name holds
+            something other than yes and no.
     """
+    if all(str(path) in rows.column_names for rows in splits.values()):
+        return _read_columns(splits, str(path))
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"--report_labels {path}: no such file; hf-radmae label-reports writes it")
+        raise FileNotFoundError(
+            f"--report_labels {path}: no such file, which hf-radmae label-reports writes, and no column of texts"
+        )
     table = pq.read_table(path)
     names = [name for name in table.column_names if f"{name}_rule" in table.column_names]
     if "id" not in table.column_names or not names:
         raise ValueError(f"--report_labels {path}: expected the output of hf-radmae label-reports, id and labels")
-    reports: dict[str, dict[str, Any]] = {}
+    reports: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
-        if reports.setdefault(str(row["id"]), row) is not row:
-            raise ValueError(f"--report_labels {path}: the id {row['id']} is there twice; name reports by --id_column")
+        reports.setdefault(str(row["id"]), []).append(row)
     found = {split: _reports_of(rows, reports) for split, rows in splits.items()}
-    if not any(report is not None for part in found.values() for report in part):
+    if not any(report for part in found.values() for report in part):
         raise ValueError(
             f"--report_labels {path}: no image has one of its {len(reports)} ids (the first: "
             f"{next(iter(reports), '')}) in a column {', '.join(ID_COLUMNS)}, or as a folder or file of its "
             f"path; the columns are {', '.join(next(iter(splits.values())).column_names)}"
         )
+    return _joined(splits, names, found)
+
+
+def _read_columns(splits: datasets.DatasetDict, column: str) -> tuple[datasets.DatasetDict, list[str]]:
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for split, rows in splits.items():
+        texts = _texts(rows, column)
+        once = dict.fromkeys(text for text in texts if text)
+        read = dict(zip(once, label_reports(once), strict=True))
+        found[split] = [[read[text]] if text else [] for text in texts]
+    nothing = label_reports([""])[0]
+    names = [name for name in nothing if f"{name}_rule" in nothing]
+    return _joined(splits.remove_columns(column), names, found)
+
+
+def _joined(
+    splits: datasets.DatasetDict, names: list[str], found: dict[str, list[list[dict[str, Any]]]]
+) -> tuple[datasets.DatasetDict, list[str]]:
     result, notes = splits, []
     for name in names:
         filled = {split: _filled(rows, name, found[split]) for split, rows in result.items()}
@@ -112,20 +137,28 @@ def from_reports(rows: Any, label: str) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.equal(arrow_column(rows, column), REPORT), False))
 
 
-def _reports_of(rows: datasets.Dataset, reports: dict[str, dict[str, Any]]) -> list[dict[str, Any] | None]:
-    """The report of each row, None where there is none."""
+def _reports_of(rows: datasets.Dataset, reports: dict[str, list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """The reports of each row."""
     candidates = [_texts(rows, name) for name in ID_COLUMNS if name in rows.column_names]
     best = next((ids for ids in candidates if any(value in reports for value in ids)), None)
     if best is None:
         paths = pc.struct_field(arrow_column(rows, "image"), "path").to_pylist()
-        parts = [[Path(path).stem, *reversed(Path(path).parent.parts)] if path else [] for path in paths]
-        levels = [[part[level] if level < len(part) else None for part in parts] for level in range(_FOLDERS)]
+        parts = [_names(Path(path)) if path else [] for path in paths]
+        levels = [[part[level] if level < len(part) else None for part in parts] for level in range(2 + 2 * _FOLDERS)]
         best = max(levels, key=lambda ids: sum(value in reports for value in ids))
-    return [reports.get(value) if value is not None else None for value in best]
+    return [reports.get(value, []) if value is not None else [] for value in best]
+
+
+def _names(path: Path) -> list[str]:
+    """What a report may be called by an image's path: stem, name, then each folder with the path from there on."""
+    names = [path.stem, path.name]
+    for level, folder in enumerate(reversed(path.parent.parts), 2):
+        names += [folder, "/".join(path.parts[-level:])]
+    return names
 
 
 def _filled(
-    rows: datasets.Dataset, name: str, reports: list[dict[str, Any] | None]
+    rows: datasets.Dataset, name: str, reports: list[list[dict[str, Any]]]
 ) -> tuple[datasets.Dataset, Counter[str]]:
     parts, sides = _parts(rows), _sides(rows)
     feature = rows.features.get(name, datasets.Value("string"))
@@ -134,14 +167,17 @@ def _filled(
     code = _codes(feature, [value for value, gone in zip(values, missing, strict=True) if not gone], name)
     column = f"{name}_source"
     sources: list[str | None] = _texts(rows, column) if column in rows.column_names else [None] * len(rows)
-    for row, report in enumerate(reports):
+    for row, several in enumerate(reports):
         if not missing[row]:
             sources[row] = sources[row] or HAND
             continue
-        said = report[name] if report is not None else None
-        if report is None or said not in code:
-            continue
-        if speaks_of(report[f"{name}_body_part"], report[f"{name}_side"], parts[row], sides[row]):
+        answers = {
+            report[name]
+            for report in several
+            if report[name] and speaks_of(report[f"{name}_body_part"], report[f"{name}_side"], parts[row], sides[row])
+        }
+        said = answers.pop() if len(answers) == 1 else "unsure" if answers else None
+        if said in code:
             values[row], sources[row] = code[said], REPORT
     rows = _with_column(rows, name, values, feature)
     return _with_column(rows, column, sources, datasets.Value("string")), Counter(s for s in sources if s)

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from hf_radmae import label_reports, load_radiographs
@@ -116,10 +118,6 @@ def test_a_file_that_does_not_fit_is_refused(labels, tmp_path):
     pq.write_table(pa.table({"id": ["e1"], "fracture": ["yes"]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="expected the output of hf-radmae label-reports"):
         joined(rows(exam=["e1"]), tmp_path / "other.parquet")
-    twice = pa.concat_tables([pq.read_table(labels)] * 2)
-    pq.write_table(twice, tmp_path / "twice.parquet")
-    with pytest.raises(ValueError, match="the id e1 is there twice"):
-        joined(rows(exam=["e1"]), tmp_path / "twice.parquet")
 
 
 def test_a_folder_of_images_takes_labels_of_reports_and_keeps_its_split(tmp_path):
@@ -142,3 +140,52 @@ def test_a_folder_of_images_takes_labels_of_reports_and_keeps_its_split(tmp_path
         assert list(part["fracture"]) == ["no" if number % 2 else "yes" for number in numbers]
         assert set(part["fracture_source"]) == {"report"}
     json.dumps(filled["train"].features.to_dict())
+
+
+PARTS = ["wrist", "chest", "knee", None]
+SIDES = ["left", "right", "both", None]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["yes", "no", "unsure", None]), st.sampled_from(PARTS), st.sampled_from(SIDES)),
+        max_size=3,
+    ),
+    st.lists(st.tuples(st.sampled_from(PARTS), st.sampled_from(SIDES)), min_size=1, max_size=4),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_label_comes_from_reports_of_the_same_exam_part_and_side_and_from_no_other(tmp_path, reports, images):
+    """Far parts and opposite sides get nothing, unknown ones and both sides exclude nothing, disagreement is unsure."""
+    table = [("exam", *report) for report in reports] + [("other", "yes", None, None)]
+    columns = ("id", "fracture", "fracture_body_part", "fracture_side")
+    rows_of = [dict(zip(columns, row, strict=True)) | {"fracture_rule": "stated"} for row in table]
+    pq.write_table(pa.Table.from_pylist(rows_of), tmp_path / "labels.parquet")
+    exams = ["exam"] * len(images) + ["other"]
+    parts, sides = ([*column, None] for column in zip(*images, strict=True))
+    data = rows(exam=exams, body_part=parts, laterality=sides)
+    data = data.cast_column("body_part", datasets.Value("string")).cast_column("laterality", datasets.Value("string"))
+    found = joined(data, tmp_path / "labels.parquet")
+    for (part, side), answer, source in zip(images, found["fracture"], found["fracture_source"], strict=False):
+        fit = {
+            said
+            for said, of_part, of_side in reports
+            if said and (not part or not of_part or part == of_part) and {side, of_side} != {"left", "right"}
+        }
+        assert answer == (None if not fit else fit.pop() if len(fit) == 1 else "unsure")
+        assert source == ("report" if answer else None)
+
+
+@pytest.mark.parametrize("name", ["{stem}", "{stem}.png", "s/{stem}.png", "e{exam}/s/{stem}.png"])
+def test_a_report_is_named_as_the_image_in_any_table_is(tmp_path, name):
+    found = label_reports(["Radiusfraktur.", "Keine Fraktur."], ["fracture"])
+    table = [{"id": name.format(stem=row, exam=row + 1)} | answers for row, answers in enumerate(found)]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "labels.parquet")
+    assert joined(rows(note=["a", "b"]), tmp_path / "labels.parquet")["fracture"] == ["yes", "no"]
+
+
+def test_a_column_of_texts_is_read_in_place_and_leaves():
+    data = rows(befund=["Radiusfraktur.", None, "No fracture.", "Keine Fraktur."], fracture=[None, "yes", None, "yes"])
+    found, _ = with_report_labels(datasets.DatasetDict({"train": data}), "befund")
+    assert list(found["train"]["fracture"]) == ["yes", "yes", "no", "yes"]
+    assert list(found["train"]["fracture_source"]) == ["report", "hand", "report", "hand"]
+    assert "befund" not in found["train"].column_names

@@ -1,6 +1,7 @@
 """What a radiologist writes and means: denial, doubt, the past, the other side, what is denied of what is there."""
 
 import csv
+import json
 import random
 import string
 import subprocess
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 
 from hf_radmae import label_reports
 from hf_radmae.cli.label_reports import read_reports
+from hf_radmae.reports.evaluation import evaluate, evaluation_text
 from hf_radmae.reports.join import speaks_of
-from hf_radmae.reports.rules import SHIPPED, load_label_set, shipped
-from hf_radmae.reports.text import decode, normalise
+from hf_radmae.reports.rules import SHIPPED, _mistyped, load_label_set, shipped
+from hf_radmae.reports.text import decode, normalise, plain
 
 HERE = Path(__file__).parent
 SCRIPT = Path(__file__).parents[2] / "scripts" / "label_reports.py"
@@ -82,16 +84,15 @@ def test_what_is_requested_after_a_comma_takes_back_no_statement(statement, more
 
 
 @pytest.mark.parametrize("language", ["de", "en"])
-def test_two_swapped_letters_change_no_answer(language):
-    """Each word that is read with typos, each swap of neighbours, alone and in a compound."""
+def test_one_wrong_letter_changes_no_answer(language):
+    """Each word that is read with typos, each swap, repetition and (in long words) loss, alone and in a compound."""
     content = yaml.safe_load((SHIPPED / f"{language}.yaml").read_text(encoding="utf-8"))
     rules, sentence = load_label_set(language), "Keine {}, keine Radius{}." if language == "de" else "No {}, no {}."
     for word in content["typos"]:
         right = label_reports([sentence.format(word, word)], label_set=rules)[0]
         answers = {label.name: right[label.name] for label in rules.labels}
         assert "no" in answers.values(), word
-        for place in range(len(word) - 1):
-            typo = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+        for typo in set(_mistyped(word)) - {word}:
             row = label_reports([sentence.format(typo, typo)], label_set=rules)[0]
             assert {name: row[name] for name in answers} == answers, typo
 
@@ -122,6 +123,102 @@ def test_a_word_that_a_lines_end_cuts_is_joined():
     assert answer("Keine Frak-\ntur.", "fracture") == "no"
     assert answer("Distale Radius-\n  fraktur.", "fracture") == "yes"
     assert answer("Radius-\nund Ulnafraktur.", "fracture") == "yes"
+
+
+SAID = {"fracture": "no", "soft_tissue_swelling": "yes", "effusion": "no", "foreign_material": "yes"}
+LINES = ["Keine Fraktur", "Weichteilschwellung über dem Knöchel", "Kein Gelenkerguß", "Einliegende Platte in situ"]
+RTF = "".join(c if ord(c) < 128 else f"\\'{ord(c):02x}" for c in ".\\par ".join(LINES))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(LINES),
+        "\n".join(LINES).lower(),
+        "\n".join(LINES).upper(),
+        "\n".join(f"{number}. {line}" for number, line in enumerate(LINES, 1)),
+        "\n".join(f"- {line}" for line in LINES),
+        "\\X0D\\".join(LINES),
+        "\\X0D0A\\".join(f"{line}." for line in LINES),
+        "\\.br\\".join(LINES),
+        "~".join(LINES),
+        "\\n".join(LINES),
+        "_x000D_\n".join(f"{line}." for line in LINES),
+        "<p>" + "<br/>".join(LINES).replace("ö", "&ouml;").replace("ß", "&szlig;") + "</p>",
+        "{\\rtf1\\ansi\\ansicpg1252{\\fonttbl{\\f0\\fswiss Arial;}}\\f0\\fs20 " + RTF + ".\\par}",
+        ". ".join(LINES).encode().decode("cp1252") + ".",
+        "Fraktur: nein\nWeichteilschwellung: ja\nErguss:\tkein\nPlatte: ja",
+        "Fraktur | nein\nWeichteilschwellung | ja\nErguss | nein\nPlatte | ja",
+        "keine fraktur deutliche weichteilschwellung kein erguss einliegende platte",
+        "Keine sichtbare\nFraktur. Weichteilschwellung am\nKnöchel. Kein\nErguss. Liegende\nPlatte.",
+        "Keine Fraktur\nDeutliche\nWeichteilschwellung\nKein\nErguss\nEinliegende\nPlatte",
+    ],
+)
+def test_any_system_that_a_text_comes_from(text):
+    row = label_reports([text], list(SAID))[0]
+    assert {name: row[name] for name in SAID} == SAID
+
+
+@pytest.mark.parametrize(
+    "text", ["Spalt ~ 3 mm", "Winkel < 5 Grad & > 2", "Datei C:\\neu\nzwei", "0<x<1", "50 % | 60 %"]
+)
+def test_text_that_only_looks_like_markup_stays(text):
+    assert plain(text) == text
+
+
+def test_each_report_is_read_by_the_rules_of_its_language():
+    texts = [
+        "Keine Fraktur.",
+        "No fracture.",
+        "Radiusfraktur.",
+        "Scaphoid fracture.",
+        "Kein Pneumothorax, kein Erguss.",
+    ]
+    texts += ["No focal consolidation, pneumothorax, or pleural effusion.", ""]
+    rows = label_reports(texts, ["fracture", "pneumothorax"])
+    assert [row["label_set"][:2] for row in rows] == ["de", "en", "de", "en", "de", "en", "de"]
+    assert [row["fracture"] for row in rows] == ["no", "no", "yes", "yes", None, None, None]
+    assert rows[4]["pneumothorax"] == rows[5]["pneumothorax"] == "no"
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_the_shipped_sentences_are_read_in_their_language(language):
+    texts = [row["text"] for row in sentences(language)]
+    found = [row["label_set"][:2] for row in label_reports(texts, ["fracture"])]
+    assert found.count(language) >= 0.95 * len(texts), [
+        text for text, set_ in zip(texts, found, strict=True) if set_ != language
+    ]
+
+
+def test_what_was_read_is_measured_against_labels_by_hand():
+    hand = dict(enumerate(["yes"] * 4 + ["no"] * 5 + ["unsure", None, "no"]))
+    read = dict(enumerate(["yes"] * 3 + ["no", "no", "no", "no", "yes", None, "unsure", "yes"]))
+    results = evaluate(
+        *({key: {"fracture": said} for key, said in side.items()} for side in (hand, read)), ["fracture", "effusion"]
+    )
+    row = results["labels"]["fracture"]
+    assert (
+        row["compared"] == 10 and results["missing"] == 1 and row["flips"] == 2 and "effusion" not in results["labels"]
+    )
+    assert (row["precision"], row["recall"], row["f1"]) == (0.75, 0.75, 0.75)
+    low, high = proportion_of(3, 4)
+    assert row["precision_low"] == pytest.approx(low) and row["recall_high"] == pytest.approx(high)
+    assert row["f1_low"] <= 0.75 <= row["f1_high"] and row["right"] == 0.7
+    assert row["confusion"]["yes"] == {"yes": 3, "unsure": 0, "no": 1, "nothing": 0}
+    assert row["counts"] == {"yes": 4, "unsure": 1, "no": 4, "nothing": 1}
+    assert "75.0" in evaluation_text(results) and "1 labelled ids have no report here" in evaluation_text(results)
+    none = evaluate({0: {"fracture": "no"}}, {0: {"fracture": None}}, ["fracture"])["labels"]["fracture"]
+    assert none["precision"] is None and none["recall"] is None and none["f1"] is None
+
+
+def proportion_of(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson 1927."""
+    share, extra = hits / trials, z * z / trials
+    middle, half = (
+        (share + extra / 2) / (1 + extra),
+        z / (1 + extra) * (share * (1 - share) / trials + extra / 4 / trials) ** 0.5,
+    )
+    return middle - half, middle + half
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
@@ -263,6 +360,12 @@ def test_the_command_reads_a_folder_and_a_table_alike(tmp_path):
     run = start("--input", tmp_path / "reports.csv", "--text_column", "befund", "--output", out, "--labels", "fracture")
     assert run.returncode == 0, run.stderr
     assert pq.read_table(out).equals(folder)
+    (tmp_path / "hand.csv").write_text("exam,fracture\na/1,NO\na/1,\na/2,0\na/2,1\nb,-1\nc,unsure\n")
+    words = ["--input", tmp_path / "reports.csv", "--text_column", "befund", "--output", out, "--labels", "fracture"]
+    run = start(*words, "--evaluate", tmp_path / "hand.csv")
+    assert run.returncode == 0 and "100.0" in run.stdout and "1 labelled ids have no report here" in run.stdout, run
+    measured = json.loads((tmp_path / "out.results.json").read_text())["labels"]["fracture"]
+    assert measured["compared"] == 2 and measured["flips"] == 0
     run = start("--input", tmp_path / "reports.csv", "--output", out)
     assert run.returncode == 1 and "there is no column text; the columns are exam, befund" in run.stderr
     assert "Traceback" not in run.stderr
