@@ -49,7 +49,7 @@ from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
-from hf_radmae.study.seen import save_seen
+from hf_radmae.study.seen import check_unseen, save_seen
 from hf_radmae.study.steps import fingerprint
 
 COMPARED = 20_000
@@ -116,6 +116,9 @@ def pretrain(
     images = {split: len(part) for split, part in rows.items()}
     if empty := [split for split in ("train", "validation", "test") if not images[split]]:
         raise ValueError(f"no image is in {', '.join(empty)} of {images}: give more patients, or splits of your own")
+    if data_args.probe_column and not args.streaming:
+        for given in filter(None, (model_args.model, *data_args.rivals)):
+            check_unseen(given, rows["test"])
     check_prepared(sum(images.values()), rows["train"].column_names, data_args.background, args.world_size)
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
@@ -178,7 +181,7 @@ def pretrain(
         "features": watched(trainer.state.log_history),
     }
     if not args.streaming:
-        save_seen([rows["train"], rows["validation"]], folder)
+        save_seen([rows["train"], rows["validation"]], folder, model_args.model)
     if trainer.changed:
         results["changed"] = trainer.changed
     if data_args.probe_column:

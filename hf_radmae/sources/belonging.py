@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from hf_radmae.batching.columns import arrow_column
 from hf_radmae.sources.folder import SPLIT_NAMES
 from hf_radmae.sources.identity import read_identity
+from hf_radmae.sources.near import near_duplicate_groups
 from hf_radmae.sources.patients import (
     GROUP_COLUMNS,
     PATIENT,
@@ -85,10 +86,6 @@ def with_groups(
     if not own:
         whole = _with_column(whole, SAME_CONTENT, _over_all(whole, same_content))
     if near_duplicates:
-        try:
-            from hf_radmae.sources.near import near_duplicate_groups
-        except ImportError as error:
-            raise ValueError(f"--near_duplicates needs: pip install 'hf_radmae[near]' ({error})") from error
         groups = near_duplicate_groups(row["image"] for rows in whole.values() for row in rows.select_columns("image"))
         found = _with_column(whole, "near_dup_group", groups)
         notes.append(f"{sum(group is not None for group in groups)} images look like another one: kept together")

@@ -1,7 +1,7 @@
-"""Images that look alike, by perceptual hashes (`imagehash`): for archives without patients, and for re-exports.
+"""Images that look alike, by perceptual hashes: for archives without patients, and for re-exports.
 
-The hash is the `phash` of that library: 256 signs of the lowest frequencies of a small picture. The distance of two
-hashes is the number of bits that differ.
+A hash has 256 bits: which of the lowest frequencies of a small picture are above their median (`phash` of the library
+imagehash gives the same). The distance of two hashes is the number of bits that differ.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import imagehash
 import numpy as np
 from PIL import Image
+from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -34,8 +34,7 @@ def near_duplicate_groups(images: Iterable[Any], *, threads: int = 4) -> list[st
         images: rows of an undecoded image column.
         threads: images that are decoded at once.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        hashes = list(pool.map(perceptual_hash, images))
+    hashes = perceptual_hashes(images, threads)
     known = [row for row, bits in enumerate(hashes) if bits is not None]
     pairs = close_pairs(np.array([hashes[row] for row in known], dtype=bool).reshape(len(known), HASH_SIZE**2))
     joined = connected_components(coo_matrix((np.ones(len(pairs)), pairs.T), (len(known), len(known))), False)[1]
@@ -45,6 +44,12 @@ def near_duplicate_groups(images: Iterable[Any], *, threads: int = 4) -> list[st
         if counts[joined[place]] > 1:
             groups[row] = f"near {joined[place]}"
     return groups
+
+
+def perceptual_hashes(images: Iterable[Any], threads: int = 4) -> list[np.ndarray | None]:
+    """`perceptual_hash` of each image, so many at once."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(perceptual_hash, images))
 
 
 def perceptual_hash(image: Any) -> np.ndarray | None:
@@ -57,7 +62,10 @@ def perceptual_hash(image: Any) -> np.ndarray | None:
         return None
     low, high = np.percentile(pixels, (1, 99))
     scaled = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255
-    return imagehash.phash(Image.fromarray(scaled.astype(np.uint8)), hash_size=HASH_SIZE).hash.ravel()
+    side = (4 * HASH_SIZE, 4 * HASH_SIZE)
+    small = np.asarray(Image.fromarray(scaled.astype(np.uint8)).resize(side, Image.Resampling.LANCZOS), np.float64)
+    lowest = dctn(small)[:HASH_SIZE, :HASH_SIZE]
+    return (lowest > np.median(lowest)).ravel()
 
 
 def close_pairs(bits: np.ndarray) -> np.ndarray:

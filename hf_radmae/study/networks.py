@@ -20,6 +20,7 @@ from hf_radmae.pretraining.setup import initial_model, make_trainer
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint
 from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.sources.load import load_radiographs
+from hf_radmae.study.seen import save_seen
 from hf_radmae.study.steps import fingerprint
 
 # Options of a training that change nothing in what is learned.
@@ -92,6 +93,7 @@ def pretrain(
         "test": trainer.evaluate(images.parts["test"], metric_key_prefix="test")["test_loss"],
     }
     trainer.save_model()
+    save_seen([images.rows["train"], images.rows["validation"]], folder, model_args.model)
     figures = {name: value for name, value in train_figures(trainer).items() if name != "seconds"}  # of this start
     curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
     figures["views"] = round(figures["epochs"] * len(images.train))

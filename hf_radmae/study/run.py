@@ -53,8 +53,9 @@ class Study:
         training: of the pre-training.
 
     Raises:
-        ValueError: a task does not suit the data, see `read_labels`; a patient is in two splits, see `patients`; or the
-            ViT from scratch would be of another size than the masked autoencoder.
+        ValueError: a task does not suit the data, see `read_labels`, or what is asked of it; a patient is in two
+            splits, see `patients`; a checkpoint has seen test images, see `check_unseen`; or the ViT from scratch would
+            be of another size than the masked autoencoder.
     """
 
     def __init__(
@@ -76,6 +77,10 @@ class Study:
         self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
         self.patients = patients(self.images.rows, allow_shared=self.data_args.allow_shared_patients)
+        self._check_two_classes()
+        given = [args.mae_checkpoint, *args.more_checkpoints, args.vit_checkpoint, args.resnet50_checkpoint]
+        given += [model_args.model, *data_args.rivals]
+        self.unseen = {name: check_unseen(name, self.images.rows["test"]) for name in given if name}
         self.steps = Steps(self.folder / "steps")
         self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm)
 
@@ -85,7 +90,6 @@ class Study:
         mae, folder, pretraining = self._encoder()
         runs = [self._features(OURS, mae)]
         for other in args.more_checkpoints:
-            pretraining["unseen"] = check_unseen(other, self.images.rows["test"]) and pretraining.get("unseen", True)
             runs.append(self._features(f"{OURS}, {Path(other).name}", RadMAEForPreTraining.from_pretrained(other)))
         seen: dict[str, Any] = {split: ~np.isnan(next(iter(part.values()))).any(1) for split, part in runs[0].items()}
         labels = [found.known(seen).without_rare(args.min_test_images) for found in self.labels]
@@ -120,6 +124,13 @@ class Study:
             "seconds": self.steps.seconds,
         }
 
+    def _check_two_classes(self) -> None:
+        for option in ("fold_curve", "error_maps"):
+            for labels in self.labels:
+                if labels.task.name in getattr(self.args, option) and (labels.multi or len(labels.classes) != 2):
+                    name, found = labels.task.name, ", ".join(labels.classes)
+                    raise ValueError(f"--{option} {name}: it needs a task of two classes, not of {found}")
+
     def _models(self, mae: RadMAEForPreTraining, runs: list[Splits]) -> Models:
         """The models that are the same for every task."""
         options: dict[str, Any] = {"poolings": self.args.poolings, "device": self.training.device}
@@ -134,9 +145,6 @@ class Study:
     def _further(self, labels: TaskLabels, models: Any, mae: RadMAEForPreTraining) -> dict[str, Any]:
         """The curve over folds and the scores of reconstruction errors, where the options name the task."""
         found: dict[str, Any] = {"folds": None, "error_maps": None}
-        for option, wanted in (("fold_curve", self.args.fold_curve), ("error_maps", self.args.error_maps)):
-            if labels.task.name in wanted and (labels.multi or len(labels.classes) != 2):
-                raise ValueError(f"--{option} {labels.task.name}: it needs a task of two classes, not {labels.classes}")
         if labels.task.name in self.args.fold_curve:
             features = {
                 name: np.nan_to_num(np.concatenate([joined(runs[0][split], pooling) for split in SPLITS]))
@@ -166,9 +174,9 @@ class Study:
         """The pre-trained network, where it is, and what its pre-training says of itself."""
         (self.folder / "figures" / "reconstructions.png").unlink(missing_ok=True)  # of other options
         if checkpoint := self.args.mae_checkpoint:
-            unseen = check_unseen(checkpoint, self.images.rows["test"])
             model = RadMAEForPreTraining.from_pretrained(checkpoint)
-            return model, checkpoint, {"checkpoint": Path(checkpoint).name, "unseen": unseen}
+            unseen = [self.unseen[name] for name in (checkpoint, *self.args.more_checkpoints)]
+            return model, checkpoint, {"checkpoint": Path(checkpoint).name, "unseen": all(unseen)}
         model = vars(self.model_args) | {"model": content_print(self.model_args.model)}
         inputs: dict[str, Any] = {"model": model, "training": deciding_options(self.training)}
         inputs |= {name: getattr(self.data_args, name) for name in ("crop_scale", "max_tokens")}

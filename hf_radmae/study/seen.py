@@ -1,31 +1,57 @@
-"""Which images a checkpoint was trained on: a list of hashes beside it, so that a study never tests on them."""
+"""Which images a checkpoint was trained on: a list of hashes beside it, so that no table is of images that it has seen.
+
+A hash is perceptual: an image is known again when it was renamed, re-encoded, scaled, or stored at another depth. One
+that was cropped, turned or mirrored is not.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import datasets
+import numpy as np
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_radmae.images.storage import write_whole
+from hf_radmae.models.starts import MAE_FOLDER
+from hf_radmae.sources.near import DISTANCE, perceptual_hashes
 
 FILE = "seen_images.txt"
-PART = 32_768  # bytes that are read at the start, in the middle and at the end: the first ones may all be border
 
 
-def image_hashes(rows: datasets.Dataset) -> list[str]:
-    """Sixteen hex digits of each image that is there: of its length and parts of it, whatever its name and folder."""
-    return [found for row in rows.select_columns(["image"]) if (found := _hash(row["image"])) is not None]
+def image_hashes(rows: datasets.Dataset) -> np.ndarray:
+    """`perceptual_hash` of each image that can be read, as bytes: uint8 (images, 32)."""
+    hashes = perceptual_hashes(row["image"] for row in rows.select_columns(["image"]))
+    return np.packbits(np.array([bits for bits in hashes if bits is not None], bool).reshape(-1, 256), axis=1)
 
 
-def save_seen(rows: Iterable[datasets.Dataset], folder: str | Path) -> Path:
-    """Writes the hashes of images that a checkpoint in the folder has seen, in order of the hash. It stays local."""
+def save_seen(rows: Iterable[datasets.Dataset], folder: str | Path, start: str | Path | None = None) -> Path:
+    """Writes the hashes of images that a checkpoint in the folder has seen, in their order. The list stays local.
+
+    Args:
+        rows: the images that it was trained and chosen on.
+        folder: of the checkpoint.
+        start: the checkpoint that it was continued from; what that has seen is added.
+    """
+    known = None if start is None else read_seen(start)
+    parts = [*map(image_hashes, rows), *([] if known is None else [known])]
     path = Path(folder, FILE)
-    write_whole(path, "\n".join(sorted({h for part in rows for h in image_hashes(part)})) + "\n")
+    write_whole(path, "".join(f"{line}\n" for line in sorted({row.tobytes().hex() for part in parts for row in part})))
     return path
+
+
+def read_seen(checkpoint: str | Path) -> np.ndarray | None:
+    """The list of a checkpoint, or of the run whose folder it lies in, uint8 (images, 32); None without."""
+    folder = Path(checkpoint).resolve()
+    if folder.name == MAE_FOLDER or folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        folder = folder if Path(folder, FILE).is_file() else folder.parent
+    if not Path(folder, FILE).is_file():
+        return None
+    lines = Path(folder, FILE).read_text(encoding="utf-8").split()
+    if any(len(line) != 64 for line in lines):
+        return None  # of a version of this package whose hashes were others
+    return np.frombuffer(bytes.fromhex("".join(lines)), np.uint8).reshape(-1, 32)
 
 
 def check_unseen(checkpoint: str | Path, test: datasets.Dataset) -> bool:
@@ -34,29 +60,15 @@ def check_unseen(checkpoint: str | Path, test: datasets.Dataset) -> bool:
     Raises:
         ValueError: the checkpoint was trained on test images.
     """
-    path = Path(checkpoint, FILE)
-    if not path.is_file():
+    known = read_seen(checkpoint)
+    if known is None:
         return False
-    known = set(path.read_text(encoding="utf-8").split())
-    seen = sum(found in known for found in image_hashes(test))
+    words = known.view(np.uint64)
+    seen = sum(bool((np.bitwise_count(words ^ row).sum(1) <= DISTANCE).any()) for row in image_hashes(test).view("u8"))
     if seen:
         raise ValueError(
-            f"{checkpoint} was trained on {seen} of the {len(test)} test images of this study: take another "
-            "checkpoint, or the --split_seed that it was trained with"
+            f"{checkpoint} was trained on {seen} of the {len(test)} test images, or on images that look the same: take "
+            "another checkpoint, or the --split_seed that it was trained with; with --near_duplicates images that look "
+            "the same stay in one split"
         )
     return True
-
-
-def _hash(image: dict[str, Any]) -> str | None:
-    """None of a file that is no longer there."""
-    data = image.get("bytes")
-    try:
-        with io.BytesIO(data) if data is not None else Path(image["path"]).open("rb") as file:
-            size = file.seek(0, io.SEEK_END)
-            found = hashlib.sha256(size.to_bytes(8, "big"))
-            for place in (0, size // 2, max(0, size - PART)):
-                file.seek(place)
-                found.update(file.read(PART))
-    except FileNotFoundError:
-        return None
-    return found.hexdigest()[:16]
