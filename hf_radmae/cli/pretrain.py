@@ -76,12 +76,21 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
     """The validation loss of the network before training, measured once: a resumed run reads it.
 
     The ranks ask together whether it is known, so that all of them evaluate, or none.
+
+    Raises:
+        ValueError: an evaluation does not give what the best model is chosen by.
     """
     file = folder / "before.json"
     found = json.loads(file.read_text())["eval_loss"] if resumed and file.is_file() else None
     known = broadcast_object_list([found])[0]
     if known is None:
-        known = trainer.evaluate()["eval_loss"]
+        metrics = trainer.evaluate()
+        known, best = metrics["eval_loss"], f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
+        if best not in metrics:
+            raise ValueError(
+                f"--metric_for_best_model {best}: no evaluation gives it, only {', '.join(sorted(metrics))}; "
+                "eval_knn_accuracy needs a --probe_column, and the features are not watched with --streaming"
+            )
         if trainer.args.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps({"eval_loss": known}) + "\n")

@@ -95,7 +95,8 @@ class RadMAETrainingArguments(TrainingArguments):
             place of `per_device_train_batch_size` and `per_device_eval_batch_size`.
         find_tokens_per_batch: try out the largest `tokens_per_batch` that fits the GPU, say it, and train nothing.
         streaming: read prepared shards where they are; see `hf_radmae.batching.streaming`.
-        early_stopping_patience: evaluations without a lower loss after which training stops; 0 never stops early.
+        early_stopping_patience: evaluations without a better `metric_for_best_model` after which training stops; 0
+            never stops early.
         max_skipped_share: the largest share of images that may be unusable before the run stops with an error.
         figure_images: images, each of another bin, in the figure of reconstructions at each evaluation; 0 for none.
         license: of the weights, an identifier of the Hub, for the card; None says that none was stated.
@@ -133,8 +134,13 @@ class RadMAETrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best is always kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
-    metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "What best means."})
-    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of it is better."})
+    metric_for_best_model: str | None = field(
+        default="eval_loss",
+        metadata={"help": "What best means: eval_loss, eval_knn_accuracy, or another of the log."},
+    )
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of it is better; by default not of a loss or an alignment."}
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser reads this order only
         default="tensorboard", metadata={"help": "Where to log: tensorboard, none."}
     )
@@ -191,6 +197,8 @@ class RadMAETrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if self.torch_compile:  # with a graph per shape, more than eight bins would fall back to eager
             os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
+        if self.greater_is_better is None:
+            self.greater_is_better = not str(self.metric_for_best_model or "loss").endswith(("loss", "alignment"))
         super().__post_init__()
         config = self.accelerator_config
         for name, only in (("split_batches", False), ("dispatch_batches", None), ("even_batches", True)):

@@ -1,7 +1,7 @@
 """Probes on frozen features: what a pre-trained encoder knows, without training it again."""
 
 from hf_radmae.probing.features import Features, collect_features, extract_features
-from hf_radmae.probing.heads import LinearProbe, fold_into_linear, linear_probe, propagated_probe
+from hf_radmae.probing.heads import LinearProbe, fold_into_linear, linear_probe, propagated_probe, searched_probe
 
 __all__ = [
     "Features",
@@ -11,4 +11,5 @@ __all__ = [
     "fold_into_linear",
     "linear_probe",
     "propagated_probe",
+    "searched_probe",
 ]

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import kneighbors_graph
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from hf_radmae.metrics.bootstrap import drop_missing
+from hf_radmae.metrics.classification import balanced_accuracy
 from hf_radmae.probing.class_weights import class_weights as weights_of
 
 PENALTY = 0.01
@@ -79,6 +83,71 @@ def linear_probe(
             weights = weights_of(np.bincount(codes[draw]), class_weights)[codes[draw]]
             solved[draw.tobytes()] = _solve(features[draw], codes[draw], weights, len(classes), penalty)
     weight, bias = (np.stack(part) for part in zip(*(solved[draw.tobytes()] for draw in draws), strict=True))
+    return LinearProbe(classes, weight, bias)
+
+
+def searched_probe(
+    features: np.ndarray,
+    labels: Sequence | np.ndarray,
+    draws: Sequence[np.ndarray] | None = None,
+    *,
+    validation: tuple[np.ndarray, np.ndarray],
+    rates: Sequence[float],
+    class_weights: str = "none",
+    epochs: int = 50,
+    batch_size: int = 32,
+    patience: int = 10,
+    seed: int = 0,
+) -> LinearProbe:
+    """Linear heads by AdamW with the best of several learning rates: the protocol of published tables.
+
+    After each epoch every rate is scored on the validation images, whose labels thereby count. Each draw keeps the head
+    with the best balanced accuracy of all rates and epochs.
+
+    Args:
+        features, labels, draws, class_weights: see `linear_probe`.
+        validation: features (images, width), and labels (images,), all of them known.
+        rates: the learning rates.
+        epochs: most passes over a draw.
+        batch_size: images of a step.
+        patience: epochs without a better score of any rate after which a training ends.
+        seed: of the order of the images.
+
+    Raises:
+        ValueError: as `linear_probe`.
+    """
+    codes, classes, draws = encode_draws(labels, draws, len(features))
+    solved, generator = [], torch.Generator().manual_seed(seed)
+    for draw in draws:
+        mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + VARIANCE_EPS)
+        inputs, queries = (
+            torch.from_numpy(((part - mean) / std).astype(np.float32)) for part in (features[draw], validation[0])
+        )
+        targets, counts = torch.from_numpy(codes[draw]), np.bincount(codes[draw], minlength=len(classes))
+        weights = torch.from_numpy(weights_of(counts, class_weights)).float()
+        heads = [nn.Linear(inputs.shape[1], len(classes)) for _ in rates]
+        for parameter in (p for head in heads for p in head.parameters()):
+            nn.init.zeros_(parameter)
+        groups: Any = [{"params": [*head.parameters()], "lr": rate} for head, rate in zip(heads, rates, strict=True)]
+        optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+        best, kept, waited = -1.0, None, 0
+        for _ in range(epochs):
+            for rows in torch.randperm(len(draw), generator=generator).split(batch_size):
+                optimiser.zero_grad()
+                losses = [cross_entropy(head(inputs[rows]), targets[rows], weights) for head in heads]
+                torch.stack(losses).sum().backward()
+                optimiser.step()
+            with torch.no_grad():
+                told = [classes[head(queries).argmax(1).numpy()] for head in heads]
+            scores = [float(balanced_accuracy(validation[1], answer)[0]) for answer in told]
+            waited += 1
+            if max(scores) > best:
+                best, waited, head = max(scores), 0, heads[int(np.argmax(scores))]
+                kept = head.weight.detach().numpy().copy(), np.where(counts > 0, head.bias.detach().numpy(), -np.inf)
+            if waited >= patience:
+                break
+        solved.append(fold_into_linear(mean, std, *kept))  # type: ignore[misc]  # any score is more than -1
+    weight, bias = (np.stack(part).astype(np.float32) for part in zip(*solved, strict=True))
     return LinearProbe(classes, weight, bias)
 
 

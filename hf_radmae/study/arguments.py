@@ -22,6 +22,13 @@ class StudyArguments:
         default_factory=lambda: ["body_region"],
         metadata={"help": "COLUMN, NAME=COLUMN, or NAME=A,B (several labels); [COLUMN=VALUE] behind: of which images."},
     )
+    protocol: str = option(
+        "fixed",
+        "paper: the rate of the masked autoencoder, by validation loss, and of heads in rows of their own is the best "
+        "of --learning_rates; fixed: --learning_rate, and heads with one penalty alone.",
+        choices=["fixed", "paper"],
+    )
+    test_split: str = option("test", "Split that is scored: test_2009 is IRMA's official list.")
     low_fraction: float = option(0.01, "Share of the labels in the tables of few labels.")
     curve: list[float] = field(
         default_factory=lambda: [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5],
@@ -64,6 +71,7 @@ class StudyArguments:
         default_factory=list, metadata={"help": "Further shares of the curve on which these are trained."}
     )
     supervised_epochs: int = option(50, "Most passes over the labels.")
+    supervised_min_steps: int = option(800, "Fewest steps of a training that is not ended early, for few labels.")
     supervised_steps: int = option(20_000, "Most steps of a training.")
     supervised_evaluations: int = option(20, "Looks at the validation images in a training; the best one is kept.")
     supervised_patience: int = option(10, "Looks without a better score after which a training ends.")
@@ -122,8 +130,9 @@ class StudyArguments:
         return list(dict.fromkeys([*self.shares(), *(Share(part, "balanced") for part in self.supervised_curve)]))
 
     def steps_of(self, images: int) -> int:
-        """Steps of a training on so many images."""
-        return min(self.supervised_steps, self.supervised_epochs * -(-images // self.supervised_batch_size))
+        """Steps of a training on so many images, the same for every network."""
+        steps = self.supervised_epochs * -(-images // self.supervised_batch_size)
+        return min(self.supervised_steps, max(self.supervised_min_steps, steps))
 
     @property
     def most_search_steps(self) -> int:

@@ -35,6 +35,7 @@ class Comparison:
         args: of the study.
         step: runs a function once, as `Steps` does.
         is_irma: whether the images are those of the paper.
+        pretraining_views: images that passed through the network in pre-training, where that is known.
     """
 
     def __init__(
@@ -44,9 +45,13 @@ class Comparison:
         args: StudyArguments,
         step: Callable[..., dict[str, Any]],
         is_irma: bool = False,
+        pretraining_views: int | None = None,
     ) -> None:
         self.labels, self.patients, self.args, self.step = labels, patients, args, step
-        self.paper = is_irma and labels.task.columns == PAPER_COLUMN and not labels.task.where
+        self.pretraining_views = pretraining_views
+        self.paper = (
+            is_irma and args.test_split == "test" and labels.task.columns == PAPER_COLUMN and not labels.task.where
+        )
         self.draws: dict[Share, list[np.ndarray]] = {}
         self.refused: dict[Share, str] = {}
         for share in dict.fromkeys([*args.shares(), *args.curve_shares()]):
@@ -61,6 +66,8 @@ class Comparison:
         """Heads on the features of a model, for every share; labels are spread only where they are few."""
         for share, group in self.draws.items():
             options: dict[str, Any] = {"class_weights": self.args.class_weights, "propagate": share.kind != "all"}
+            if self.args.protocol == "paper" and share in self.args.shares():
+                options["rates"] = self.args.learning_rates
             self.found[share] += candidates(model, kind, runs, self.labels, group, poolings, **options)
 
     def train(self, kind: str, training: SupervisedTraining, weights: str) -> None:
@@ -72,6 +79,9 @@ class Comparison:
             weights: fingerprint of the masked autoencoder, which "mae" starts from.
         """
         name, inputs = SUPERVISED[kind], training.inputs(kind) | ({"weights": weights} if kind == "mae" else {})
+        whose: Kind = "ours" if kind == "mae" else "rival"
+        if training.checkpoint(kind) and kind != "mae":
+            name, whose = name.replace("supervised", "fine-tuned"), "elsewhere"
         rates: dict[Share, float] = {}
         trained = [share for share in self.args.supervised_shares() if share in self.draws]
         for share in trained:
@@ -87,7 +97,6 @@ class Comparison:
                 np.asarray([run[part] for run in runs], np.float32)[None] for part in ("validation", "test")
             )
             views = round(np.mean([run["views"] for run in runs]))
-            whose: Kind = "ours" if kind == "mae" else "rival"
             self.found[share].append(Candidate(name, whose, "trained", "", validation, test, views=views))
 
     def results(self) -> dict[str, Any]:
@@ -170,4 +179,6 @@ class Comparison:
             head["paper"] = {name: scores[few] for name, scores in PAPER.items()}
         n = 1000 if details else 300
         table = score_table(self.found[share], self.labels, self.patients["test"], n=n, details=details)
+        for row in table["rows"]:
+            row["pretraining_views"] = self.pretraining_views if row["kind"] == "ours" else 0
         return head | {"draws": len(group), "images": float(np.mean([len(draw) for draw in group]))} | table

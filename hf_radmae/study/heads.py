@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from hf_radmae.probing.heads import LinearProbe, linear_probe, propagated_probe
+from hf_radmae.probing.heads import LinearProbe, linear_probe, propagated_probe, searched_probe
 from hf_radmae.study.tasks import TaskLabels
 
 Kind = Literal["ours", "rival", "elsewhere"]
@@ -24,7 +24,7 @@ class Candidate:
     Attributes:
         model: its name in tables.
         kind: "ours", a "rival" that saw no image before, or a network that was pre-trained "elsewhere".
-        head: "linear", "propagated" or "trained" (the whole network).
+        head: "linear", "propagated", "searched" (the best of several learning rates) or "trained" (the whole network).
         pooling: of its features.
         validation: float (seeds, draws, validation images, classes), probabilities; of several labels at once the
             probability of each, (seeds, draws, images, labels).
@@ -53,6 +53,7 @@ def candidates(
     *,
     propagate: bool = True,
     class_weights: str = "none",
+    rates: Sequence[float] = (),
 ) -> list[Candidate]:
     """Solves every pooling and head of a model.
 
@@ -64,19 +65,21 @@ def candidates(
         poolings: keys of the features, or several joined by "+"; those that lack are left out.
         propagate: whether labels are spread to the unlabelled training images too; of several labels at once never.
         class_weights: of `linear_probe`.
+        rates: learning rates of `searched_probe`, a head of its own where there are any; of several labels never.
     """
     found = []
     for pooling in poolings:
         if not set(pooling.split("+")) <= set(runs[0]["train"]):
             continue
         varies = bool(np.nanmax(np.nanstd(joined(runs[0]["train"], pooling), axis=0)) > 0)
-        for head in ("linear", "propagated") if propagate and varies and not labels.multi else ("linear",):
+        further = {"propagated": propagate, "searched": bool(rates)} if varies and not labels.multi else {}
+        for head in ("linear", *(name for name, wanted in further.items() if wanted)):
             scored, unlabelled = [], 0
             for run in runs:
                 split = {name: joined(run[name], pooling) for name in ("train", "validation", "test")}
                 seen = np.flatnonzero(~np.isnan(split["train"]).any(1))
                 unlabelled = len(seen) - min(map(len, draws)) if head == "propagated" else 0
-                scored.append(_probabilities(split, labels, draws, head, seen, class_weights))
+                scored.append(_probabilities(split, labels, draws, head, seen, class_weights, rates))
             validation, test = (np.stack(part).astype(np.float32) for part in zip(*scored, strict=True))
             found.append(Candidate(model, kind, head, pooling, validation, test, unlabelled))
     return found
@@ -99,6 +102,7 @@ def _probabilities(
     head: str,
     seen: np.ndarray,
     class_weights: str,
+    rates: Sequence[float],
 ) -> list[np.ndarray]:
     """Of the images of validation and test, (draws, images, classes), or (draws, images, labels) of several labels."""
     train, values = np.nan_to_num(split["train"]), labels.values["train"]
@@ -108,6 +112,10 @@ def _probabilities(
         return [np.stack([probe.probabilities(part)[..., 1] for probe in probes], -1) for part in queries]
     if head == "propagated":
         probe = propagated_probe(train, values, draws, unlabelled=seen)
+    elif head == "searched":
+        known = labels.values["validation"] >= 0
+        choice = queries[0][known], labels.values["validation"][known]
+        probe = searched_probe(train, values, draws, validation=choice, rates=rates, class_weights=class_weights)
     else:
         probe = linear_probe(train, values, draws, class_weights=class_weights)
     return [_in_columns(probe, part, len(labels.classes)) for part in queries]

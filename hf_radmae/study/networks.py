@@ -62,9 +62,19 @@ class StudyImages:
         return self.parts["train"].bins
 
 
-def load_images(args: DataArguments, patch_size: int, batch_size: int, seed: int, num_proc: int) -> StudyImages:
-    """Reads the data set and fits the bins."""
+def load_images(
+    args: DataArguments, patch_size: int, batch_size: int, seed: int, num_proc: int, test_split: str = "test"
+) -> StudyImages:
+    """Reads the data set and fits the bins; `test_split` is the split that is called "test" from here on.
+
+    Raises:
+        ValueError: there is no such split.
+    """
     rows, unreadable = load_radiographs(**args.source(), num_proc=num_proc, seed=args.split_seed)
+    if test_split not in rows:
+        raise ValueError(f"--test_split {test_split}: no such split; there are {', '.join(rows)}")
+    sources = {"train": "train", "validation": "validation", "test": test_split}  # and no other that there may be
+    rows = datasets.DatasetDict({split: rows[source] for split, source in sources.items()})
     options: dict[str, Any] = args.buckets() | {"patch_size": patch_size, "batch_size": batch_size, "seed": seed}
     data = bucketed(rows, **options, num_proc=num_proc)
     state = {split: part._fingerprint for split, part in rows.items()}  # datasets' own, of files and of what was done

@@ -102,11 +102,14 @@ def summary(results: Mapping[str, Any]) -> dict[str, str]:
     text = f"Taken as it is: {trained.get('checkpoint')}."
     if "losses" in trained:
         losses, model = trained["losses"], results["model"]
+        seconds = sum(value for name, value in results["seconds"].items() if name.startswith("pretrain"))
         text = (
             f"{model['parameters']:,} parameters (preset {model['preset']}), {trained['training']['epochs']:g} epochs "
             f"({trained['training']['views']:,} image views, which the views of the tables leave out), "
-            f"{minutes(results['seconds']['pretrain'])}. Loss on the validation images {losses['before']:.3f} before "
-            f"and {losses['validation']:.3f} after; on the test images {losses['test']:.3f}."
+            f"learning rate {trained['training']['learning_rate']:g}, {minutes(seconds)} for all rates. "
+            f"Loss on the validation images {losses['before']:.3f} before and {losses['validation']:.3f} after; on the "
+            f"test images {losses['test']:.3g}: mean squared error of masked patches, "
+            + ("each normalised." if model["norm_pix_loss"] else "grey values 0 to 1.")
         )
     hardware = f"{device['device']}, {device['cpus']} CPU cores"
     method = (
@@ -115,9 +118,16 @@ def summary(results: Mapping[str, Any]) -> dict[str, str]:
         "draws and, in their differences, the same resamples. Heads on frozen features have one fixed penalty; a "
         "propagated one uses unlabelled training images too. Of each model and head the pooling is chosen on the "
         "labelled validation images, and so are the best rival, a network's learning rate and its best evaluation: "
-        "their number is in the column `chosen on`. Networks that are trained on labels see squares, heads see the "
-        "shapes of pre-training: the rival of metadata alone shows what the shape gives away."
+        "their number is in the column `chosen on`. Views of a network are of one training, without those of the "
+        "trainings that search its rate. "
     )
+    if len(results["data"]["bins"]) > 1:
+        method += (
+            "Networks that are trained on labels see squares, heads see the shapes of pre-training: the rival of "
+            "metadata alone shows what the shape gives away."
+        )
+    else:
+        method += "All models see the same pixels."
     if results["class_weights"] != "none":
         method += f" The losses of networks and linear heads weigh the classes: {results['class_weights']}."
     if results["pretraining"].get("unseen") is False:
@@ -170,7 +180,11 @@ def headlines(table: Mapping[str, Any]) -> list[str]:
 
 def described(row: Mapping[str, Any]) -> list[str]:
     """Model, pooling and head of a row, as texts."""
-    heads = {"propagated": f"and {row['unlabelled']} unlabelled", "trained": f"trained, {row['views']:,} views"}
+    views = f"{row['views']:,} views"
+    if before := row.get("pretraining_views"):
+        views += f", {row['views'] + before:,} with pre-training"
+    heads = {"propagated": f"and {row['unlabelled']} unlabelled", "trained": f"trained, {views}"}
+    heads["searched"] = "linear, best learning rate"
     seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
     return [row["model"] + seeds, row["pooling"], heads.get(row["head"], "linear")]
 

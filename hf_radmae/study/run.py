@@ -6,6 +6,7 @@ the predictions. Each is done once, see `hf_radmae.study.steps`.
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -74,7 +75,7 @@ class Study:
         if "vit" in args.supervised and not args.vit_checkpoint:
             _check_size(args.mae_checkpoint or model_args.model, model_args.preset or DEFAULT_PRESET)
         images_per_update = training.images_per_update(data_args.max_tokens)
-        self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES)
+        self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES, args.test_split)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
         self.patients = patients(self.images.rows, allow_shared=self.data_args.allow_shared_patients)
         self._check_two_classes()
@@ -98,7 +99,8 @@ class Study:
         supervised = SupervisedTraining(parts, args, self.model_args, mae.config, folder, self.training)
         weights, tasks = model_fingerprint(mae), []
         for found in labels:
-            comparison = Comparison(found, self.patients, args, self._step, self.data_args.dataset == "irma")
+            views = pretraining.get("training", {}).get("views")
+            comparison = Comparison(found, self.patients, args, self._step, self.data_args.dataset == "irma", views)
             known = metadata_model(self.images.rows, found, args.metadata) | models
             for name, (kind, features, poolings) in known.items():
                 self.bar.set_postfix_str(f"heads on {name}, {found.task.name}")
@@ -111,6 +113,7 @@ class Study:
         data = {"dataset": self.data_args.dataset, "images": images, "unreadable": len(self.images.unreadable)}
         data |= {"split_seed": self.data_args.split_seed, "fingerprint": self.images.fingerprint}
         model = {"preset": self.model_args.preset, "parameters": mae.num_parameters(), "patch": mae.config.patch_size}
+        model |= {name: getattr(self.model_args, name) for name in ("mask_ratio", "prediction_ratio", "norm_pix_loss")}
         return {
             "name": self.folder.name,
             "environment": environment(),
@@ -178,11 +181,20 @@ class Study:
             unseen = [self.unseen[name] for name in (checkpoint, *self.args.more_checkpoints)]
             return model, checkpoint, {"checkpoint": Path(checkpoint).name, "unseen": all(unseen)}
         model = vars(self.model_args) | {"model": content_print(self.model_args.model)}
-        inputs: dict[str, Any] = {"model": model, "training": deciding_options(self.training)}
+        inputs: dict[str, Any] = {"model": model}
         inputs |= {name: getattr(self.data_args, name) for name in ("crop_scale", "max_tokens")}
-        options = self.images, self.data_args, self.model_args, self.training
-        result = self._step("pretrain", lambda folder: pretrain(folder, *options), **inputs)
-        folder = self.steps.path("pretrain", **inputs, images=self.images.fingerprint).with_suffix("")
+        found: list[tuple[dict[str, Any], Path]] = []
+        for rate in self.args.learning_rates if self.args.protocol == "paper" else [self.training.learning_rate]:
+            training = copy.copy(self.training)
+            training.learning_rate = rate
+            inputs["training"] = deciding_options(training)
+            name = f"pretrain, rate {rate:g}" if self.args.protocol == "paper" else "pretrain"
+            options = self.images, self.data_args, self.model_args, training
+            result = self._step(name, lambda folder, options=options: pretrain(folder, *options), **inputs)
+            result["training"]["learning_rate"] = rate
+            folder = self.steps.path(name, **inputs, images=self.images.fingerprint).with_suffix("")
+            found.append((result, folder))
+        result, folder = min(found, key=lambda pair: pair[0]["losses"]["validation"])
         if (picture := folder / "reconstructions.png").is_file():
             (self.folder / "figures").mkdir(exist_ok=True)
             shutil.copyfile(picture, self.folder / "figures" / picture.name)

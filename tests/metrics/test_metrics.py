@@ -1,5 +1,7 @@
 """Scores agree with scikit-learn's, intervals with a plain loop over patients, the IRMA error with its definition."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -216,6 +218,31 @@ def test_seeds_that_disagree_widen_the_interval_and_a_pair_may_differ_in_their_n
     assert same == (0, 0, 0), "equal runs get equal resamples"
     with pytest.raises(ValueError, match="a pair needs equal shapes"):
         metrics.paired_interval(metrics.accuracy, true, seeds, seeds[:, :2], runs=2)
+
+
+def coverage(times: int, draws: int = 1, spread: float = 0.0, clustered: bool = True) -> float:
+    """How often a 95 % interval holds the true share of right images: patients of three alike, draws of labels."""
+    rng, held = np.random.default_rng(0), 0
+    true = NormalDist().cdf(0.8 / np.sqrt(1 + 1 + spread**2))
+    for seed in range(times):
+        patient, labels = np.repeat(np.arange(80), 3), np.repeat(rng.integers(0, 3, 80), 3)
+        harder = rng.normal(size=80)[patient] + spread * rng.normal(size=(draws, 1))
+        right = rng.normal(size=(draws, 240)) < 0.8 + harder
+        groups = patient if clustered else None
+        found = metrics.bootstrap_interval(
+            metrics.accuracy, labels, np.where(right, labels, 3), groups=groups, strata=labels, runs=1, n=200, seed=seed
+        )
+        held += found.low <= true <= found.high
+    return held / times
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says_where_patients_are_kept_whole():
+    assert 0.91 <= coverage(200) <= 0.98
+    assert coverage(200, clustered=False) < 0.88, "images of a patient are not independent"
+
+
+def test_an_interval_over_few_draws_is_a_little_too_narrow():
+    assert 0.86 <= coverage(200, draws=5, spread=0.5) <= 0.97
 
 
 def test_lengths_that_differ_are_refused():

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from transformers import ViTMAEModel, ViTModel
 
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
-from hf_radmae.probing import extract_features, fold_into_linear, linear_probe, propagated_probe
+from hf_radmae.probing import extract_features, fold_into_linear, linear_probe, propagated_probe, searched_probe
 from hf_radmae.probing.watch import alignment, effective_rank, knn_accuracy
 
 PATCH = 8
@@ -199,6 +199,22 @@ def crescents(seed: int) -> tuple[np.ndarray, np.ndarray]:
     along, labels = rng.uniform(-3, 3, 400), np.arange(400) % 2
     points = np.stack([along, np.sin(along) + 4 * labels - 2, np.cos(along)], 1)
     return np.concatenate([points + rng.normal(size=(400, 3)) * 0.1, np.ones((400, 1))], 1).astype(np.float32), labels
+
+
+def test_the_head_of_a_search_is_that_of_its_best_rate_and_needs_no_class():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    features = (np.eye(5)[truth] * 3 + rng.normal(size=(300, 5)) * [1, 10, 100, 1, 1]).astype(np.float32) + 7
+    draws = [np.arange(100), np.flatnonzero(truth[:100] < 2)]
+    options = {"validation": (features[100:200], truth[100:200]), "epochs": 20}
+    both = searched_probe(features, truth, draws, rates=[1e-7, 3e-2], **options)
+    good = searched_probe(features, truth, draws, rates=[3e-2], **options)
+    np.testing.assert_array_equal(both.weight, good.weight)
+    bad = searched_probe(features, truth, draws, rates=[1e-7], **options)
+    right = [(probe.predict(features[200:]) == truth[200:]).mean(1) for probe in (good, bad)]
+    solved = linear_probe(features, truth, draws).predict(features[200:]) == truth[200:]
+    assert (abs(right[0] - solved.mean(1)) < 0.1).all() and right[1][0] < right[0][0]
+    assert set(both.predict(features)[1]) == {0, 1}, "a class that the draw lacks"
 
 
 def test_labels_spread_along_clusters():

@@ -15,6 +15,7 @@ import pytest
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
+from hf_radmae.sources.phantom import write_irma
 from hf_radmae.study import Study, StudyArguments, steps, write_report
 from hf_radmae.study.seen import check_unseen, save_seen
 
@@ -79,11 +80,11 @@ def test_a_checkpoint_that_has_seen_test_images_is_refused(finished, tmp_path):
     folder, first, _ = finished
     (checkpoint,) = (path for path in (folder / "steps").glob("pretrain-*") if path.is_dir())
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
-    save_seen([first.images.rows["train"], first.images.rows["validation"]], copy)
     assert check_unseen(copy, first.images.rows["test"])
     save_seen([first.images.rows["train"], first.images.rows["test"]], copy)
-    with pytest.raises(ValueError, match=r"was trained on \d+ of the \d+ test images"):
-        run(tmp_path / "other", "--mae_checkpoint", str(copy), "--supervised", "none")
+    for options in (["--mae_checkpoint"], ["--model"], ["--more_checkpoints"], ["--rivals"], ["--vit_checkpoint"]):
+        with pytest.raises(ValueError, match=r"was trained on \d+ of the \d+ test images"):
+            run(tmp_path / "other", *options, str(copy), "--supervised", "none")
 
 
 def test_an_encoder_that_is_there_is_taken(finished, tmp_path):
@@ -91,12 +92,46 @@ def test_an_encoder_that_is_there_is_taken(finished, tmp_path):
     (checkpoint,) = (path for path in (folder / "steps").glob("pretrain-*") if path.is_dir())
     study, found = run(tmp_path / "other", "--mae_checkpoint", str(checkpoint), "--supervised", "none")
     assert not any(name.startswith("pretrain") for name in study.steps.ran)
-    assert found["pretraining"] == {"checkpoint": checkpoint.name, "unseen": False}
+    assert found["pretraining"] == {"checkpoint": checkpoint.name, "unseen": True}
     rows = [{(row["model"], row["head"]): row for row in r["tasks"][0]["tables"][1]["rows"]} for r in (results, found)]
     assert rows[0]["pre-trained", "linear"] == rows[1]["pre-trained", "linear"]
     write_report(found, tmp_path / "other")
     with pytest.raises(ValueError, match=r"another size .* --preset small .*: give the preset of the checkpoint"):
         run(tmp_path / "mixed", "--mae_checkpoint", str(checkpoint), "--preset", "small")
+
+
+def test_the_papers_protocol_the_fold_curve_and_error_maps_are_in_results_and_report(tmp_path):
+    write_irma(tmp_path / "irma", 60, num_test=30, scale=0.03, whole_body=2)
+    words = ["--dataset", "irma", "--data_dir", str(tmp_path / "irma"), "--tasks", "irma_code", "side=directional"]
+    words += ["--num_train_epochs", "1", "--protocol", "paper", "--test_split", "test_2009", "--min_test_images", "0"]
+    words += ["--supervised", "none", "--kinds", "plain", "--norm_pix_loss", "false", "--binning", "square"]
+    with pytest.raises(ValueError, match="--error_maps irma_code: it needs a task of two classes, not of "):
+        run(tmp_path / "out", *words, "--error_maps", "irma_code")
+    assert not (tmp_path / "out" / "results.json").exists()
+    study, results = run(tmp_path / "out", *words)
+    assert results["data"]["images"]["test"] == 30 and "test_2009" not in results["data"]["images"]
+    records = [json.loads(path.read_text()) for path in study.steps.folder.glob("pretrain*.json")]
+    losses = [record["result"]["losses"]["validation"] for record in records]
+    assert len(losses) == 2 and results["pretraining"]["losses"]["validation"] == min(losses)
+    rows = {(row["model"], row["head"]): row for row in results["tasks"][0]["tables"][0]["rows"]}
+    for name in ("pre-trained", "untrained", "no network"):
+        assert 0 <= rows[name, "searched"]["irma_error"] <= 1
+    text = write_report(results, tmp_path / "out")[1].read_text()
+    assert "linear, best learning rate" in text and "grey values 0 to 1." in text and "IRMA error" in text
+    assert "All models see the same pixels." in text
+
+
+def test_folds_and_error_maps_of_a_task_of_two_classes(finished):
+    folder, _, _ = finished
+    _, results = run(
+        folder, "--tasks", "fracture", "--supervised", "none", "--fold_curve", "fracture", "--error_maps", "fracture"
+    )
+    (task,) = results["tasks"]
+    assert {row["labels"] for row in task["folds"]["rows"]} >= {10, 25, 50, "all"}
+    assert all(0 <= row["auroc_low"] <= row["auroc_high"] <= 1 for row in task["error_maps"]["rows"])
+    assert (folder / "figures" / task["error_maps"]["picture"]).stat().st_size > 10_000
+    html, markdown, *_ = (path.read_text() for path in write_report(results, folder))
+    assert "Five folds" in markdown and "Reconstruction errors as a score" in html
 
 
 def test_a_column_that_is_missing_is_told_before_anything_is_trained(tmp_path):

@@ -14,7 +14,7 @@ from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import PAPER, Comparison
 from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve
 from hf_radmae.study.heads import Candidate, candidates
-from hf_radmae.study.report import terminal_text, write_report
+from hf_radmae.study.report import described, terminal_text, write_report
 from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Task, TaskLabels
 
@@ -105,12 +105,13 @@ def features(task: TaskLabels, strength: float = 1.0) -> dict:
 @pytest.mark.parametrize("several", [0, 2])
 def test_every_head_gives_probabilities_of_every_image(several):
     task = labels(several=several)
-    for candidate in candidates(
-        "m", "ours", [features(task)] * 2, task, [np.arange(90), np.arange(30)], ["mean", "cls"]
-    ):
+    draws, heads = [np.arange(90), np.arange(30)], []
+    for candidate in candidates("m", "ours", [features(task)] * 2, task, draws, ["mean", "cls"], rates=[1e-3, 1e-2]):
+        heads.append(candidate.head)
         assert candidate.pooling == "mean" and candidate.test.shape == (2, 2, 90, 2 if several else 3)
         assert candidate.unlabelled == (370 if candidate.head == "propagated" else 0)
         assert several or np.allclose(candidate.test.sum(-1), 1, atol=1e-5)
+    assert heads == (["linear"] if several else ["linear", "propagated", "searched"])
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_the_papers_numbers_stand_beside_its_own_data_and_task_only(comparison, 
     everything = {
         "name": "study",
         "environment": {"device": "cpu", "cpus": 2},
-        "data": {"dataset": "irma", "images": {"train": 1}, "unreadable": 0},
+        "data": {"dataset": "irma", "images": {"train": 1}, "unreadable": 0, "bins": [[8, 8], [8, 16]]},
         "model": {},
         "pretraining": {"checkpoint": "mae", "unseen": False},
         "class_weights": "sqrt",
@@ -170,6 +171,31 @@ def test_the_papers_numbers_stand_beside_its_own_data_and_task_only(comparison, 
         "| model | pooling | head | balanced accuracy | accuracy |" in markdown
         and "\n\n|---|---|---|---|" not in markdown
     )
+
+
+def test_views_are_shown_with_and_without_those_of_pre_training_and_a_start_from_elsewhere_is_no_rival(comparison):
+    task = labels()
+    found = comparison(False, task, resnet50_checkpoint="a/resnet", vit_checkpoint=None, curve=[0.1])
+    found.pretraining_views = 1000
+
+    class Training:
+        """Stands for trainings of minutes: what is checked is how their results are named."""
+
+        inputs = staticmethod(lambda kind: {})
+        checkpoint = staticmethod({"resnet50": "a/resnet", "vit": None, "mae": "mae"}.get)
+        search = staticmethod(lambda *_: {"best": 1e-3, "rates": [{"learning_rate": 1e-3, "score": 1.0}]})
+
+        def __call__(self, folder, kind, labels, draw, rate, seed):
+            scores = {split: np.full((len(v), 3), 1 / 3).tolist() for split, v in labels.values.items()}
+            return {"score": 1.0, "views": 64, **scores}
+
+    for kind in ("resnet50", "vit", "mae"):
+        found.train(kind, Training(), "weights")
+    rows = {row["model"]: row for row in found.results()["tables"][0]["rows"] if row["head"] == "trained"}
+    kinds = {"ResNet, fine-tuned": "elsewhere", "ViT, supervised": "rival", "MAE, fine-tuned": "ours"}
+    assert {name: row["kind"] for name, row in rows.items()} == kinds
+    assert described(rows["ViT, supervised"])[2] == "trained, 64 views"
+    assert described(rows["MAE, fine-tuned"])[2] == "trained, 64 views, 1,064 with pre-training"
 
 
 def test_a_share_that_leaves_a_class_empty_is_told_and_the_others_go_on(comparison):
@@ -211,6 +237,12 @@ def test_recipes_are_read(name):
     *_, args, training = parse(classes, [str(recipe), "--use_cpu", "true", "--bf16", "false"])
     steps = training.per_device_train_batch_size * training.gradient_accumulation_steps
     assert args.draws >= 5 and steps == {"study_tiny": 32, "irma_paper": 64, "mri_archive": 1024}[name]
+
+
+def test_few_labels_are_trained_on_as_long_as_a_network_needs():
+    args = StudyArguments(supervised_epochs=50, supervised_batch_size=32, supervised_steps=2000)
+    assert [args.steps_of(images) for images in (1, 31, 1000, 10_000)] == [800, 800, 1600, 2000]
+    assert StudyArguments(supervised_epochs=2, supervised_min_steps=0).steps_of(31) == 2
 
 
 def test_shares_and_searches_of_the_options():

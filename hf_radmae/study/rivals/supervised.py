@@ -76,13 +76,13 @@ class SupervisedTraining:
         args, config = self.args, self.config
         size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
         precision = [self.training.bf16, self.training.fp16]
-        names = ("epochs", "evaluations", "patience", "batch_size")
+        names = ("epochs", "min_steps", "evaluations", "patience", "batch_size")
         inputs: dict[str, Any] = {f"supervised_{name}": getattr(args, f"supervised_{name}") for name in names}
         inputs |= {"kind": kind, "size": size, "precision": precision, "class_weights": args.class_weights}
         if kind == "mae":
             inputs["layer_decay"] = args.layer_decay
         else:
-            inputs[f"{kind}_checkpoint"] = content_print(getattr(args, f"{kind}_checkpoint"))
+            inputs[f"{kind}_checkpoint"] = content_print(self.checkpoint(kind))
         return inputs
 
     def __call__(
@@ -124,6 +124,10 @@ class SupervisedTraining:
         rates = [{"learning_rate": rate, "score": score} for rate, score in found.trials.items()]
         return {"rates": rates, "best": found.best} | ({"diverged": found.diverged} if found.diverged else {})
 
+    def checkpoint(self, kind: str) -> str | None:
+        """What a kind of network starts from; None for one from scratch."""
+        return self.mae if kind == "mae" else getattr(self.args, f"{kind}_checkpoint")
+
     def _fitted(self, labels: TaskLabels) -> tuple[Labels, str]:
         """What a network's outputs stand for, and the columns of the labels, joined."""
         column = ",".join(labels.columns)
@@ -134,7 +138,7 @@ class SupervisedTraining:
             kind,  # type: ignore[arg-type]  # one of SUPERVISED, as the options are checked
             fitted,
             preset=self.model_args.preset or DEFAULT_PRESET,
-            checkpoint=self.mae if kind == "mae" else getattr(self.args, f"{kind}_checkpoint"),
+            checkpoint=self.checkpoint(kind),
             image_size=self.config.image_size,
             patch_size=self.config.patch_size,
             num_channels=self.config.num_channels,
