@@ -47,11 +47,11 @@ class Search(NamedTuple):
         lines += [f"{rate:14.3g}{'diverged':>20}" for rate in self.diverged]
         return "\n".join(lines)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `search.json` and `search.png`, the score over the learning rate."""
+    def save(self, folder: str | Path, **about: Any) -> None:
+        """Write `search.json`, with what `about` says of the run, and `search.png`, the score over the learning rate."""
         trials = [{"learning_rate": rate, "score": value} for rate, value in self.trials.items()]
         found = {"metric": self.metric, "best": self.best, "trials": trials, "diverged": list(self.diverged)}
-        text = json.dumps(found, indent=1)
+        text = json.dumps(found | about, indent=1)
         Path(folder, "search.json").write_text(text + "\n", encoding="utf-8")
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()

@@ -46,6 +46,7 @@ from hf_radmae.publishing.export import (
 from hf_radmae.publishing.onnx import export_onnx, largest_difference
 from hf_radmae.publishing.probe import probe_classifier
 from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.study.steps import data_fingerprint
 
 
 @dataclass
@@ -88,7 +89,7 @@ def export(run: ExportArguments, data: DataArguments) -> None:
             num_workers=PROCESSES,
             num_channels=run.num_channels,
         )
-        results |= {"environment": environment(), "data": vars(data)}
+        results |= {"environment": environment(), "data": vars(data) | {"fingerprint": data_fingerprint(splits)}}
     else:
         model = export_fine_tuned(load_fine_tuned(run.model), run.num_channels)
         results = {"classes": list((model.config.id2label or {}).values())}

@@ -33,6 +33,7 @@ from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
+from hf_radmae.study.steps import data_fingerprint
 
 SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 
@@ -96,10 +97,12 @@ def finetune(
     processor.save_pretrained(folder)
     for split, predictions in run.predictions.items():
         predictions.save(folder / f"predictions-{split}.parquet")
-    counted = count_patients({split: part.rows for split, part in setup.parts.items()})
-    patients: dict[str, Any] = {} if counted is None else {"patients": counted}
+    rows = {split: part.rows for split, part in setup.parts.items()}
+    about: dict[str, Any] = {"fingerprint": data_fingerprint(rows), "unreadable": len(setup.unreadable)}
+    if (counted := count_patients(rows)) is not None:
+        about["patients"] = counted
     results |= {
-        "data": vars(data_args) | patients | {"unreadable": len(setup.unreadable), "bins": setup.bins.shapes.tolist()},
+        "data": vars(data_args) | about | {"bins": setup.bins.shapes.tolist()},
         "model": vars(task_args) | {"parameters": run.model.num_parameters()},
         **run.results,
     }

@@ -50,7 +50,7 @@ from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
 from hf_radmae.study.seen import check_unseen, save_seen
-from hf_radmae.study.steps import fingerprint
+from hf_radmae.study.steps import data_fingerprint
 
 COMPARED = 20_000
 """Images, drawn at random, on which ways to batch are compared where there are more."""
@@ -178,7 +178,7 @@ def pretrain(
 
     shown: dict[str, Any] = {}
     if not args.streaming:
-        shown["fingerprint"] = fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
+        shown["fingerprint"] = data_fingerprint(rows)
     if not args.streaming and (patients := count_patients(rows)) is not None:
         shown["patients"] = patients
     results |= {

@@ -31,7 +31,7 @@ from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
-from hf_radmae.cli.runs import own_folder
+from hf_radmae.cli.runs import opening, options_of, own_folder
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.setup import initial_model, load_rows, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer
@@ -125,5 +125,6 @@ def search(
         subject=fingerprint([[command], vars(data_args), vars(network_args), deciding_options(args)]),
     )
     if args.process_index == 0:
-        found.save(args.output_dir)
+        about = opening(args, options_of(args, data_args, network_args))
+        found.save(args.output_dir, **{key: about[key] for key in ("environment", "decided_by", "arguments")})
         say(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")

@@ -119,7 +119,8 @@ class Study:
             "environment": environment(),
             "data": data | {"bins": self.images.bins.shapes.tolist(), "max_tokens": self.data_args.max_tokens},
             "model": model,
-            "options": _plain(vars(args)) | {"seed": self.training.seed, "training": deciding_options(self.training)},
+            "options": _plain(vars(args) | vars(self.data_args) | vars(self.model_args))
+            | {"seed": self.training.seed, "training": deciding_options(self.training)},
             "pretraining": pretraining,
             "class_weights": args.class_weights,
             "resampled": resampled(self.images.rows["test"]),

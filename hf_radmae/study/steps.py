@@ -27,6 +27,11 @@ def fingerprint(inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
 
+def data_fingerprint(rows: Mapping[str, Any]) -> str:
+    """Of the splits of a data set: of its files, as datasets tells them apart, and of what was done with the rows."""
+    return fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
+
+
 class Steps:
     """Runs steps whose result is not there yet, and reads the others.
 
