@@ -48,7 +48,7 @@ class Search(NamedTuple):
         return "\n".join(lines)
 
     def save(self, folder: str | Path, **about: Any) -> None:
-        """Write `search.json`, with what `about` says of the run, and `search.png`, the score over the learning rate."""
+        """Write `search.json`, with `about` the run, and `search.png`, the score over the learning rate."""
         trials = [{"learning_rate": rate, "score": value} for rate, value in self.trials.items()]
         found = {"metric": self.metric, "best": self.best, "trials": trials, "diverged": list(self.diverged)}
         text = json.dumps(found | about, indent=1)

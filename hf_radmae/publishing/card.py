@@ -120,6 +120,7 @@ def _defaults(command: str, dataset: str) -> dict[str, Any]:
         return found | {"model": None, "pooling": None}
     training = ClassifierTrainingArguments if command == "finetune" else RadMAETrainingArguments
     names = {"seed", "bf16", "num_train_epochs", "max_steps", "early_stopping_patience", *training.meaning}
+    names |= {"metric_for_best_model"}
     names |= {"per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_batch"}
     found |= {field.name: field.default for field in fields(training) if field.name in names}
     return found | {"num_train_epochs": float(found["num_train_epochs"])}

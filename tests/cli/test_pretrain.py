@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from damaged import damaged_files, encode, radiograph
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import ViTMAEForPreTraining, ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
@@ -86,6 +87,22 @@ def test_the_results_hold_every_figure_and_all_are_finite(finished):
     assert 0 < found["losses"]["validation"] < found["losses"]["before"]
     assert {row["model"] for row in found["probe"]["rows"]} >= {"majority class", "untrained", "pre-trained"}
     assert all(math.isfinite(value) for row in found["probe"]["rows"] for value in row.values() if type(value) is float)
+
+
+def test_the_best_model_may_follow_the_features_which_tensorboard_shows(tmp_path):
+    run = start(tmp_path / "none", *PHANTOM, "--metric_for_best_model", "accuracy")
+    assert run.returncode != 0 and "eval_alignment, eval_knn_accuracy" in run.stderr and "Traceback" not in run.stderr
+    run = start(
+        tmp_path / "out", *PHANTOM, *["--num_train_epochs", "3", "--metric_for_best_model", "eval_knn_accuracy"]
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    watched = results(tmp_path / "out")["features"]
+    scores = [entry["knn_accuracy"] for entry in watched]
+    assert len(scores) >= 4 and all(set(entry) == {"epoch", "knn_accuracy", "rank", "alignment"} for entry in watched)
+    assert state(tmp_path / "out")["best_metric"] == max(scores[1:4]), "one at the end of each epoch, larger is better"
+    (folder,) = {path.parent for path in (tmp_path / "out" / "runs").rglob("events*")}
+    shown = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+    assert {"eval/knn_accuracy", "eval/rank", "eval/alignment"} <= set(shown)
 
 
 def test_the_model_loads_in_stock_classes_with_nothing_missing(finished):
