@@ -13,9 +13,9 @@ import torch
 
 from hf_radmae.classification.labels import Labels
 from hf_radmae.metrics.bootstrap import Metric, bootstrap_interval
-from hf_radmae.metrics.classification import accuracy, auroc, balanced_accuracy, macro_f1
+from hf_radmae.metrics.classification import macro_f1
 from hf_radmae.metrics.regression import mean_absolute_error, r2
-from hf_radmae.metrics.rows import mean_over_labels, of_rows
+from hf_radmae.metrics.rows import label_metrics, of_rows
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,8 @@ def score(
 ) -> dict[str, float]:
     """Scores of predictions, and with `bootstrap` resamples of `groups` the ends of their intervals, "*_low", "*_high".
 
-    Classes: accuracy, balanced accuracy, macro F1, and AUROC (one against the rest) where two classes are there and
-    training knew all. Several labels: the means of accuracy, balanced accuracy and AUROC over labels, each on the
-    images where it is known. Numbers: mean absolute error and R². What is not defined is left out. Resamples hold as
-    many groups of each class as there are.
+    Of classes and of several labels those of `label_metrics`, of classes the macro F1 too; of numbers the mean absolute
+    error and R². What is not defined is left out. Resamples hold as many groups of each class as there are.
     """
     places = np.arange(len(predictions.rows))
     classes = predictions.labels.task == "single_label_classification"
@@ -92,27 +90,14 @@ def score(
 
 def _metrics(predictions: Predictions) -> dict[str, tuple[Metric, np.ndarray]]:
     """Name -> a metric whose references are places in `predictions.truth`, and what it compares with them."""
-    labels, truth, scores = predictions.labels, predictions.truth, predictions.scores
-    predicted = predictions.predicted
-    if labels.task == "regression":
-        return {
-            "mean_absolute_error": (of_rows(mean_absolute_error, truth), predicted),
-            "r2": (of_rows(r2, truth), predicted),
-        }
-    if labels.task == "multi_label_classification":
-        return {
-            "accuracy": (mean_over_labels(accuracy, truth), predicted),
-            "balanced_accuracy": (mean_over_labels(balanced_accuracy, truth), predicted),
-            "auroc": (mean_over_labels(auroc, truth, answers=2), scores),
-        }
-    truth = truth.astype(str)
-    metrics: dict[str, tuple[Metric, np.ndarray]] = {
-        "accuracy": (of_rows(accuracy, truth), predicted),
-        "balanced_accuracy": (of_rows(balanced_accuracy, truth), predicted),
-        "macro_f1": (of_rows(macro_f1, truth), predicted),
-    }
-    present = np.unique(truth)
-    if len(present) > 1 and np.isin(present, labels.names).all():
-        numbers = np.array([labels.names.index(name) for name in truth])
-        metrics["auroc"] = (of_rows(auroc, numbers), scores)
-    return metrics
+    names, truth, scores = predictions.labels.names, predictions.truth, predictions.scores
+    if predictions.labels.task == "regression":
+        found = {"mean_absolute_error": of_rows(mean_absolute_error, truth), "r2": of_rows(r2, truth)}
+        return {name: (metric, predictions.predicted) for name, metric in found.items()}
+    further: dict[str, tuple[Metric, np.ndarray]] = {}
+    if predictions.labels.task == "single_label_classification":
+        truth = truth.astype(str)
+        further["macro_f1"] = (of_rows(macro_f1, truth), predictions.predicted)
+        numbers = {name: n for n, name in enumerate([*names, *sorted(set(truth) - set(names))])}
+        truth = np.array([numbers[name] for name in truth])
+    return {name: (metric, scores) for name, metric in label_metrics(truth, len(names)).items()} | further

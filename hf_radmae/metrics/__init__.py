@@ -15,7 +15,7 @@ from hf_radmae.metrics.classification import (
 )
 from hf_radmae.metrics.irma_error import CodeTree, IRMAError, irma_error
 from hf_radmae.metrics.regression import mean_absolute_error, r2
-from hf_radmae.metrics.rows import mean_over_labels, of_rows
+from hf_radmae.metrics.rows import label_metrics, mean_over_labels, of_rows
 
 __all__ = [
     "CodeTree",
@@ -29,6 +29,7 @@ __all__ = [
     "brier",
     "confusion_matrix",
     "irma_error",
+    "label_metrics",
     "macro_f1",
     "mean_absolute_error",
     "mean_over_labels",

@@ -7,25 +7,19 @@ classes, and with them the draws of the labels and the seeds of the pre-training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hf_radmae.metrics import (
     IRMAError,
-    accuracy,
-    auroc,
-    average_precision,
-    balanced_accuracy,
     bootstrap_interval,
-    brier,
     confusion_matrix,
-    mean_over_labels,
+    label_metrics,
     of_rows,
     paired_interval,
     reliability,
-    sensitivity_at_specificity,
 )
 from hf_radmae.metrics.bootstrap import Interval, Metric
 from hf_radmae.study.heads import Candidate
@@ -130,27 +124,12 @@ def primary_metric(labels: TaskLabels) -> str:
 
 def metrics_of(labels: TaskLabels, split: str) -> dict[str, Metric]:
     """The metrics of a task on a split: references are rows of the split, predictions the scores of those rows."""
-    truth = labels.values[split]
-    base: dict[str, Callable] = {
-        "balanced_accuracy": lambda t, s, w=None: balanced_accuracy(t, _decided(s), w),
-        "accuracy": lambda t, s, w=None: accuracy(t, _decided(s), w),
-        "auroc": auroc,
-        "average_precision": average_precision,
-        "sensitivity": sensitivity_at_specificity,
-    }
-    if labels.multi:
-        return {name: mean_over_labels(metric, truth, answers=2) for name, metric in base.items()}
-    base["brier"] = brier
-    if labels.task.columns == IRMA_COLUMN:
+    truth, size = labels.values[split], len(labels.classes)
+    found = label_metrics(truth, size)
+    if labels.task.columns == IRMA_COLUMN and not labels.multi:
         codes, error = np.array(labels.classes), IRMAError(codes=labels.classes)
-        base["irma_error"] = lambda t, s, w=None: error(codes[t], codes[s.argmax(-1)], w)
-    if len(np.unique(truth[truth >= 0])) < 2:  # such a split has no order to score
-        base = {name: base[name] for name in ("balanced_accuracy", "accuracy", "brier")}
-    return {name: of_rows(metric, truth) for name, metric in base.items()}
-
-
-def _decided(scores: np.ndarray) -> np.ndarray:
-    return scores.argmax(-1) if scores.ndim == 2 else (scores >= 0.5).astype(np.int64)
+        found["irma_error"] = of_rows(lambda t, s, w=None: error(codes[t], codes[s.argmax(-1)], w), truth)
+    return found
 
 
 def _known(labels: TaskLabels, split: str) -> np.ndarray:

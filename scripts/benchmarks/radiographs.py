@@ -10,12 +10,16 @@ Download them yourself and mind their licences; any of the three may be left out
 * Fraiwan et al., scoliosis, https://doi.org/10.17632/xkt857dsxk.1, CC BY 4.0: a folder of images.
 
 Images become grey JPEGs of at most 512 pixels; metadata.csv has body_region, body_part, label and label_task,
-patient_id where the source has one, source and license. Images that look alike (difference hash) share a
-`near_dup_group`, so that they stay in one split. Copies of a source differ: compare the counts that the script prints.
+patient_id where the source has one, source and license. Images that look alike share a `near_dup_group`, so that they
+stay in one split. Copies of a source differ, and no publisher states a digest of its images: the script prints for each
+source its address, the number of images and a digest of their files, and writes them to sources.json. Two folders whose
+digests are equal hold the same images.
 """
 
 import argparse
 import csv
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +27,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE, ALIKE = 512, 6  # pixels; bits of 144 in which two images that look alike differ at most
+from hf_radmae.sources.near import near_duplicate_groups
+
+SIDE = 512  # pixels
+ADDRESSES = {
+    "fracatlas": "https://doi.org/10.6084/m9.figshare.22363012",
+    "covid": "https://github.com/ieee8023/covid-chestxray-dataset",
+    "scoliosis": "https://doi.org/10.17632/xkt857dsxk.1",
+}
 PARTS = {
     "hand": ("upper_extremity", "hand_wrist_forearm_elbow"),
     "leg": ("lower_extremity", "knee_lowerleg_ankle_foot"),
@@ -88,22 +99,6 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def difference_hash(image: Image.Image, side: int = 12) -> np.ndarray:
-    """Whether each pixel of a thumbnail is darker than its right neighbour; bool (side * side,)."""
-    pixels = np.asarray(image.resize((side + 1, side), Image.Resampling.LANCZOS), dtype=np.int16)
-    return (pixels[:, 1:] > pixels[:, :-1]).ravel()
-
-
-def alike(hashes: np.ndarray) -> np.ndarray:
-    """The first image that each one looks like, itself where there is none; int (images,)."""
-    group = np.arange(len(hashes))
-    for row in range(1, len(hashes)):
-        near = np.flatnonzero((hashes[:row] != hashes[row]).sum(1) <= ALIKE)
-        if len(near):
-            group[row] = group[near[0]]
-    return group
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = {"fracatlas": fracatlas, "covid": covid, "scoliosis": scoliosis}
@@ -112,7 +107,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
     rows: list[dict[str, str]] = []
-    hashes, broken = [], []
+    digests: dict[str, list[str]] = {}
+    broken = []
     for name, read in sources.items():
         folder = getattr(args, name)
         for path, found in read(folder) if folder else ():
@@ -127,15 +123,27 @@ def main() -> None:
             (args.output_dir / target).parent.mkdir(parents=True, exist_ok=True)
             image.save(args.output_dir / target, quality=95)
             rows.append({"file_name": target.as_posix(), **found})
-            hashes.append(difference_hash(image))
+            digests.setdefault(name, []).append(hashlib.sha256(path.read_bytes()).hexdigest())
     if not rows:
         parser.error("no image was found: give a folder of at least one source, as --help describes it")
-    for row, group in zip(rows, alike(np.stack(hashes)), strict=True):
-        row["near_dup_group"] = f"alike-{group}"
+    images = ({"bytes": None, "path": str(args.output_dir / row["file_name"])} for row in rows)
+    for row, group in zip(rows, near_duplicate_groups(images), strict=True):
+        row["near_dup_group"] = group or ""
     with (args.output_dir / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, restval="")
         table.writeheader()
         table.writerows(rows)
+    found = {
+        name: {
+            "address": ADDRESSES[name],
+            "images": len(part),
+            "sha256": hashlib.sha256("".join(sorted(part)).encode()).hexdigest(),  # whatever the files are called
+        }
+        for name, part in digests.items()
+    }
+    (args.output_dir / "sources.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for name, part in found.items():
+        print(name, *part.values())
     for key in ("source", "body_region"):
         names, counts = np.unique([row[key] for row in rows], return_counts=True)
         print(key, dict(zip(names.tolist(), counts.tolist(), strict=True)))

@@ -1,6 +1,7 @@
 """The folder of real radiographs is assembled from folders shaped like the sources, and loads with its labels."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,9 @@ def test_a_folder_is_assembled_and_loads(tmp_path):
     run = [sys.executable, str(SCRIPT), *map(str, options), "--output_dir", str(out)]
     said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     assert "8 images, 1 that cannot be read: IMG5.jpg" in said
+    sources = json.loads((out / "sources.json").read_text())
+    assert {name: part["images"] for name, part in sources.items()} == {"fracatlas": 4, "covid": 2, "scoliosis": 2}
+    assert all(part["sha256"] in said and part["address"].startswith("https://") for part in sources.values())
     loaded, skipped = load_radiographs("imagefolder", str(out), seed=0)
     found = [row for part in loaded.values() for row in part]
     assert not skipped and len(found) == 8
