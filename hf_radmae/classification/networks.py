@@ -6,7 +6,7 @@ Whichever it is, the result is a model for image classification that transformer
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -20,11 +20,7 @@ from hf_radmae.models.positions import sincos_table
 from hf_radmae.models.starts import config_values, load_encoder, photograph_normalisation
 
 Kind = Literal["vit", "resnet50", "mae"]
-KINDS: dict[str, str] = {
-    "vit": "a vision transformer from scratch, of the size of a masked autoencoder's encoder",
-    "resnet50": "a ResNet-50, from scratch or from a checkpoint",
-    "mae": "the encoder of a masked autoencoder, fine-tuned",
-}
+"""A vision transformer of the size of a masked autoencoder's encoder, a ResNet-50, or that encoder, fine-tuned."""
 # A ResNet-50 has 24 M parameters, as the small ViT has; this narrow one has 0.8 M, as the tiny ViT.
 TINY_RESNET = {"embedding_size": 16, "hidden_sizes": [48, 96, 192, 384]}
 
@@ -44,7 +40,7 @@ def build_classifier(
     """A network for some labels, whose configuration holds them.
 
     Args:
-        kind: a key of `KINDS`.
+        kind: a `Kind`.
         labels: what the outputs stand for.
         preset: size of a network from scratch, a key of `PRESETS`; a ResNet is a narrow one for "tiny", else ResNet-50.
         checkpoint: a folder or Hub id, or a ViT or masked autoencoder in memory, which is copied. Required for "mae";
@@ -58,8 +54,8 @@ def build_classifier(
     Raises:
         ValueError: an unknown kind, preset or pooling, or "mae" without a checkpoint.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(get_args(Kind))}")
     set_seed(seed)
     source: Any = checkpoint
     if kind == "resnet50":

@@ -153,7 +153,9 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, bat
     if label is None:
         raise ValueError(f"say with --label which column to learn: {', '.join(rows['train'].column_names)}")
     if task_args.where is not None:
-        rows = datasets.DatasetDict({split: restrict(part, task_args.where) for split, part in rows.items()})
+        column, _, value = task_args.where.partition("=")
+        found = {split: rows_where({split: part}, column, value)[split] for split, part in rows.items()}
+        rows = datasets.DatasetDict({split: part.select(np.flatnonzero(found[split])) for split, part in rows.items()})
     labels = fit_labels(rows["train"], label, task_args.task)  # type: ignore[arg-type]  # checked by the parser
     options = data_args.buckets() | {"token_levels": 1, "seed": seed, "num_proc": num_proc}  # levels spare only an MAE
     if not data_args.crop_to_content:
@@ -163,17 +165,3 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, bat
     if task_args.cache:
         parts = {split: CachedRadiographs.of(part) for split, part in parts.items()}
     return Setup(parts, data.bins, labels, label, unreadable, data_args, task_args)
-
-
-def restrict(rows: datasets.Dataset, where: str) -> datasets.Dataset:
-    """The rows with a value in a column.
-
-    Args:
-        rows: any.
-        where: `COLUMN=VALUE`, the value as a text.
-
-    Raises:
-        ValueError: the column does not exist, or no row has the value; with what there is.
-    """
-    column, _, value = where.partition("=")
-    return rows.select(np.flatnonzero(rows_where({"rows": rows}, column, value)["rows"]))

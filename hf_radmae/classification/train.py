@@ -134,21 +134,12 @@ def labelled_parts(
     Raises:
         ValueError: as `train_classifier`.
     """
-    augmentation = Augmentation(args.rotation, args.zoom, args.shift, args.contrast, args.flip)
+    options: dict[str, Any] = {"draw": draw, "seed": args.seed, "report_label_weight": args.report_label_weight}
+    options["augmentation"] = Augmentation(args.rotation, args.zoom, args.shift, args.contrast, args.flip)
     data: dict[str, LabelledRadiographs] = {}
     for split in ("train", "validation", "test"):  # and no other that the source may have
         part = parts[split]
-        if split == "train":
-            data[split] = LabelledRadiographs(
-                part,
-                labels,
-                draw=draw,
-                augmentation=augmentation,
-                seed=args.seed,
-                report_label_weight=args.report_label_weight,
-            )
-        else:
-            data[split] = LabelledRadiographs(part, labels)
+        data[split] = LabelledRadiographs(part, labels, **(options if split == "train" else {}))
         left_out = len(part) - int(labels.known(data[split].truth).sum())
         if not len(data[split]):
             raise ValueError(

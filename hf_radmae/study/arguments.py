@@ -62,7 +62,7 @@ class StudyArguments:
         metadata={"help": "Names of tasks of two classes to score reconstruction errors on."},
     )
     supervised: list[str] = field(
-        default_factory=lambda: ["resnet50", "vit"],
+        default_factory=lambda: [*SUPERVISED],
         metadata={"help": "Networks that are trained on the labels: resnet50, vit, mae (fine-tuned), or none."},
     )
     vit_checkpoint: str | None = option(None, "The ViT starts from this; by default from scratch, of the MAE's size.")
