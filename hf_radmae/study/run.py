@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,8 @@ class Study:
             training.learning_rate = rate
             inputs["training"] = deciding_options(training)
             name = f"pretrain, rate {rate:g}" if self.args.protocol == "paper" else "pretrain"
-            options = self.images, self.data_args, self.model_args, training
-            result = self._step(name, lambda folder, options=options: pretrain(folder, *options), **inputs)
+            options: dict[str, Any] = {"data_args": self.data_args, "model_args": self.model_args, "args": training}
+            result = self._step(name, partial(pretrain, images=self.images, **options), **inputs)
             result["training"]["learning_rate"] = rate
             folder = self.steps.path(name, **inputs, images=self.images.fingerprint).with_suffix("")
             found.append((result, folder))
