@@ -11,6 +11,10 @@ from functools import cache
 
 from hf_radmae.publishing.words import profile, words
 
+_WHOLE = str.maketrans(
+    {"ß": "ss", "ı": "i", "ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "æ": "ae", "Æ": "AE"}
+)
+"""Letters that Unicode does not decompose."""
 _LONG = 8  # letters from which on a field's name is looked for within a longer one
 _PERSONAL = re.compile(
     r"^mrn$|pat(?:id|nr|no|name)$|patient(?!s$|en$)|fall(?:id|nr|nummer)|^case(?:id|nr|no|number)$|aktenzeichen|vorname|nachname"
@@ -18,13 +22,15 @@ _PERSONAL = re.compile(
     r"|versicherungsnummer|kvnr|^ssn$|socialsecurity|phone|telefon|accession|auftragsnummer|befund(?:nummer|er|text)"
     r"|physician|radiologist|radiologe|hausarzt|medicalrecord|recordnumber|admission|instanceuid|studyid|studyuid"
     r"|(?:study|series|acquisition|content|exam)date|untersuchungsdatum|aufnahmedatum|nhsnumber|pesel|personname"
-    r"|hospitalid|^pid$|operatorsname|sterbedatum"
+    r"|hospitalid|^pid$|operatorsname|sterbedatum|familienname|rufname|apellido|prenom|cognome|soyad|nazwisko|hasta|paciente|paziente"
+    r"|kimlik|dogum|nacimiento|historiaclinica|^nhc$|^dni$|^nie$|reisepass|passport"
 )
 
 
 def plain_name(name: str) -> str:
     """A name in lower case, without signs, spaces, accents and a possessive s."""
-    folded = unicodedata.normalize("NFKD", re.sub(r"['’`´]s\b", "", name).replace("ß", "ss")).casefold()
+    whole = re.sub(r"['’`´]s\b", "", name).translate(_WHOLE)
+    folded = unicodedata.normalize("NFKD", whole).casefold()
     return re.sub(r"[^a-z0-9]", "", folded)
 
 

@@ -28,7 +28,7 @@ _PATTERNS = {
     ),
     "a path of a home": re.compile(r"(?<![\w/])~[\w.-]*/(?!\.cache/huggingface)\w[^\s\"'<>]*"),
     "an e-mail address": re.compile(
-        r"(?!git@(?:github\.com|hf\.co|huggingface\.co))[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
+        r"(?<![\w.+-])(?!git@(?:github\.com|hf\.co|huggingface\.co))[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
     ),
     "an access token": re.compile(r"(?<!\w)hf_[A-Za-z0-9]{30,}"),
     # PS3.5 section 9; those below 1.2.840.10008 are DICOM's own and name no study.

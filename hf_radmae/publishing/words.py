@@ -8,9 +8,24 @@ from importlib.resources import files
 @cache
 def words(kind: str) -> frozenset[str]:
     """A set of words; what each is for stands where it is used."""
-    table = files("hf_radmae.publishing").joinpath("words.csv").read_text(encoding="utf-8").splitlines()
-    sets = {row["kind"]: frozenset(row["words"].split()) for row in csv.DictReader(table)}
-    return sets[kind]
+    return _sets("words.csv")[kind]
+
+
+@cache
+def names(kind: str) -> frozenset[str]:
+    """Names of people, "given" or "surname", that are words of no language here, plain as of `keys.plain_name`.
+
+    They are those of Faker's lists for 25 countries (MIT licence), without the words of English and German dictionaries
+    and of scientific code.
+    """
+    return _sets("names.csv")[kind]
+
+
+@cache
+def _sets(file: str) -> dict[str, frozenset[str]]:
+    table = files("hf_radmae.publishing").joinpath(file).read_text(encoding="utf-8").splitlines()
+    csv.field_size_limit(2**20)
+    return {row["kind"]: frozenset(row["words"].split()) for row in csv.DictReader(table)}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -11,11 +12,15 @@ import pytest
 from attempts import (
     ATTACKS,
     CARD,
+    DATES,
     IDENTIFIERS,
     INNOCENT,
     INNOCENT_CLASSES,
     INNOCENT_REPOSITORIES,
     KEYS,
+    MONTHS,
+    NAMES,
+    NUMBERS,
     UNSEEN,
     everything,
     images_with,
@@ -26,6 +31,8 @@ from attempts import (
     with_images,
     write_model,
 )
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from pydicom._dicom_dict import RepeatersDictionary
 from pydicom.datadict import tag_for_keyword
 from rows import make_rows
@@ -300,12 +307,18 @@ def test_code_goes_only_as_this_package_has_it(model, tmp_path):
 
 
 @pytest.mark.parametrize("text", INNOCENT)
-def test_an_innocent_text_passes_in_a_card_a_message_and_a_statement(text, model, shards, tmp_path):
+def test_an_innocent_text_passes(text):
+    assert PRIVATE.find(text) is None
+    assert PRIVATE.find(f"# model\n\nTrained on radiographs.\n\n- {text}\n\nNot for diagnosis.\n") is None
+
+
+def test_innocent_texts_pass_together_in_a_card_and_each_in_a_message_and_a_statement(model, tmp_path):
     folder = Path(shutil.copytree(model, tmp_path / "m"))
-    (folder / "README.md").write_text(f"{CARD}\n{text}\n")
+    (folder / "README.md").write_text("\n\n".join([CARD, *INNOCENT]))
     assert refused(folder) == []
-    statement = Statement("cc-by-4.0", f"All images were looked at. {text}", burned_in_checked=True)
-    assert text_refusals({"the message of the commit": text, "the sentence": statement.deidentification}, PRIVATE) == []
+    for text in INNOCENT:
+        what = {"the message of the commit": text, "the sentence": f"All images were looked at. {text}"}
+        assert text_refusals(what, PRIVATE) == []
 
 
 def test_innocent_names_of_classes_and_repositories_pass(model, tmp_path):
@@ -356,6 +369,40 @@ def test_a_text_of_someone_who_knows_the_patterns_is_found(text):
 @pytest.mark.parametrize("text", UNSEEN)
 def test_what_the_gate_does_not_see_is_known(text):
     assert PRIVATE.find(text) is None
+
+
+@given(
+    when=st.dates(date(1920, 1, 1), date(2029, 12, 31)),
+    form=st.sampled_from(DATES),
+    around=st.sampled_from(("{}", "The image ({}) is here.", "- {}\n", "study from {}: hand")),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_day_passes_however_it_is_written(when, form, around):
+    months = {language: names[when.month - 1] for language, names in MONTHS.items()}
+    assert PRIVATE.find(around.format(form.format(d=when.day, m=when.month, y=when.year, **months)))
+
+
+@given(
+    given_name=st.sampled_from(sorted(words("given"))),
+    surname=st.sampled_from(sorted(words("surname"))),
+    unknown=st.sampled_from(("Kowalczykowna", "Zwiebelmann", "Gundogmus", "ABERNATHYSON", "Quispe-Condori", "Öçoğlu")),
+    form=st.sampled_from(NAMES),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_name_passes_with_a_known_given_name_or_a_word_beside_it_that_says_so(given_name, surname, unknown, form):
+    assume(given_name != surname)
+    text = form.format(g=given_name.capitalize(), s=surname.capitalize(), u=unknown)
+    assert PRIVATE.find(f"# model\n\n{text}\n\nNot for diagnosis.")
+
+
+@given(
+    name=st.sampled_from(NUMBERS),
+    sign=st.sampled_from((": ", " ", "=", "-", " is ", ": #", " | ")),
+    number=st.from_regex(r"(?:[A-Z]{1,2}-?)?[1-9]\d{3}(?:[/-]\d{2})?", fullmatch=True),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_number_of_a_person_passes_behind_what_it_is(name, sign, number):
+    assert PRIVATE.find(f"# model\n\n{name}{sign}{number}\n\nNot for diagnosis.")
 
 
 def test_weights_of_every_network_go(tmp_path):
