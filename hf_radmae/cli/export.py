@@ -46,6 +46,7 @@ from hf_radmae.publishing.export import (
 from hf_radmae.publishing.onnx import export_onnx, largest_difference
 from hf_radmae.publishing.probe import probe_classifier
 from hf_radmae.sources.load import PROCESSES, load_radiographs
+from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.steps import data_fingerprint
 
 
@@ -64,6 +65,12 @@ class ExportArguments:
     onnx: bool = field(default=False, metadata={"help": "Write model.onnx too."})
 
 
+def results_beside(model: str) -> dict[str, Any]:
+    """The results of the run whose folder a model is in, empty for one of the Hub."""
+    path = Path(model, "results.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 @command
 def main() -> None:
     run, data = parse((ExportArguments, DataArguments), description=__doc__)
@@ -80,6 +87,7 @@ def export(run: ExportArguments, data: DataArguments) -> None:
     model: PreTrainedModel
     if run.encoder:
         model = export_encoder(load_encoder(run.model), run.num_channels)
+        results = {} if is_classifier(run.model) else results_beside(run.model)
     elif config_values(run.model).get("model_type") != "resnet" and not is_classifier(run.model):
         splits, _ = load_radiographs(**data.source())
         encoder = load_encoder(run.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
@@ -89,12 +97,12 @@ def export(run: ExportArguments, data: DataArguments) -> None:
             num_workers=PROCESSES,
             num_channels=run.num_channels,
         )
-        results |= {"environment": environment(), "data": vars(data) | {"fingerprint": data_fingerprint(splits)}}
+        counted = count_patients(splits)
+        known = {"fingerprint": data_fingerprint(splits)} | ({} if counted is None else {"patients": counted})
+        results |= {"environment": environment(), "model": {"model": run.model}, "data": vars(data) | known}
     else:
         model = export_fine_tuned(load_fine_tuned(run.model), run.num_channels)
-        results = {"classes": list((model.config.id2label or {}).values())}
-        if (known := Path(run.model, "results.json")).is_file():
-            results = json.loads(known.read_text(encoding="utf-8"))
+        results = results_beside(run.model) or {"classes": list((model.config.id2label or {}).values())}
     if isinstance(model, ViTModel):
         save_encoder(model, folder)
     else:

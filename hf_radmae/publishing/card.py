@@ -19,6 +19,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard_data import DatasetCardData
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined
 
+from hf_radmae.models.starts import MAE_FOLDER
+
 CARDS = Path(__file__).with_name("templates")
 TEMPLATES = {"model": "pretrain.md.j2", "classifier": "classifier.md.j2", "dataset": "dataset.md.j2"}
 FIGURE = "reconstructions.png"
@@ -36,8 +38,9 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
         results: of a run, as in its `results.json`; only "name" must be there.
         template: a file in `templates/`.
         **facts: what is not measured: "license" of the weights or data, "figure" (the file beside the card with the
-            picture of reconstructions), "use" (see `use_of`), "model_type" of the configuration, "remote_code" (whether
-            the repository holds code), "statement" of a data set.
+            picture of reconstructions), "use" (see `use_of`), "model_type" of the configuration, "has_mae" (whether the
+            whole masked autoencoder is below the encoder), "remote_code" (whether the repository holds code),
+            "statement" of a data set.
 
     Raises:
         UndefinedError: the template prints a figure that the results do not have.
@@ -83,7 +86,8 @@ def command_of(results: Mapping[str, Any]) -> str | None:
         return None
     command = "pretrain" if "classes" not in results else "finetune" if "training" in results else "export"
     if command == "export":
-        given = {"model": "CHECKPOINT", "pooling": results.get("pooling")}
+        start = model.get("model") if isinstance(model, Mapping) else None
+        given = {"model": start or "CHECKPOINT", "pooling": results.get("pooling")}
     else:
         given = {**(results.get("arguments") or {}), **(results.get("decided_by") or {})}
         given |= {**(model if isinstance(model, Mapping) else {}), "label": results.get("label")}
@@ -136,6 +140,7 @@ def write_card(
         values = json.loads(config.read_text(encoding="utf-8"))
         facts = {"use": use_of(values), "remote_code": "auto_map" in values, **facts}
         facts = {"model_type": values.get("model_type"), **facts}
+        facts = {"has_mae": Path(folder, MAE_FOLDER, "config.json").is_file(), **facts}
     path.write_text(render_card(public(results), template, **facts), encoding="utf-8")
     return path
 

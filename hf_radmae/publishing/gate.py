@@ -216,8 +216,14 @@ def refusals(
     found = [f"{entry.path}: {entry.reason}" for entry in entries if entry.verdict == "refused"]
     going = {entry.path for entry in entries if entry.is_pushed}
     if kind == "model":
-        needed = {"config.json": "the folder holds no model", "README.md": "make a card with scripts/card.py"}
-        found += [f"no {name} goes: {why}" for name, why in needed.items() if name not in going]
+        no_model = (
+            "the folder holds no model: push the output folder of pretrain, finetune or export. A report of a study, a "
+            "search, and the embeddings of images are not pushed"
+        )
+        needed = {"config.json": no_model, "README.md": "make a card with scripts/card.py"}
+        known = going | {entry.path for entry in entries if entry.verdict == "refused"}
+        missing = [name for name in needed if name not in known]
+        found += [f"no {name} goes: {needed[name]}" for name in (missing[:1] if "config.json" in missing else missing)]
     if kind == "dataset":
         shards = [entry for entry in entries if entry.is_pushed and entry.path.endswith(".parquet")]
         if statement is None:

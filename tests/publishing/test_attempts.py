@@ -376,9 +376,9 @@ def test_what_the_gate_does_not_see_is_known(text):
     form=st.sampled_from(DATES),
     around=st.sampled_from(("{}", "The image ({}) is here.", "- {}\n", "study from {}: hand")),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_day_passes_however_it_is_written(when, form, around):
-    months = {language: names[when.month - 1] for language, names in MONTHS.items()}
+    months = {language: names.split()[when.month - 1] for language, names in MONTHS.items()}
     assert PRIVATE.find(around.format(form.format(d=when.day, m=when.month, y=when.year, **months)))
 
 
@@ -388,7 +388,7 @@ def test_no_day_passes_however_it_is_written(when, form, around):
     unknown=st.sampled_from(("Kowalczykowna", "Zwiebelmann", "Gundogmus", "ABERNATHYSON", "Quispe-Condori", "Öçoğlu")),
     form=st.sampled_from(NAMES),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_name_passes_with_a_known_given_name_or_a_word_beside_it_that_says_so(given_name, surname, unknown, form):
     assume(given_name != surname)
     text = form.format(g=given_name.capitalize(), s=surname.capitalize(), u=unknown)
@@ -400,7 +400,7 @@ def test_no_name_passes_with_a_known_given_name_or_a_word_beside_it_that_says_so
     sign=st.sampled_from((": ", " ", "=", "-", " is ", ": #", " | ")),
     number=st.from_regex(r"(?:[A-Z]{1,2}-?)?[1-9]\d{3}(?:[/-]\d{2})?", fullmatch=True),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_number_of_a_person_passes_behind_what_it_is(name, sign, number):
     assert PRIVATE.find(f"# model\n\n{name}{sign}{number}\n\nNot for diagnosis.")
 

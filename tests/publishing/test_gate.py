@@ -17,6 +17,9 @@ from PIL import Image, PngImagePlugin
 from rows import make_rows
 from safetensors.numpy import save_file
 
+from hf_radmae.classification import Labels, build_classifier
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.publishing.gate import Entry, Statement, listing, refusals, review
 from hf_radmae.publishing.pictures import pixels_alone
 from hf_radmae.publishing.private import Private
@@ -491,3 +494,34 @@ def test_a_row_that_does_not_go_names_no_model(tmp_path):
     rows = [{"model": "Hans Mueller", "pooling": "grid"}]
     (folder / "results.json").write_text(json.dumps({"refused": {"rows": rows}, "rival": "Hans Mueller, grid"}))
     assert verdicts(folder)["results.json"].verdict == "refused"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels(("body_region",), "single_label_classification", ("chest", "hand")),
+        Labels(("fracture", "foreign_material"), "multi_label_classification", ("fracture", "foreign_material")),
+        Labels(("angle",), "regression", ("angle",), 0.5, 2.0),
+    ],
+    ids=lambda labels: labels.task,
+)
+def test_the_configuration_of_a_trained_classifier_goes_as_it_is(labels, tmp_path):
+    build_classifier("resnet50", labels).config.save_pretrained(write_model(tmp_path / "m"))
+    entry = verdicts(tmp_path / "m")["config.json"]
+    assert (entry.verdict, entry.reason) == ("goes", "")
+
+
+def test_the_options_that_decide_a_training_go_with_its_results(tmp_path):
+    folder = write_model(tmp_path / "m")
+    for kind in (RadMAETrainingArguments, ClassifierTrainingArguments):
+        args = kind(output_dir=str(tmp_path), use_cpu=True, report_to=[]).to_dict()
+        options = {name: args[name] for name in kind.meaning if isinstance(args[name], str | int | float)}
+        (folder / "results.json").write_text(json.dumps({"name": "run", "decided_by": options}))
+        content = verdicts(folder)["results.json"].content or (folder / "results.json").read_bytes()
+        assert options["optim"] and json.loads(content)["decided_by"] == options
+
+
+def test_a_folder_without_a_model_is_refused_with_what_may_be_pushed(tmp_path):
+    (tmp_path / "report.md").write_text("# Study")
+    (said,) = refusals(review(tmp_path, "model", PRIVATE), "model")
+    assert "the output folder of pretrain, finetune or export" in said
