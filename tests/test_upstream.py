@@ -4,11 +4,14 @@ Each test states how it should be, and is expected to fail. One that passes afte
 the work-around that it names, and the test.
 """
 
+import functools
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedType
 from datasets import load_dataset
 from PIL import Image
 from tiny_dicom import tiny_dicom
@@ -189,6 +192,23 @@ def test_imagefolder_counts_files_whatever_they_are_called(tmp_path):
         Image.new("L", (16, 16)).save(tmp_path / "set" / f"{name}.png")
     rows = load_dataset("imagefolder", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert sum(map(len, rows.values())) == 3
+
+
+@mended("hf_radmae.batching.ranks.this_process")
+def test_accelerates_state_takes_processes_of_a_processor_for_several_where_the_environment_says_so(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    if torch.accelerator.is_available():
+        pytest.skip("the processes would be of this accelerator")
+    assert object.__new__(PartialState)._prepare_backend()[1] == DistributedType.MULTI_CPU
+
+
+def test_accelerates_state_is_kept_where_a_process_of_several_is_taken_for_the_only_one():
+    """`hf_radmae.batching.ranks.alone` empties these and puts them back; `on_device` sets what arguments remember."""
+    TrainingArguments(output_dir="unused", use_cpu=True)
+    states = AcceleratorState, GradientState, PartialState
+    assert all(type(kind._shared_state) is dict for kind in states)
+    assert isinstance(TrainingArguments.__dict__["_setup_devices"], functools.cached_property)
 
 
 # The private methods of `Trainer` that `hf_radmae.pretraining.upstream` overrides: one test for each.

@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import EarlyStoppingCallback, Trainer
 
+from hf_radmae.batching.ranks import from_main
+
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
@@ -98,24 +100,24 @@ def search_learning_rate(
         raise ValueError("give learning rates, or a range between two")
     metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
     best = max if args.greater_is_better else min
-    with args.main_process_first(desc="open the search"):
-        options = _storage(folder, f"{metric} {between or sorted(rates)} seed {args.seed} {subject}".rstrip())
-        options |= {"direction": "maximize" if args.greater_is_better else "minimize"}
+    options: dict[str, Any] = {}
+
+    def open_search() -> int:
+        """Puts the missing trials into the queue, and says how many there are."""
+        options.update(_storage(folder, f"{metric} {between or sorted(rates)} seed {args.seed} {subject}".rstrip()))
+        options["direction"] = "maximize" if args.greater_is_better else "minimize"
         study = optuna.create_study(**options)
         # A resumed search would begin again with its first draws.
         options["sampler"] = optuna.samplers.TPESampler(seed=args.seed + len(study.get_trials()))
+        for trial in study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING]):  # of a search that was ended
+            study.tell(trial.number, state=TrialState.FAIL)
         finished = study.get_trials(states=[TrialState.COMPLETE])
-        missing: Sequence[float] = []
-        if between is None:
-            missing = sorted(set(rates) - {trial.params["learning_rate"] for trial in finished})
-            trials = len(finished) + len(missing)
-        if args.process_index == 0:
-            for trial in study.get_trials(
-                states=[TrialState.RUNNING, TrialState.WAITING]
-            ):  # of a search that was ended
-                study.tell(trial.number, state=TrialState.FAIL)
-            for rate in missing:
-                study.enqueue_trial({"learning_rate": rate})
+        if between is not None:
+            return trials - len(finished)
+        missing = sorted(set(rates) - {trial.params["learning_rate"] for trial in finished})
+        for rate in missing:
+            study.enqueue_trial({"learning_rate": rate})
+        return len(missing)
 
     def start(trial: Trial) -> dict[str, float]:
         for callback in trainer.callback_handler.callbacks:
@@ -129,10 +131,11 @@ def search_learning_rate(
         scores = [entry[metric] for entry in trainer.state.log_history if metric in entry]
         return best(filter(np.isfinite, scores), default=-np.inf if args.greater_is_better else np.inf)
 
-    if trials > len(finished):
-        n_trials = trials - len(finished)
-        trainer.hyperparameter_search(start, objective, n_trials=n_trials, backend="optuna", **options)
-    return _summary(study, metric, bool(args.greater_is_better))
+    # The first process alone keeps the trials; upstream tells the others which one is next.
+    missing = from_main(open_search)
+    if missing > 0:
+        trainer.hyperparameter_search(start, objective, n_trials=missing, backend="optuna", **options)
+    return from_main(lambda: _summary(optuna.create_study(**options), metric, bool(args.greater_is_better)))
 
 
 def _storage(folder: str | Path, name: str) -> dict[str, Any]:

@@ -21,13 +21,12 @@ are in data/, their footers (key hf_radmae_embedding) hold the options; what cou
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from tqdm.auto import tqdm
 
+from hf_radmae.batching.ranks import from_main
 from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
@@ -68,14 +67,12 @@ class EmbedArguments:
     threads: int = field(default=4, metadata={"help": "Images that are read at once."})
 
 
-@command
+@command(many=True)
 def main() -> None:
     (args,) = parse((EmbedArguments,), description=__doc__)
     for pooling in args.pooling:
         pooled_width(pooling, 1)  # an unknown one ends the run here
-    # Processes wait at the end for the slowest; one that dies is noticed by the launcher and not by a time limit.
-    group = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None, kwargs_handlers=[group])
+    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None)
     # On remote storage nothing can be locked: two runs write the same parts, each whole, twice.
     remote = is_url(args.output_dir)
     with nullcontext() if remote else RunFolder(args.output_dir, owner=accelerator.is_main_process):
@@ -84,7 +81,7 @@ def main() -> None:
 
 def embed(args: EmbedArguments, accelerator: Accelerator) -> None:
     """One archive into its folder."""
-    parts = _parts(args) if accelerator.is_main_process else []
+    parts = from_main(lambda: _parts(args))
     embedder = Embedder(
         load_encoder(args.model).to(accelerator.device),  # type: ignore[arg-type]  # upstream's wrapper
         load_processor(args.model),

@@ -1,6 +1,7 @@
 """Exports a classifier, or an encoder, that bare transformers loads.
 
-A probe on a pre-trained encoder, solved here on frozen features with the penalty chosen on the validation split:
+A probe on a pre-trained encoder, solved here on frozen features with a fixed penalty; `accelerate launch` computes the
+features on several processes:
 
     python scripts/export.py --model out/phantom --probe_column body_region --output_dir out/classifier
 
@@ -23,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, ViTModel
 
+from hf_radmae.batching.ranks import is_main, main_first, this_process
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
@@ -71,10 +72,10 @@ def results_beside(model: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-@command
+@command(many=True)
 def main() -> None:
     run, data = parse((ExportArguments, DataArguments), description=__doc__)
-    with RunFolder(run.output_dir):
+    with RunFolder(run.output_dir, owner=is_main()):
         export(run, data)
 
 
@@ -82,32 +83,15 @@ def export(run: ExportArguments, data: DataArguments) -> None:
     """One model into its folder."""
     pooling_parts(run.pooling)  # an unknown one ends the run here
     folder = Path(run.output_dir)
-    processor = load_processor(run.model)
-    results: dict[str, Any] = {}
-    model: PreTrainedModel
-    if run.encoder:
-        model = export_encoder(load_encoder(run.model), run.num_channels)
-        results = {} if is_classifier(run.model) else results_beside(run.model)
-    elif config_values(run.model).get("model_type") != "resnet" and not is_classifier(run.model):
-        splits, _ = load_radiographs(**data.source())
-        encoder = load_encoder(run.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # upstream's wrapper
-        model, results = probe_classifier(
-            *(encoder, processor, splits, str(data.probe_column)),
-            pooling=run.pooling,
-            num_workers=PROCESSES,
-            num_channels=run.num_channels,
-        )
-        counted = count_patients(splits)
-        known = {"fingerprint": data_fingerprint(splits)} | ({} if counted is None else {"patients": counted})
-        results |= {"environment": environment(), "model": {"model": run.model}, "data": vars(data) | known}
-    else:
-        model = export_fine_tuned(load_fine_tuned(run.model), run.num_channels)
-        results = results_beside(run.model) or {"classes": list((model.config.id2label or {}).values())}
+    made = _made(run, data)
+    if made is None:
+        return
+    model, results = made
     if isinstance(model, ViTModel):
         save_encoder(model, folder)
     else:
         model.save_pretrained(folder)
-    export_processor(processor, model.config).save_pretrained(folder)
+    export_processor(load_processor(run.model), model.config).save_pretrained(folder)
     save_results(results | {"name": folder.name}, folder)
     template = TEMPLATES["classifier" if "classes" in results else "model"]
     write_card(results | {"name": folder.name}, folder, template, license=run.license)
@@ -117,3 +101,24 @@ def export(run: ExportArguments, data: DataArguments) -> None:
         path = export_onnx(model, folder / "model.onnx")
         print(f"{path}: at most {largest_difference(model, path):.1e} from torch on five grids.")
     print(f"{type(model).__name__} in {folder}.")
+
+
+def _made(run: ExportArguments, data: DataArguments) -> tuple[PreTrainedModel, dict[str, Any]] | None:
+    """What is exported, and what is known of it, on the first process; on any other None."""
+    if not run.encoder and config_values(run.model).get("model_type") != "resnet" and not is_classifier(run.model):
+        device = this_process().device
+        splits, _ = main_first(lambda: load_radiographs(**data.source()))
+        encoder = load_encoder(run.model).to(device)  # type: ignore[arg-type]  # upstream's wrapper
+        options: dict[str, Any] = {"pooling": run.pooling, "threads": PROCESSES, "num_channels": run.num_channels}
+        made = probe_classifier(encoder, load_processor(run.model), splits, str(data.probe_column), **options)
+        counted = count_patients(splits)
+        known = {"fingerprint": data_fingerprint(splits)} | ({} if counted is None else {"patients": counted})
+        facts = {"environment": environment(), "model": {"model": run.model}, "data": vars(data) | known}
+        return made and (made[0], made[1] | facts)
+    if not is_main():
+        return None
+    if run.encoder:
+        encoder = export_encoder(load_encoder(run.model), run.num_channels)
+        return encoder, {} if is_classifier(run.model) else results_beside(run.model)
+    model = export_fine_tuned(load_fine_tuned(run.model), run.num_channels)
+    return model, results_beside(run.model) or {"classes": list((model.config.id2label or {}).values())}

@@ -38,7 +38,7 @@ from hf_radmae.study.steps import data_fingerprint
 SCORES = ("balanced_accuracy", "accuracy", "auroc", "mean_absolute_error", "r2")
 
 
-@command
+@command(many=True)
 def main() -> None:
     options = LabelledDataArguments, TaskArguments, ClassifierTrainingArguments
     data_args, task_args, args = parse(options, description=__doc__)

@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -36,7 +37,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
         does a value that a class refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(cast(Any, classes), description=description, allow_abbrev=False, add_help=False)
+    parser = _Parser(cast(Any, classes), description=description, allow_abbrev=False, add_help=False)
     if {"-h", "--help", "--help_all"} & {*argv}:
         print(_help(parser, classes, description or "", everything="--help_all" in argv))
         sys.exit()
@@ -75,6 +76,14 @@ def _check_urls(instance: Any) -> None:
 
 def _urls(names: Sequence[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Told once by several processes of a machine, which are all given the same words."""
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            sys.exit()  # an error would let the launcher end the first process before it has said anything
+        super().error(message)
 
 
 def _renamed(argv: list[str]) -> list[str]:

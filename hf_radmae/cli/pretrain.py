@@ -29,6 +29,7 @@ from accelerate.utils import broadcast_object_list
 from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.content import COLUMNS as CONTENT
+from hf_radmae.batching.ranks import wait_until_seen
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
@@ -97,7 +98,7 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
     return known
 
 
-@command
+@command(many=True)
 def main() -> None:
     data_args, model_args, args = parse((DataArguments, ModelArguments, RadMAETrainingArguments), description=__doc__)
     with own_folder(args) as say:
@@ -173,6 +174,13 @@ def pretrain(
     losses["validation"] = trainer.evaluate()["eval_loss"]
     losses["test"] = trainer.evaluate(parts["test"], metric_key_prefix="test")["test_loss"]
     trainer.save_model()
+    probe: dict[str, Any] = {}
+    if data_args.probe_column:  # features are computed by all processes
+        wait_until_seen(folder / "config.json")
+        trained = RadMAEForPreTraining.from_pretrained(folder).to(args.device)  # whole, where training sharded it
+        untrained = initial_model(model_args, data_args.max_tokens, args.seed).to(args.device)  # type: ignore[arg-type]  # upstream's wrapper
+        options = {"rivals": data_args.rivals, "num_workers": args.dataloader_num_workers}
+        probe = probe_against_rivals(trained, untrained, parts, data_args.probe_column, **options)
     if args.process_index != 0:
         return
 
@@ -194,11 +202,8 @@ def pretrain(
     if trainer.changed:
         results["changed"] = trainer.changed
     if data_args.probe_column:
-        trained = RadMAEForPreTraining.from_pretrained(folder).to(args.device)  # whole, where training sharded it
-        untrained = initial_model(model_args, data_args.max_tokens, args.seed).to(args.device)  # type: ignore[arg-type]  # upstream's wrapper
-        options = {"rivals": data_args.rivals, "num_workers": args.dataloader_num_workers}
-        results["probe"] = probe_against_rivals(trained, untrained, parts, data_args.probe_column, **options)
-        say(probe_text(results["probe"]))
+        results["probe"] = probe
+        say(probe_text(probe))
     lay_out_run(folder, folder)
     save_results(results, folder)
     write_card(results, folder, license=args.license)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
     The first process alone prints.
     """
     end_with_launcher()
+    if args.use_cpu:  # for whoever asks Accelerate anew which processes there are
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     with RunFolder(args.output_dir, owner=args.process_index == 0):
         use_available_cores(args)
         yield print if args.process_index == 0 else lambda *_: None

@@ -37,7 +37,7 @@ from hf_radmae.pretraining.setup import initial_model, load_rows, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.sources.load import PROCESSES
-from hf_radmae.study.networks import deciding_options
+from hf_radmae.study.networks import learned_from
 from hf_radmae.study.steps import fingerprint
 
 
@@ -89,7 +89,7 @@ COMMANDS: dict[str, tuple[Callable[..., Trainer], tuple[type, ...]]] = {
 }
 
 
-@command
+@command(many=True)
 def main() -> None:
     command, words = sys.argv[1:2], sys.argv[2:]
     if command and command[0] in ("-h", "--help", "--help_all"):
@@ -122,7 +122,7 @@ def search(
         rates=search_args.rates,
         between=between,
         trials=search_args.trials,
-        subject=fingerprint([[command], vars(data_args), vars(network_args), deciding_options(args)]),
+        subject=fingerprint([[command], vars(data_args), vars(network_args), learned_from(args)]),
     )
     if args.process_index == 0:
         about = opening(args, options_of(args, data_args, network_args))

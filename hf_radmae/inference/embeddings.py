@@ -12,9 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from fsspec.utils import glob_translate
 from torch import Tensor
 from transformers import ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
-from hf_radmae.images.image import ImageError, ImageSource
+from hf_radmae.batching.ranks import dealt, from_main, gathered, is_main
+from hf_radmae.batching.read_ahead import shaped_batches
+from hf_radmae.images.image import ImageSource
 from hf_radmae.images.remote import Place, locate, parquet_file
 from hf_radmae.images.storage import steady, whole_file
 from hf_radmae.models.masking import patch_grid
@@ -207,7 +205,7 @@ class Embedder:
         """Write the parts that are missing. Every process of a run calls it; the parts are dealt to the processes.
 
         Args:
-            parts: of `folder_parts` or `shard_parts`; those of the main process count.
+            parts: of `folder_parts` or `shard_parts`, the same on every process.
             folder: of the files, one that all processes see; a path or a URL.
             tick: called on the main process with numbers of images that are done. Those of the other processes count
                 when their part is written.
@@ -218,32 +216,33 @@ class Embedder:
         Raises:
             ValueError: the folder holds a part of another model, other options or other images.
         """
-        folder, state = locate(folder), PartialState()
-        options = self.options
+        folder, options = locate(folder), self.options
         made_with = _digest(*map(str, (options, self.processor)))
-        plan: list[Any] = [None]
-        if state.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            plan = [(list(parts), _missing(parts, folder, made_with))]
-        parts, missing = broadcast_object_list(plan)[0]
-        waiting = {part.name: part.images for part in missing}
-        if state.is_main_process:
-            tick(sum(part.images for part in parts) - sum(waiting.values()))
-        for part in missing[state.process_index :: state.num_processes]:
+
+        # The first process alone lists the folder: others may see late what is in it.
+        skipped = from_main(lambda: _written(parts, folder, made_with))
+        missing = [part for part in parts if part.name not in skipped]
+        waiting = {part.name: part.images for part in missing} if is_main() else {}
+        tick = tick if is_main() else lambda _: None
+        tick(sum(part.images for part in parts) - sum(part.images for part in missing))
+        mine: dict[str, list[dict[str, str]]] = {}
+        for part in dealt(missing):
             footer = {"fingerprint": _digest(made_with, part.identity), **options}
-            self._write_part(part, folder, footer, tick if state.is_main_process else lambda _: None)
-            del waiting[part.name]
-            if state.is_main_process:
-                for name in waiting.keys() & _written(folder):
+            mine[part.name] = self._write_part(part, folder, footer, tick)
+            waiting.pop(part.name, None)
+            if waiting:
+                for name in waiting.keys() & _names(folder):
                     tick(waiting.pop(name))
-        state.wait_for_everyone()
-        if state.is_main_process:
-            tick(sum(waiting.values()))
+        for found in gathered(mine):
+            skipped |= found
+        tick(sum(waiting.values()))
+        if is_main():
             for leftover in [*folder.glob(".*.parquet.*")]:  # of a process that was killed
                 leftover.unlink()
-        return [entry for part in parts for entry in part_footer(folder / part.name)["skipped"]]
+        return [entry for part in parts for entry in skipped[part.name]]
 
-    def _write_part(self, part: Part, folder: Place, footer: Mapping[str, Any], tick: Callable) -> None:
+    def _write_part(self, part: Part, folder: Place, footer: Mapping[str, Any], tick: Callable) -> list[dict[str, str]]:
+        """Writes a part, and gives what was skipped."""
         skipped: list[dict[str, str]] = []
         found = list(self.vectors(part.rows(), skipped, tick))
         schema = part.schema
@@ -252,8 +251,10 @@ class Embedder:
         rows = [{**row, **vectors} for row, vectors in found]
         text = json.dumps({**footer, "skipped": skipped})
         schema = schema.with_metadata({EMBEDDING_FOOTER: text.encode()})
+        folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / part.name) as unfinished:
             pq.write_table(pa.Table.from_pylist(rows, schema), unfinished, compression="zstd")
+        return skipped
 
     def vectors(
         self,
@@ -268,24 +269,22 @@ class Embedder:
             skipped: receives `image_id` and `reason` of the images that cannot be used.
             tick: called with the number 1 after each image.
         """
-        groups: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
         columns: list[Mapping[str, Any]] = []
         found: dict[int, dict[str, np.ndarray]] = {}
-        for place, (row, future) in enumerate(self._read_ahead(rows)):
-            columns.append(row)
+
+        def images() -> Iterator[tuple[int, ImageSource]]:
+            for place, (row, image) in enumerate(rows):
+                columns.append(row)
+                yield place, image
+
+        def unusable(place: int, reason: str) -> None:
+            skipped.append({"image_id": columns[place]["image_id"], "reason": reason})
             tick(1)
-            try:
-                pixels = future.result()
-            except (ImageError, FileNotFoundError) as error:
-                reason = error.reason if isinstance(error, ImageError) else "is missing: no such file"
-                skipped.append({"image_id": row["image_id"], "reason": reason})
-                continue
-            group = groups[pixels.shape]
-            group.append((place, pixels))
-            if len(group) == self.batch_size:
-                found.update(self._encode(groups.pop(pixels.shape)))
-        for group in groups.values():
-            found.update(self._encode(group))
+
+        options: dict[str, Any] = {"batch_size": self.batch_size, "threads": self.threads}
+        for places, pixels in shaped_batches(images(), self.processor, unusable, **options):
+            found.update(zip(places, self._encode(pixels), strict=True))
+            tick(len(places))
         return [(columns[place], found[place]) for place in sorted(found)]
 
     def vector(self, image: ImageSource) -> np.ndarray:
@@ -294,29 +293,13 @@ class Embedder:
         Raises:
             ImageError: the image cannot be read.
         """
-        ((_, vectors),) = self._encode([(0, self._pixels(image))])
+        (vectors,) = self._encode(self.processor(image)["pixel_values"])  # type: ignore[arg-type]  # of any source
         (vector,) = vectors.values()
         return vector
 
-    def _read_ahead(
-        self, rows: Iterable[tuple[Mapping[str, Any], ImageSource]]
-    ) -> Iterator[tuple[Mapping[str, Any], Future[Tensor]]]:
-        """The rows in order, while threads read the images of those that follow."""
-        waiting: deque[tuple[Mapping[str, Any], Future[Tensor]]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            for row, image in rows:
-                waiting.append((row, pool.submit(self._pixels, image)))
-                if len(waiting) == 2 * self.threads:
-                    yield waiting.popleft()
-            yield from waiting
-
-    def _pixels(self, image: Any) -> Tensor:
-        return self.processor(image)["pixel_values"][0]
-
     @torch.inference_mode()
-    def _encode(self, group: list[tuple[int, Tensor]]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """The place and the vectors of each image (place, pixels) of one shape."""
-        pixels = torch.stack([image for _, image in group])
+    def _encode(self, pixels: Tensor) -> list[dict[str, np.ndarray]]:
+        """The vectors of each image of pixels (batch, channels, height, width)."""
         patch_size: int = self.encoder.config.patch_size  # type: ignore[assignment]
         device = self.encoder.device
         inputs = pixels.to(device, self.encoder.dtype)
@@ -331,27 +314,32 @@ class Embedder:
             name: pool_tokens(tokens[layer], pooling, shape).cpu().numpy()
             for name, (layer, pooling) in self.columns.items()
         }
-        for row, (place, _) in enumerate(group):
-            yield place, {name: vectors[row] for name, vectors in found.items()}
+        return [{name: vectors[row] for name, vectors in found.items()} for row in range(len(pixels))]
 
 
-def _written(folder: Place) -> set[str]:
+def _names(folder: Place) -> set[str]:
     return {path.name for path in folder.glob("*.parquet")}
 
 
-def _missing(parts: Sequence[Part], folder: Place, made_with: str) -> list[Part]:
-    """The parts that are not written; those that are must be of this run."""
-    written = _written(folder)
+def _written(parts: Sequence[Part], folder: Place, made_with: str) -> dict[str, list[dict[str, str]]]:
+    """What was skipped of each part that is written; those must be of this run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = _names(folder)
     if others := sorted(written - {part.name for part in parts}):
         raise ValueError(
             f"{folder} holds {others[0]}, which is no part of this run: images were added or left out, or "
             "--images_per_part is another. Choose another folder"
         )
+    found = {}
     for part in parts:
         path = folder / part.name
-        if part.name in written and part_footer(path).get("fingerprint") != _digest(made_with, part.identity):
+        if part.name not in written:
+            continue
+        footer = part_footer(path)
+        if footer.get("fingerprint") != _digest(made_with, part.identity):
             raise ValueError(f"{path} was made of other images or by another model: choose another folder")
-    return [part for part in parts if part.name not in written]
+        found[part.name] = footer["skipped"]
+    return found
 
 
 def part_footer(path: Place) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from hf_radmae.pretraining.interrupts import launched
+
 logger = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -36,16 +38,16 @@ def _quotas() -> list[int]:
 
 
 def use_available_cores(args: TrainingArguments) -> None:
-    """Give a run on one CPU the cores of this process: `accelerate launch` sets OMP_NUM_THREADS to 1 where it is unset.
+    """Give a run on the CPU its share of the cores: launchers set OMP_NUM_THREADS to 1 where it is unset.
 
     A number of threads that the user gave stays.
     """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-    if args.device.type != "cpu" or args.world_size > 1:
+    if args.device.type != "cpu":
         return
     given = os.environ.get("OMP_NUM_THREADS")
-    if given is None or (launched and given == "1" and not _launcher_was_given_threads()):
-        torch.set_num_threads(available_cores())
+    if given is None or (launched() and given == "1" and not _launcher_was_given_threads()):
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.world_size > 1 else 1
+        torch.set_num_threads(max(1, available_cores() // here))
 
 
 def _launcher_was_given_threads() -> bool:

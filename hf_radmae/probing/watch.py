@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.metrics.bootstrap import is_missing
-from hf_radmae.probing.features import extract_features
+from hf_radmae.probing.features import Features, extract_features
 
 
 class FeatureWatch(TrainerCallback):
@@ -40,19 +41,20 @@ class FeatureWatch(TrainerCallback):
         self.rows = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).astype(int))
         self.labels = None
         if column is not None and column in data.rows.column_names:
-            self.labels = np.array(data.rows[column], dtype=object)[self.rows]
+            self.labels = np.array(data.rows[column], dtype=object)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        # A model that is sharded needs all of its processes to run.
-        runs = state.is_world_process_zero or self.trainer.is_fsdp_enabled
-        if not runs or "eval_loss" not in (metrics or {}):
+        if "eval_loss" not in (metrics or {}):
             return
         network = self.trainer.accelerator.unwrap_model(self.trainer.model)
         data: Any = self.trainer.eval_dataset
-        first, second = (_features(network, data, self.rows, moved) for moved in (0, network.config.patch_size // 2))
-        found = {"eval_rank": effective_rank(first), "eval_alignment": alignment(first, second)}
-        if self.labels is not None and (accuracy := knn_accuracy(first, self.labels)) is not None:
-            found["eval_knn_accuracy"] = accuracy
+        sharded = self.trainer.is_fsdp_enabled
+        sides = 0, network.config.patch_size // 2
+        first, second = (_features(network, data, self.rows, moved, sharded) for moved in sides)
+        found = {"eval_rank": effective_rank(first["mean"]), "eval_alignment": alignment(first["mean"], second["mean"])}
+        if self.labels is not None:  # of the images that were read: others than were asked for, where one is damaged
+            accuracy = knn_accuracy(first["mean"], self.labels[first.rows])
+            found |= {"eval_knn_accuracy": accuracy} if accuracy is not None else {}
         metrics |= found
         self.trainer.log(found)
 
@@ -90,16 +92,19 @@ def knn_accuracy(features: np.ndarray, labels: Sequence | np.ndarray, k: int = 2
     return float((counts.argmax(1) == codes).mean())
 
 
-def _features(network: Any, data: RadiographDataset, rows: np.ndarray, moved: int) -> np.ndarray:
+def _features(network: Any, data: RadiographDataset, rows: np.ndarray, moved: int, sharded: bool) -> Features:
     """Mean-pooled features of rows, whose pixels are moved down and right by so many."""
     collate = BucketCollator(network.config.patch_size, network.config.num_channels, background="keep")
 
-    def batches() -> Any:
-        for bin_id in np.unique(data.bin_ids[rows]):
-            members = rows[data.bin_ids[rows] == bin_id]
-            for part in np.array_split(members, -(-len(members) // 64)):
-                batch = collate([data[row] for row in part.tolist()])
-                batch["pixel_values"] = torch.roll(batch["pixel_values"], (moved, moved), (-2, -1))
-                yield batch | {"index": torch.from_numpy(part)}
+    def moved_batch(items: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate(items)
+        return batch | {"pixel_values": torch.roll(batch["pixel_values"], (moved, moved), (-2, -1))}
 
-    return extract_features(network, batches(), network.device, poolings=["mean"])["mean"]
+    batches: list[list[int]] = []
+    for bin_id in np.unique(data.bin_ids[rows]):
+        members = rows[data.bin_ids[rows] == bin_id]
+        batches += [part.tolist() for part in np.array_split(members, -(-len(members) // 64))]
+    loader: Any = DataLoader(data, batch_sampler=batches, collate_fn=moved_batch)
+    # A model that is sharded runs on all processes at once: none of them may have fewer batches.
+    loader = iter(loader) if sharded else loader
+    return extract_features(network, loader, network.device, poolings=["mean"])

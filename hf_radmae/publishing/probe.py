@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -12,8 +11,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ViTModel
 
 from hf_radmae.batching.processing import RadiographImageProcessor
+from hf_radmae.batching.ranks import dealt, is_main, rank_and_size
+from hf_radmae.batching.read_ahead import shaped_batches
 from hf_radmae.classification.labels import fit_labels
-from hf_radmae.images.image import ImageError
 from hf_radmae.metrics.bootstrap import bootstrap_interval
 from hf_radmae.metrics.classification import accuracy, balanced_accuracy
 from hf_radmae.probing.features import extract_features
@@ -22,7 +22,8 @@ from hf_radmae.publishing.export import export_classifier
 from hf_radmae.sources.patients import image_groups, resampled
 
 METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
-BATCH_SIZE = 32
+PART = 256
+"""Images that one process reads and encodes in batches of their own."""
 
 
 def probe_classifier(
@@ -33,9 +34,11 @@ def probe_classifier(
     *,
     pooling: str = "mean",
     num_channels: int = 3,
-    num_workers: int = 0,
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+    threads: int = 4,
+) -> tuple[PreTrainedModel, dict[str, Any]] | None:
     """Solve a probe on all training labels, with the fixed penalty of `linear_probe`, and export it.
+
+    On several processes every one calls it and computes its share of the features.
 
     Args:
         encoder: of `load_encoder`, on the device where features are computed.
@@ -43,28 +46,34 @@ def probe_classifier(
         splits: "train", "validation" and "test", as `load_radiographs` gives them.
         column: of the labels; images without one are left out.
         pooling, num_channels: of `export_classifier`.
-        num_workers: processes that read images.
+        threads: images that are read at once.
 
     Returns:
-        The classifier, and "label", "classes", "pooling", "images" and "left_out" (no label, or unusable) by split, and
-        "test": accuracy and balanced accuracy with the ends of their intervals under "*_low", "*_high", and
-        "resampled": what the intervals are over.
+        None on any but the first process. There the classifier, and "label", "classes", "pooling", "images" and
+        "left_out" (no label, or unusable) by split, "test": accuracy and balanced accuracy with the ends of their
+        intervals under "*_low", "*_high", and "resampled": what the intervals are over.
 
     Raises:
-        ValueError: there is no such column, or it has fewer than two classes.
+        ValueError: there is no such column, it has fewer than two classes, or no image is there to train or test on.
     """
     labels = fit_labels(splits["train"], column, task="single_label_classification")
     processor = RadiographImageProcessor.from_dict(processor.to_dict() | {"num_channels": encoder.config.num_channels})
     features, truth, places, images, left_out = {}, {}, {}, {}, {}
+    if empty := [split for split in ("train", "test") if not len(splits[split])]:
+        raise ValueError(f"no image is in {' and '.join(empty)}: give more patients, or splits of your own")
     for split, rows in splits.items():
-        # As a pipeline sees them: through the processor, and not from the batches of a training.
-        seen = torch.utils.data.DataLoader(_Processed(rows, processor), batch_size=None, num_workers=num_workers)
-        with tqdm(seen, unit="image", desc=f"features, {split}", leave=False) as bar:
-            found = extract_features(encoder, _batches(bar), encoder.device, poolings=[pooling])
+        images[split] = left_out[split] = 0
+        if not len(rows):
+            continue
+        with tqdm(total=len(rows), unit="image", desc=f"features, {split}", leave=False, disable=not is_main()) as bar:
+            batches = _batches(rows, processor, threads, bar.update)
+            found = extract_features(encoder, batches, encoder.device, poolings=[pooling])
         places[split], features[split] = found.rows, found[pooling]
         truth[split] = labels.read(rows)[places[split]]
         images[split] = int(labels.known(truth[split]).sum())
         left_out[split] = len(rows) - images[split]
+    if not is_main():
+        return None
     head = linear_probe(features["train"], truth["train"])
     groups, predicted = image_groups(splits["test"])[places["test"]], head.predict(features["test"])[0]
     test: dict[str, float] = {}
@@ -79,35 +88,18 @@ def probe_classifier(
     return classifier, results | {"images": images, "left_out": left_out}
 
 
-class _Processed(torch.utils.data.Dataset):
-    """The row and the pixels of each image, None where it cannot be used."""
+def _batches(
+    rows: datasets.Dataset, processor: RadiographImageProcessor, threads: int, tick: Callable[[int], object]
+) -> Iterator[dict[str, Any]]:
+    """This process's batches of rows, as a pipeline sees them: through the processor, not from those of a training.
 
-    def __init__(self, rows: datasets.Dataset, processor: RadiographImageProcessor):
-        self.images, self.processor = rows.select_columns(["image"]), processor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, row: int) -> tuple[int, torch.Tensor | None]:
-        try:
-            return row, self.processor(self.images[row]["image"])["pixel_values"][0]
-        except (ImageError, FileNotFoundError):
-            return row, None
-
-
-def _batches(images: Iterable[tuple[int, torch.Tensor | None]]) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of one shape."""
-    groups: dict[torch.Size, list[tuple[int, torch.Tensor]]] = defaultdict(list)
-    for row, pixels in images:
-        if pixels is None:
-            continue
-        group = groups[pixels.shape]
-        group.append((row, pixels))
-        if len(group) == BATCH_SIZE:
-            yield _stack(groups.pop(pixels.shape))
-    yield from map(_stack, groups.values())
-
-
-def _stack(group: list[tuple[int, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    rows, pixels = zip(*group, strict=True)
-    return {"pixel_values": torch.stack(pixels), "index": torch.tensor(rows)}
+    They depend on their part of the rows, which one process reads, and not on the number of processes.
+    """
+    images = rows.select_columns(["image"])
+    size = rank_and_size()[1]
+    for start in dealt(range(0, len(rows), PART)):
+        part = range(start, min(start + PART, len(rows)))
+        sources = ((row, images[row]["image"]) for row in part)
+        for found, pixels in shaped_batches(sources, processor, lambda *_: None, threads=threads):
+            yield {"pixel_values": pixels, "index": torch.tensor(found)}
+            tick(size * len(found))

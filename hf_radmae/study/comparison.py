@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_radmae.batching.ranks import is_main
 from hf_radmae.study.arguments import SUPERVISED, StudyArguments
 from hf_radmae.study.heads import Candidate, Kind, Splits, candidates
 from hf_radmae.study.rivals.supervised import SupervisedTraining
-from hf_radmae.study.steps import fingerprint
+from hf_radmae.study.steps import Step, fingerprint
 from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Share, TaskLabels, draw_labels
 
@@ -26,6 +29,16 @@ PAPER = {
 }
 
 
+class Job(NamedTuple):
+    """A training of a kind of network with a rate on a draw of a share, for at most so many steps."""
+
+    kind: str
+    share: Share
+    rate: float
+    number: int
+    steps: int
+
+
 class Comparison:
     """Collects models on the same draws, and scores them.
 
@@ -33,7 +46,7 @@ class Comparison:
         labels: of the task.
         patients: split -> (images,) keys.
         args: of the study.
-        step: runs a function once, as `Steps` does.
+        each: does steps of which each process takes its share, as `SharedSteps.each` does; only needed to train.
         is_irma: whether the images are those of the paper.
         pretraining_views: images that passed through the network in pre-training, where that is known.
     """
@@ -43,11 +56,11 @@ class Comparison:
         labels: TaskLabels,
         patients: Mapping[str, np.ndarray],
         args: StudyArguments,
-        step: Callable[..., dict[str, Any]],
+        each: Callable[[Sequence[Step]], list[dict[str, Any]]] = lambda steps: [],
         is_irma: bool = False,
         pretraining_views: int | None = None,
     ) -> None:
-        self.labels, self.patients, self.args, self.step = labels, patients, args, step
+        self.labels, self.patients, self.args, self.each = labels, patients, args, each
         self.pretraining_views = pretraining_views
         self.paper = (
             is_irma and args.test_split == "test" and labels.task.columns == PAPER_COLUMN and not labels.task.where
@@ -60,6 +73,7 @@ class Comparison:
             except ValueError as error:
                 self.refused[share] = str(error)
         self.found: dict[Share, list[Candidate]] = {share: [] for share in self.draws}
+        self.trained: dict[Share, list[Candidate]] = {share: [] for share in self.draws}
         self.searches: list[dict[str, Any]] = []
 
     def probe(self, model: str, kind: Kind, runs: Sequence[Splits], poolings: Sequence[str]) -> None:
@@ -70,34 +84,45 @@ class Comparison:
                 options["rates"] = self.args.learning_rates
             self.found[share] += candidates(model, kind, runs, self.labels, group, poolings, **options)
 
-    def train(self, kind: str, training: SupervisedTraining, weights: str) -> None:
-        """A network trained on every draw, with the learning rate that is best on the first draw of its share.
+    def train(self, kinds: Sequence[str], training: SupervisedTraining, weights: str) -> None:
+        """Networks trained on every draw, each with the rate that is best on the first draw of its share.
+
+        Every process of a run calls it and takes its share of the trainings.
 
         Args:
-            kind: of network, a key of `SUPERVISED`.
+            kinds: of networks, keys of `SUPERVISED`.
             training: does it.
             weights: fingerprint of the masked autoencoder, which "mae" starts from.
         """
-        name, inputs = SUPERVISED[kind], training.inputs(kind) | ({"weights": weights} if kind == "mae" else {})
-        whose: Kind = "ours" if kind == "mae" else "rival"
-        if training.checkpoint(kind) and kind != "mae":
-            name, whose = name.replace("supervised", "fine-tuned"), "elsewhere"
-        rates: dict[Share, float] = {}
-        trained = [share for share in self.args.supervised_shares() if share in self.draws]
-        for share in trained:
-            search = self.args.search_share(share)
-            search = search if search in self.draws else share
-            if search not in rates:
-                rates[search] = self._search(name, kind, training, search, inputs)
-            runs = [
-                self._train(f"train, {name}, {share}", kind, training, draw, rates[search], seed, inputs)
-                for seed, draw in enumerate(self.draws[share])
-            ]
+        self.training = training
+        self.inputs = {kind: training.inputs(kind) | ({"weights": weights} if kind == "mae" else {}) for kind in kinds}
+        shares = [share for share in self.args.supervised_shares() if share in self.draws]
+        searched = {share: self.args.search_share(share) for share in shares}
+        searched = {share: search if search in self.draws else share for share, search in searched.items()}
+        rates = self._searched([(kind, share) for kind in kinds for share in dict.fromkeys(searched.values())])
+        pairs = [(kind, share) for kind in kinds for share in shares]
+        jobs = [
+            Job(kind, share, rates[kind, searched[share]], number, self.args.supervised_steps)
+            for kind, share in pairs
+            for number in range(len(self.draws[share]))
+        ]
+        found = self._trained(jobs)
+        for kind, share in pairs:
+            runs = [run for job, run in zip(jobs, found, strict=True) if job[:2] == (kind, share)]
+            if any(run["score"] is None for run in runs):
+                rate = rates[kind, searched[share]]
+                raise ValueError(
+                    f"{training.name(kind)}, {share}: a training diverged at the learning rate {rate:g}, which did best "
+                    "in the search: leave it out of --learning_rates"
+                )
+            if not is_main():
+                continue
             validation, test = (
                 np.asarray([run[part] for run in runs], np.float32)[None] for part in ("validation", "test")
             )
             views = round(np.mean([run["views"] for run in runs]))
-            self.found[share].append(Candidate(name, whose, "trained", "", validation, test, views=views))
+            name, whose = training.name(kind), training.whose(kind)
+            self.trained[share].append(Candidate(name, whose, "trained", "", validation, test, views=views))
 
     def results(self) -> dict[str, Any]:
         """The tables, the curve and the learning rates, as `results.json` holds them."""
@@ -116,58 +141,60 @@ class Comparison:
             "searches": self.searches,
         }
 
-    def _search(
-        self, name: str, kind: str, training: SupervisedTraining, share: Share, inputs: dict[str, Any]
-    ) -> float:
-        """The best learning rate on the first draw of a share.
+    def _searched(self, pairs: Sequence[tuple[str, Share]]) -> dict[tuple[str, Share], float]:
+        """The best learning rate of each kind of network on the first draw of a share.
 
         What is ahead after a short training need not be in the end: the best of those are trained in full.
         """
-        args, draw = self.args, self.draws[share][0]
-        found = self._step(
-            f"search, {name}, {share}",
-            lambda folder: training.search(folder, kind, self.labels, draw),
-            draw=fingerprint(draw.tolist()),
-            rates=args.learning_rates,
-            steps=args.most_search_steps,
-            **inputs,
-        )
-        best, rates = found["best"], found["rates"]
-        if args.search_steps and args.search_steps < args.steps_of(len(draw)):
-            finalists = sorted(rates, key=lambda rate: -rate["score"])[: args.search_finalists]
-            last = {
-                rate["learning_rate"]: self._train(
-                    f"final, {name}, {share}", kind, training, draw, rate["learning_rate"], 0, inputs
-                )["score"]
-                for rate in finalists
+        args = self.args
+        rates = dict.fromkeys(args.learning_rates)
+        jobs = [Job(*pair, rate, 0, args.most_search_steps) for pair in pairs for rate in rates]
+        scores = {job: run["score"] for job, run in zip(jobs, self._trained(jobs), strict=True)}
+        best: dict[tuple[str, Share], list[Job]] = {}
+        for pair in pairs:
+            ended = [job for job in jobs if job[:2] == pair and scores[job] is not None]
+            if not ended:
+                raise ValueError(
+                    f"{self.training.name(pair[0])}, {pair[1]}: trainings with every learning rate diverged"
+                )
+            best[pair] = sorted(ended, key=lambda job: (-scores[job], job.rate))
+            tried = [{"learning_rate": job.rate, "score": scores[job]} for job in sorted(ended)]
+            diverged = [job.rate for job in jobs if job[:2] == pair and scores[job] is None]
+            search = {
+                "model": self.training.name(pair[0]),
+                "share": str(pair[1]),
+                "rates": tried,
+                "best": best[pair][0].rate,
             }
-            best = max(last, key=lambda rate: last[rate])
-        self.searches.append({"model": name, "share": str(share), "rates": rates, "best": best})
-        return best
+            self.searches.append(search | ({"diverged": diverged} if diverged else {}))
+        if args.search_steps:
+            finals = [
+                job._replace(steps=args.supervised_steps) for p in pairs for job in best[p][: args.search_finalists]
+            ]
+            scores = {job: run["score"] for job, run in zip(finals, self._trained(finals), strict=True)}
+            for search, pair in zip(self.searches, pairs, strict=True):
+                ended = [job for job in finals if job[:2] == pair and scores[job] is not None]
+                best[pair] = sorted(ended, key=lambda job: (-scores[job], job.rate)) or best[pair]
+                search["best"] = best[pair][0].rate
+        return {pair: jobs[0].rate for pair, jobs in best.items()}
 
-    def _train(
-        self,
-        step: str,
-        kind: str,
-        training: SupervisedTraining,
-        draw: np.ndarray,
-        rate: float,
-        seed: int,
-        inputs: dict[str, Any],
-    ) -> dict[str, Any]:
-        return self._step(
-            f"{step}, rate {rate:g}, draw {seed}",
-            lambda folder: training(folder, kind, self.labels, draw, rate, seed),
-            draw=fingerprint(draw.tolist()),
-            learning_rate=rate,
-            seed=seed,
-            most_steps=self.args.supervised_steps,
-            **inputs,
-        )
-
-    def _step(self, name: str, function: Callable[..., Mapping[str, Any]], **inputs: Any) -> dict[str, Any]:
+    def _trained(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """The results of trainings, each by one process."""
         values = {split: fingerprint(found.tolist()) for split, found in self.labels.values.items()}
-        return self.step(f"{name}, {self.labels.task.name}", function, task=self.labels.task, labels=values, **inputs)
+        steps = []
+        for job in jobs:
+            draw = self.draws[job.share][job.number]
+            length = min(job.steps, self.args.steps_of(len(draw)))
+            inputs = self.inputs[job.kind] | {"draw": fingerprint(draw.tolist()), "learning_rate": job.rate}
+            inputs |= {"seed": job.number, "steps": length, "task": self.labels.task, "labels": values}
+            name = f"train, {self.training.name(job.kind)}, {job.share}, {length} steps"
+            name += f", rate {job.rate:g}, draw {job.number}"
+            options = job.kind, self.labels, draw, job.rate, job.number, length
+            steps.append(Step(f"{name}, {self.labels.task.name}", partial(self._run, options), inputs, cost=length))
+        return self.each(steps)
+
+    def _run(self, options: tuple, folder: Path) -> dict[str, Any]:
+        return self.training(folder, *options)
 
     def _table(self, share: Share, details: bool) -> dict[str, Any]:
         """The rows of a share, or why there are none."""
@@ -178,7 +205,9 @@ class Comparison:
         if self.paper and (not few or share.fraction == PAPER_FRACTION):
             head["paper"] = {name: scores[few] for name, scores in PAPER.items()}
         n = 1000 if details else 300
-        table = score_table(self.found[share], self.labels, self.patients["test"], n=n, details=details)
+        table = score_table(
+            self.found[share] + self.trained[share], self.labels, self.patients["test"], n=n, details=details
+        )
         for row in table["rows"]:
             row["pretraining_views"] = self.pretraining_views if row["kind"] == "ours" else 0
         return head | {"draws": len(group), "images": float(np.mean([len(draw) for draw in group]))} | table

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.ranks import from_main
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.results import train_figures
 from hf_radmae.pretraining.setup import initial_model, make_trainer
@@ -34,7 +35,7 @@ INDIFFERENT = (
         "resume_from_checkpoint",
         "save_total_limit",
     ),
-    *("max_skipped_share", "push_to_hub", "do_", "dataloader_", "logging_", "log_", "hub_"),
+    *("max_skipped_share", "push_to_hub", "do_", "dataloader_", "logging_", "log_", "hub_", "ddp_"),
 )
 
 
@@ -103,7 +104,7 @@ def pretrain(
         "test": trainer.evaluate(images.parts["test"], metric_key_prefix="test")["test_loss"],
     }
     trainer.save_model()
-    save_seen([images.rows["train"], images.rows["validation"]], folder, model_args.model)
+    from_main(lambda: save_seen([images.rows["train"], images.rows["validation"]], folder, model_args.model))
     figures = {name: value for name, value in train_figures(trainer).items() if name != "seconds"}  # of this start
     curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
     figures["views"] = round(figures["epochs"] * len(images.train))
@@ -127,3 +128,12 @@ def deciding_options(args: TrainingArguments) -> dict[str, Any]:
     default = type(args)(output_dir="default").to_dict()
     changed = {name: value for name, value in args.to_dict().items() if value != default.get(name)}
     return {name: value for name, value in changed.items() if not name.startswith(INDIFFERENT)}
+
+
+def learned_from(args: RadMAETrainingArguments) -> dict[str, Any]:
+    """What decides what is learned, the same for any split of the same batches over processes and accumulation."""
+    split = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+    options = {name: value for name, value in deciding_options(args).items() if name not in split}
+    if args.tokens_per_batch is None:
+        return options | {"images_per_update": args.images_per_update(1)}
+    return options | {"pieces": args.world_size * args.gradient_accumulation_steps}

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.ranks import is_main
 from hf_radmae.sources.patients import resampled
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import Comparison
@@ -77,6 +78,8 @@ def probe_against_rivals(
 ) -> dict[str, Any]:
     """Heads on frozen features with all labels and with balanced draws of few of them, for the network and its rivals.
 
+    On several processes every one calls it and computes its share of the features.
+
     Args:
         trained, untrained: the network after and before pre-training.
         parts: the images of "train", "validation" and "test".
@@ -86,8 +89,8 @@ def probe_against_rivals(
         num_workers: of the loaders.
 
     Returns:
-        "column", "classes", "dropped" and "resampled", "tables" of `score_table`, and the rows of all tables as "rows",
-        each with its "labels".
+        Nothing on any but the first process. There "column", "classes", "dropped" and "resampled", "tables" of
+        `score_table`, and the rows of all tables as "rows", each with its "labels".
 
     Raises:
         ValueError: the column does not exist, or is no column of classes.
@@ -100,7 +103,9 @@ def probe_against_rivals(
     models |= metadata_model(rows, labels, args.metadata)
     for name, kind, network in ((UNTRAINED, "rival", untrained), (OURS, "ours", trained)):
         models[name] = (kind, [network_features(network, parts, num_workers=num_workers)], NETWORK_POOLINGS)  # type: ignore[assignment]
-    comparison = Comparison(labels, patients(rows), args, lambda name, function, **_: function(None))
+    if not is_main():
+        return {}
+    comparison = Comparison(labels, patients(rows), args)
     for name, (kind, features, poolings) in models.items():
         comparison.probe(name, kind, features, poolings)
     found = comparison.results()

@@ -2,6 +2,11 @@
 
 Steps depend on each other by their inputs: pre-training on the images, probes on the weights' fingerprint, tables on
 the predictions. Each is done once, see `hf_radmae.study.steps`.
+
+On several processes (`accelerate launch`) all of them pre-train together and compute features, and each trains its
+share of the supervised networks, as a single process would. The first one solves the heads and makes the tables. From a
+checkpoint that is given, results are those of one process bit for bit, with the same devices and numbers of threads; a
+pre-training of the same global batches is equal up to rounding.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +26,14 @@ from transformers import set_seed
 
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.loader import bucket_loader
+from hf_radmae.batching.ranks import from_main, is_main, main_first, wait_until_seen
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.models.starts import read_config
 from hf_radmae.pretraining.arguments import DEFAULT_PRESET, DataArguments, ModelArguments
 from hf_radmae.pretraining.figures import save_figure
 from hf_radmae.pretraining.results import environment
 from hf_radmae.pretraining.setup import patch_size_of
+from hf_radmae.pretraining.trainer import check_agreement
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.sources.load import PROCESSES
@@ -36,12 +43,13 @@ from hf_radmae.study.comparison import Comparison
 from hf_radmae.study.error_maps import error_figure, error_maps, error_scores
 from hf_radmae.study.folds import PUBLISHED, fold_curve
 from hf_radmae.study.heads import Splits, joined, parts_of
-from hf_radmae.study.networks import content_print, deciding_options, load_images, pretrain
+from hf_radmae.study.networks import content_print, deciding_options, learned_from, load_images, pretrain
 from hf_radmae.study.pretrained import OURS, SPLITS, UNTRAINED, Models, metadata_model, rival_models
 from hf_radmae.study.rivals import network_features
 from hf_radmae.study.rivals.supervised import SupervisedTraining, labelled_parts
 from hf_radmae.study.seen import check_unseen
-from hf_radmae.study.steps import Steps
+from hf_radmae.study.shared_steps import SharedSteps
+from hf_radmae.study.steps import Step
 from hf_radmae.study.tasks import TaskLabels, patients, read_labels
 
 
@@ -76,38 +84,51 @@ class Study:
         if "vit" in args.supervised and not args.vit_checkpoint:
             _check_size(args.mae_checkpoint or model_args.model, model_args.preset or DEFAULT_PRESET)
         images_per_update = training.images_per_update(data_args.max_tokens)
-        self.images = load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES, args.test_split)
+        self.images = main_first(
+            lambda: load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES, args.test_split)
+        )
+        check_agreement(self.images.fingerprint)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
         self.patients = patients(self.images.rows, allow_shared=self.data_args.allow_shared_patients)
         self._check_two_classes()
         given = [args.mae_checkpoint, *args.more_checkpoints, args.vit_checkpoint, args.resnet50_checkpoint]
         given += [model_args.model, *data_args.rivals]
-        self.unseen = {name: check_unseen(name, self.images.rows["test"]) for name in given if name}
-        self.steps = Steps(self.folder / "steps")
-        self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm)
+        test = self.images.rows["test"]
+        self.unseen = from_main(lambda: {name: check_unseen(name, test) for name in given if name})
+        self.steps = SharedSteps(self.folder / "steps")
+        self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm or not is_main())
 
     def run(self) -> dict[str, Any]:
-        """Takes all steps; returns what `results.json` holds and `write_report` shows."""
+        """Takes all steps; returns what `results.json` holds and `write_report` shows, on the first process.
+
+        Every process calls it. On the others it returns nothing, as soon as there is nothing more to share.
+        """
         args = self.args
         mae, folder, pretraining = self._encoder()
         runs = [self._features(OURS, mae)]
         for other in args.more_checkpoints:
             runs.append(self._features(f"{OURS}, {Path(other).name}", RadMAEForPreTraining.from_pretrained(other)))
-        seen: dict[str, Any] = {split: ~np.isnan(next(iter(part.values()))).any(1) for split, part in runs[0].items()}
+        seen: dict[str, Any] = from_main(
+            lambda: {split: ~np.isnan(next(iter(part.values()))).any(1) for split, part in runs[0].items()}
+        )
         labels = [found.known(seen).without_rare(args.min_test_images) for found in self.labels]
         models = self._models(mae, runs)
-        parts = labelled_parts(self.images, labels) if args.supervised else {}
-        supervised = SupervisedTraining(parts, args, self.model_args, mae.config, folder, self.training)
         weights, tasks = model_fingerprint(mae), []
-        for found in labels:
-            views = pretraining.get("training", {}).get("views")
-            comparison = Comparison(found, self.patients, args, self._step, self.data_args.dataset == "irma", views)
+        is_irma = self.data_args.dataset == "irma"
+        views = pretraining.get("training", {}).get("views")
+        comparisons = [Comparison(found, self.patients, args, self._each, is_irma, views) for found in labels]
+        if args.supervised:
+            parts = labelled_parts(self.images, labels)
+            supervised = SupervisedTraining(parts, args, self.model_args, mae.config, folder, self.training)
+            for comparison in comparisons:
+                comparison.train(args.supervised, supervised, weights)
+        if not is_main():
+            return {}
+        for found, comparison in zip(labels, comparisons, strict=True):
             known = metadata_model(self.images.rows, found, args.metadata) | models
             for name, (kind, features, poolings) in known.items():
                 self.bar.set_postfix_str(f"heads on {name}, {found.task.name}")
                 comparison.probe(name, kind, features, poolings)
-            for network in args.supervised:
-                comparison.train(network, supervised, weights)
             tasks.append(comparison.results() | self._further(found, known, mae))
         self.bar.close()
         images = {split: len(part) for split, part in self.images.rows.items()}
@@ -145,6 +166,8 @@ class Study:
         for seed in range(self.training.seed, self.training.seed + len(runs)):
             set_seed(seed)
             starts.append(self._features(f"{UNTRAINED}, seed {seed}", RadMAEForPreTraining(mae.config)))
+        if not is_main():
+            return {}
         return models | {UNTRAINED: ("rival", starts, self.args.poolings), OURS: ("ours", runs, self.args.poolings)}
 
     def _further(self, labels: TaskLabels, models: Any, mae: RadMAEForPreTraining) -> dict[str, Any]:
@@ -175,9 +198,15 @@ class Study:
         self.bar.update()
         return result
 
+    def _each(self, steps: Sequence[Step]) -> list[dict[str, Any]]:
+        inputs = {"images": self.images.fingerprint}
+        self.bar.set_postfix_str(f"{len(steps)} trainings")
+        return self.steps.each([step._replace(inputs={**step.inputs, **inputs}) for step in steps], self.bar.update)
+
     def _encoder(self) -> tuple[RadMAEForPreTraining, str, dict[str, Any]]:
         """The pre-trained network, where it is, and what its pre-training says of itself."""
-        (self.folder / "figures" / "reconstructions.png").unlink(missing_ok=True)  # of other options
+        if is_main():
+            (self.folder / "figures" / "reconstructions.png").unlink(missing_ok=True)  # of other options
         if checkpoint := self.args.mae_checkpoint:
             model = RadMAEForPreTraining.from_pretrained(checkpoint)
             unseen = [self.unseen[name] for name in (checkpoint, *self.args.more_checkpoints)]
@@ -189,7 +218,7 @@ class Study:
         for rate in self.args.learning_rates if self.args.protocol == "paper" else [self.training.learning_rate]:
             training = copy.copy(self.training)
             training.learning_rate = rate
-            inputs["training"] = deciding_options(training)
+            inputs["training"] = learned_from(training)
             name = f"pretrain, rate {rate:g}" if self.args.protocol == "paper" else "pretrain"
             options: dict[str, Any] = {"data_args": self.data_args, "model_args": self.model_args, "args": training}
             result = self._step(name, partial(pretrain, images=self.images, **options), **inputs)
@@ -197,13 +226,14 @@ class Study:
             folder = self.steps.path(name, **inputs, images=self.images.fingerprint).with_suffix("")
             found.append((result, folder))
         result, folder = min(found, key=lambda pair: pair[0]["losses"]["validation"])
-        if (picture := folder / "reconstructions.png").is_file():
+        if is_main() and (picture := folder / "reconstructions.png").is_file():
             (self.folder / "figures").mkdir(exist_ok=True)
             shutil.copyfile(picture, self.folder / "figures" / picture.name)
+        wait_until_seen(folder / "config.json")
         return RadMAEForPreTraining.from_pretrained(folder), str(folder), result
 
     def _features(self, name: str, network: RadMAEForPreTraining) -> Splits:
-        """The features of a network in every pooling, kept in the study's folder."""
+        """The features of a network in every pooling, kept in the study's folder; none on any but the first process."""
         network.to(self.training.device)  # type: ignore[arg-type]  # decorated without its types
         options: dict[str, Any] = {
             "poolings": parts_of(self.args.poolings),
@@ -219,7 +249,8 @@ class Study:
         self._step(
             f"features, {name}", shapes, weights=model_fingerprint(network), poolings=parts_of(self.args.poolings)
         )
-        return found or network_features(network, self.images.parts, **options)
+        found = found or network_features(network, self.images.parts, **options)
+        return found if is_main() else {}
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

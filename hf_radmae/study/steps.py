@@ -5,6 +5,8 @@ others, and going back to the old option finds the old results. A file is writte
 study, it is started again and resumes with the first step that has no file.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +32,20 @@ def fingerprint(inputs: Any) -> str:
 def data_fingerprint(rows: Mapping[str, Any]) -> str:
     """Of the splits of a data set: of its files, as datasets tells them apart, and of what was done with the rows."""
     return fingerprint({split: getattr(part, "_fingerprint", None) for split, part in rows.items()})
+
+
+class Step(NamedTuple):
+    """What is to be done once.
+
+    Attributes:
+        name, function, inputs: see `Steps`.
+        cost: of the step, compared with others; any unit.
+    """
+
+    name: str
+    function: Callable[[Path], Mapping[str, Any]]
+    inputs: Mapping[str, Any]
+    cost: float = 1.0
 
 
 class Steps:
@@ -58,23 +74,39 @@ class Steps:
                 left there if it was ended. Returns what can be written as JSON; arrays become lists.
             **inputs: all that decides the result.
         """
-        path = self.path(name, **inputs)
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            logger.info("%s ...", name)
-            start = time.perf_counter()
-            folder = path.with_suffix("")
-            result = function(folder)
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            record = {"step": name, "inputs": inputs, "seconds": time.perf_counter() - start, "result": result}
-            text = json.dumps(record, default=_plain, allow_nan=False)
-            write_whole(path, text)
-            record = json.loads(text)  # the same types as when it is read
-            self.ran.append(name)
-            logger.info("%s: %.0f s", name, record["seconds"])
-        self.seconds[name] = record["seconds"]
+        step = Step(name, function, inputs)
+        return self.note(self.known(step) or self.write(step, *self.run(step)))
+
+    def known(self, step: Step) -> dict[str, Any] | None:
+        """The record of a step that was done."""
+        path = self.path(step.name, **step.inputs)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def run(self, step: Step) -> tuple[Mapping[str, Any], float]:
+        """Does a step: its result, and how many seconds it took."""
+        logger.info("%s ...", step.name)
+        start = time.perf_counter()
+        result = step.function(self.path(step.name, **step.inputs).with_suffix(""))
+        seconds = time.perf_counter() - start
+        self.ran.append(step.name)
+        logger.info("%s: %.0f s", step.name, seconds)
+        return result, seconds
+
+    def write(self, step: Step, result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Writes the record of a step, and gives it."""
+        path = self.path(step.name, **step.inputs)
+        folder = path.with_suffix("")
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        record = {"step": step.name, "inputs": step.inputs, "seconds": seconds, "result": result}
+        text = json.dumps(record, default=_plain, allow_nan=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+        return json.loads(text)  # the same types as when it is read
+
+    def note(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The result of a record, whose time is added to those of the study."""
+        self.seconds[record["step"]] = record["seconds"]
         return record["result"]
 
     def path(self, name: str, **inputs: Any) -> Path:

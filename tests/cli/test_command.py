@@ -110,3 +110,27 @@ def test_no_module_but_init_lies_at_the_root():
     import hf_radmae
 
     assert [path.name for path in Path(hf_radmae.__file__).parent.glob("*.py")] == ["__init__.py"]
+
+
+TOGETHER = {"pretrain", "finetune", "search-lr", "study", "export", "embed"}
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - TOGETHER))
+def test_a_command_of_one_process_is_refused_in_one_line_on_two(name, monkeypatch):
+    module = import_module(f"hf_radmae.cli.{COMMANDS[name]}")
+    monkeypatch.setattr(sys, "argv", [name])
+    for rank, expected in (("0", rf"^{name}: error: runs in one process, and 2 were started: .*"), ("1", "^0$")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(SystemExit, match=expected) as ended:
+            module.main()
+        assert "\n" not in str(ended.value)
+
+
+def test_a_wrong_option_is_told_once_on_two_processes(monkeypatch, capsys):
+    for rank, code in (("0", 2), ("1", None)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit) as ended:
+            parse((DataArguments,), ["--no_such_option", "1"])
+        assert ended.value.code == code
+    assert capsys.readouterr().err.count("no such option") == 1

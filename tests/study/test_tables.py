@@ -116,15 +116,14 @@ def test_every_head_gives_probabilities_of_every_image(several):
 
 @pytest.fixture
 def comparison():
-    """A maker of comparisons of features that tell the class, with steps that are run at once."""
+    """A maker of comparisons of features that tell the class."""
 
     def make(is_irma: bool, task: TaskLabels, **options) -> Comparison:
         found = Comparison(
             task,
             {split: np.arange(len(values)) for split, values in task.values.items()},
             StudyArguments(**{"draws": 2, "curve": [0.1], "supervised": ["none"], "low_fraction": 0.01} | options),
-            lambda name, function, **inputs: function(None),
-            is_irma,
+            is_irma=is_irma,
         )
         found.probe("pre-trained", "ours", [features(task)], ["mean"])
         found.probe("untrained", "rival", [features(task, 0.3)], ["mean"])

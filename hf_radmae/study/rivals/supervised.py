@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,21 @@ from transformers import PreTrainedModel
 
 from hf_radmae.batching.binning import assign, fit_bins
 from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.ranks import alone, on_device
 from hf_radmae.classification.data import CachedRadiographs
 from hf_radmae.classification.labels import Labels, fit_labels
 from hf_radmae.classification.networks import build_classifier
-from hf_radmae.classification.search import search_learning_rate
-from hf_radmae.classification.train import classifier_trainer, train_classifier
+from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.pretraining.arguments import DEFAULT_PRESET, ModelArguments
+from hf_radmae.pretraining.divergence import DivergedError
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
-from hf_radmae.study.arguments import StudyArguments
+from hf_radmae.study.arguments import SUPERVISED, StudyArguments
+from hf_radmae.study.heads import Kind
 from hf_radmae.study.networks import StudyImages, content_print
 from hf_radmae.study.tasks import TaskLabels
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to the next
 
@@ -86,21 +91,31 @@ class SupervisedTraining:
         return inputs
 
     def __call__(
-        self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray, learning_rate: float, seed: int
+        self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray, learning_rate: float, seed: int, steps: int
     ) -> dict[str, Any]:
         """Balanced accuracy on validation ("score"), "views", and probabilities of "validation" and "test" images.
+
+        A training that diverges has no score and no probabilities. On several processes each call trains on one.
 
         Args:
             folder: for what the training has to write down.
             kind: of network, a key of `SUPERVISED`.
             labels, draw: of the task, and the training rows whose labels are used.
-            learning_rate, seed: of this training.
+            learning_rate, seed, steps: of this training.
         """
-        fitted, column = self._fitted(labels)
-        options = self._options(folder, kind, draw, self.args.supervised_steps, learning_rate, seed)
-        with contextlib.redirect_stdout(io.StringIO()):  # without a progress bar Trainer prints every evaluation
-            network = self._network(kind, fitted, seed)
-            run = train_classifier(network, self.parts, column, options, draw=draw, bootstrap=0)
+        column = ",".join(labels.columns)
+        fitted = fit_labels(self.parts["train"].rows, column)
+        # Without a progress bar Trainer prints every evaluation.
+        with alone() as device, contextlib.redirect_stdout(io.StringIO()):
+            options = self._options(folder, kind, steps, learning_rate, seed)
+            on_device(options, device)
+            try:
+                run = train_classifier(
+                    self._network(kind, fitted, seed), self.parts, column, options, draw=draw, bootstrap=0
+                )
+            except DivergedError as error:
+                logger.warning("%s at a learning rate of %g: %s", kind, learning_rate, error)
+                return {"score": None}
         state, size = run.trainer.state, len(labels.classes)
         views = state.global_step * self.args.supervised_batch_size
         result: dict[str, Any] = {"score": state.best_metric, "views": views}
@@ -112,26 +127,18 @@ class SupervisedTraining:
             result[split] = scores
         return result
 
-    def search(self, folder: Path, kind: str, labels: TaskLabels, draw: np.ndarray) -> dict[str, Any]:
-        """The validation score of each learning rate after a short training ("rates"), and the "best" one."""
-        steps, fitted = self.args.most_search_steps, self._fitted(labels)[0]
-        options = self._options(folder, kind, draw, steps)
-        trainer, _ = classifier_trainer(
-            self.parts, fitted, options, draw, model_init=lambda: self._network(kind, fitted, options.seed)
-        )
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = search_learning_rate(trainer, folder, rates=self.args.learning_rates, subject=f"{kind} {steps}")
-        rates = [{"learning_rate": rate, "score": score} for rate, score in found.trials.items()]
-        return {"rates": rates, "best": found.best} | ({"diverged": found.diverged} if found.diverged else {})
-
     def checkpoint(self, kind: str) -> str | None:
         """What a kind of network starts from; None for one from scratch."""
         return self.mae if kind == "mae" else getattr(self.args, f"{kind}_checkpoint")
 
-    def _fitted(self, labels: TaskLabels) -> tuple[Labels, str]:
-        """What a network's outputs stand for, and the columns of the labels, joined."""
-        column = ",".join(labels.columns)
-        return fit_labels(self.parts["train"].rows, column), column
+    def name(self, kind: str) -> str:
+        """What a kind of network is called in tables."""
+        start = self.checkpoint(kind)
+        return SUPERVISED[kind].replace("supervised", "fine-tuned") if start else SUPERVISED[kind]
+
+    def whose(self, kind: str) -> Kind:
+        """Whether a kind of network is ours, a rival, or of elsewhere."""
+        return "ours" if kind == "mae" else "elsewhere" if self.checkpoint(kind) else "rival"
 
     def _network(self, kind: str, fitted: Labels, seed: int) -> PreTrainedModel:
         return build_classifier(
@@ -146,10 +153,9 @@ class SupervisedTraining:
         )
 
     def _options(
-        self, folder: Path, kind: str, draw: np.ndarray, most_steps: int, learning_rate: float = 1e-3, seed: int = 0
+        self, folder: Path, kind: str, steps: int, learning_rate: float, seed: int
     ) -> ClassifierTrainingArguments:
         args, training = self.args, self.training
-        steps = min(most_steps, args.steps_of(len(draw)))
         cached = isinstance(self.parts["train"], CachedRadiographs)
         return ClassifierTrainingArguments(
             output_dir=str(folder),
