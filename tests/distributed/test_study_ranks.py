@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from optuna import get_all_study_summaries
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from world import CONTEXT, World
+
+from hf_radmae.batching import ranks
+from hf_radmae.batching.ranks import wait_until_seen
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 CONTEXT.set_forkserver_preload(["hf_radmae.cli.study"])  # where no test before has started it
@@ -75,6 +79,20 @@ def test_features_of_many_processes_are_those_of_one_bit_for_bit_and_each_image_
     assert one[0].tolist() == [row for row in range(IMAGES) if row != 7]
     seen = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(processes)]
     assert sum(seen) == IMAGES and max(seen) < IMAGES
+
+
+def test_a_file_that_storage_shows_late_is_waited_for(tmp_path, monkeypatch):
+    late = tmp_path / "folder" / "config.json"
+
+    def write() -> None:
+        late.parent.mkdir()
+        late.touch()
+
+    Timer(0.4, write).start()
+    wait_until_seen(late)
+    monkeypatch.setattr(ranks, "VISIBLE", 0.1)
+    with pytest.raises(FileNotFoundError, match=r"process 0 does not see .*other 0\.1 s after it was written"):
+        wait_until_seen(tmp_path / "other")
 
 
 # A study
