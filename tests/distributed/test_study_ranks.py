@@ -17,6 +17,7 @@ import torch
 from optuna import get_all_study_summaries
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from safetensors.numpy import load_file
 from world import CONTEXT, World
 
 from hf_radmae.batching import ranks
@@ -190,17 +191,14 @@ def test_a_study_that_pre_trains_on_two_processes_is_that_of_one_up_to_rounding(
     """Half the batch on each process: bins, batches, draws and rates are the same."""
     words = ["--per_device_train_batch_size", "6"]
     World(study, 2, output=tmp_path / "out", words=words, cache=first / "cache").wait(PATIENCE)
+    (ours,), (theirs,) = ([*path.glob("out/steps/pretrain-*/model.safetensors")] for path in (tmp_path, first))
+    weights, others = load_file(ours), load_file(theirs)
+    assert max(np.abs(weights[name] - others[name]).max() for name in others) < 1e-3
     found, expected = results(tmp_path / "out"), results(first / "out")
-    for name, loss in expected["pretraining"]["losses"].items():
-        assert found["pretraining"]["losses"][name] == pytest.approx(loss, abs=1e-3)
-    tables = [(task["tables"], other["tables"]) for task, other in zip(found["tasks"], expected["tasks"], strict=True)]
-    for ours, theirs in (pair for both in tables for pair in zip(*both, strict=True)):
-        for row, other in zip(ours["rows"], theirs["rows"], strict=True):
-            assert (row["model"], row["head"], row["pooling"]) == (other["model"], other["head"], other["pooling"])
-            if row["model"] in ("no network", "majority class", "metadata alone"):
-                assert row == other
-            elif row["model"] != "ViT, supervised":  # what a trained network says changes by whole images
-                assert row["brier"] == pytest.approx(other["brier"], abs=0.02)
+    assert found["pretraining"]["losses"] == pytest.approx(expected["pretraining"]["losses"], abs=1e-4)
+    for both in zip(found["tasks"][0]["tables"], expected["tasks"][0]["tables"], strict=True):
+        rows, known = ([row for row in table["rows"] if row["model"] != "pre-trained"] for table in both)
+        assert rows == known and len(rows) >= 5
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "out", again)  # the same global batches on one process: nothing is left to do
     written = {path.name for path in (again / "steps").glob("*.json")}
