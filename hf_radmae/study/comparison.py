@@ -112,8 +112,8 @@ class Comparison:
             if any(run["score"] is None for run in runs):
                 rate = rates[kind, searched[share]]
                 raise ValueError(
-                    f"{training.name(kind)}, {share}: a training diverged at the learning rate {rate:g}, which did best "
-                    "in the search: leave it out of --learning_rates"
+                    f"{training.name(kind)}, {share}: a training diverged at the best learning rate of the search, "
+                    f"{rate:g}: leave it out of --learning_rates"
                 )
             if not is_main():
                 continue
