@@ -15,6 +15,7 @@ from hf_radmae.study.comparison import PAPER, Comparison
 from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve
 from hf_radmae.study.heads import Candidate, candidates
 from hf_radmae.study.report import described, terminal_text, write_report
+from hf_radmae.study.rivals.supervised import SupervisedTraining
 from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Task, TaskLabels
 
@@ -116,13 +117,14 @@ def test_every_head_gives_probabilities_of_every_image(several):
 
 @pytest.fixture
 def comparison():
-    """A maker of comparisons of features that tell the class."""
+    """A maker of comparisons of features that tell the class, with steps that are run at once."""
 
     def make(is_irma: bool, task: TaskLabels, **options) -> Comparison:
         found = Comparison(
             task,
             {split: np.arange(len(values)) for split, values in task.values.items()},
             StudyArguments(**{"draws": 2, "curve": [0.1], "supervised": ["none"], "low_fraction": 0.01} | options),
+            lambda steps: [step.function(None) for step in steps],
             is_irma=is_irma,
         )
         found.probe("pre-trained", "ours", [features(task)], ["mean"])
@@ -177,19 +179,17 @@ def test_views_are_shown_with_and_without_those_of_pre_training_and_a_start_from
     found = comparison(False, task, resnet50_checkpoint="a/resnet", vit_checkpoint=None, curve=[0.1])
     found.pretraining_views = 1000
 
-    class Training:
+    class Training(SupervisedTraining):
         """Stands for trainings of minutes: what is checked is how their results are named."""
 
-        inputs = staticmethod(lambda kind: {})
-        checkpoint = staticmethod({"resnet50": "a/resnet", "vit": None, "mae": "mae"}.get)
-        search = staticmethod(lambda *_: {"best": 1e-3, "rates": [{"learning_rate": 1e-3, "score": 1.0}]})
+        def inputs(self, kind):
+            return {}
 
-        def __call__(self, folder, kind, labels, draw, rate, seed):
+        def __call__(self, folder, kind, labels, draw, rate, seed, steps):
             scores = {split: np.full((len(v), 3), 1 / 3).tolist() for split, v in labels.values.items()}
             return {"score": 1.0, "views": 64, **scores}
 
-    for kind in ("resnet50", "vit", "mae"):
-        found.train(kind, Training(), "weights")
+    found.train(["resnet50", "vit", "mae"], Training({}, found.args, None, None, "mae", None), "weights")
     rows = {row["model"]: row for row in found.results()["tables"][0]["rows"] if row["head"] == "trained"}
     kinds = {"ResNet, fine-tuned": "elsewhere", "ViT, supervised": "rival", "MAE, fine-tuned": "ours"}
     assert {name: row["kind"] for name, row in rows.items()} == kinds
