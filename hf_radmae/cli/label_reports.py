@@ -103,9 +103,15 @@ def main() -> None:
         pq.write_table(table, unfinished)
     shutil.rmtree(parts)
     versions = ", ".join(rules.version for rules in label_sets)
+    if repeated := len(ids) - len(set(ids)):
+        print(f"\n{repeated:,} reports have the id of another one: where they disagree on an image, it is unsure.")
     print(f"\n{len(texts):,} reports, label set {versions}: {output}\n\n{summary(table, names)}")
     if hand is not None:
-        results = evaluate(hand, dict(zip(ids, table.select(names).to_pylist(), strict=True)), names)
+        read: dict[str, dict[str, str | None]] = {}
+        for key, answers in zip(ids, table.select(names).to_pylist(), strict=True):
+            said = read.setdefault(key, answers)
+            read[key] = {n: min(said[n], answers[n], key=[*ANSWERS, None].index) for n in names}
+        results = evaluate(hand, read, names)
         print(f"\n{evaluation_text(results)}")
         results |= {"label_set": versions, "environment": environment()}
         write_whole(output.with_suffix(".results.json"), json.dumps(results, indent=1) + "\n")

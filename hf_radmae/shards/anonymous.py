@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from hf_radmae.batching.columns import arrow_column
 from hf_radmae.images.remote import Place, is_url, locate
+from hf_radmae.reports.reading import ANSWERS
 from hf_radmae.sources.mri.table import HEADER_ANSWERS
 from hf_radmae.sources.patients import means_patient
 from hf_radmae.sources.pseudonyms import pseudonyms
+from hf_radmae.sources.report_labels import HAND, REPORT
 
 GROUPS = {
     "patient": "patient",
@@ -59,7 +61,10 @@ def anonymous_entry(entry: Mapping[str, Any], key: bytes, root: str | Place | No
 
 
 def kept_labels(splits: Mapping[str, datasets.Dataset], wanted: list[str] | None) -> list[str]:
-    """The columns to copy: the wanted ones, by default those of classes and truth values.
+    """The columns to copy: the wanted ones, by default those of classes, truth values, and labels joined from reports.
+
+    Where a label is from (`<label>_source`) and what its report says (`<label>_report`) go with it; a column of that
+    name which holds anything else stays.
 
     Raises:
         ValueError: a wanted column is not there, or would identify someone.
@@ -68,10 +73,28 @@ def kept_labels(splits: Mapping[str, datasets.Dataset], wanted: list[str] | None
     free = [name for name in features if name not in IDENTIFYING and not means_patient(name)]
     if wanted is None:
         labels = [name for name in free if name not in HEADER_ANSWERS]  # those are columns of every shard
-        return [name for name in labels if isinstance(features[name], datasets.ClassLabel) or _is_truth(features[name])]
-    if unknown := [name for name in wanted if name not in free]:
+        wanted = [
+            name for name in labels if isinstance(features[name], datasets.ClassLabel) or _is_truth(features[name])
+        ]
+        joined = (name for name in labels if _holds(splits, f"{name}_source", (HAND, REPORT)) and name not in wanted)
+        wanted += [name for name in joined if _holds(splits, name, ANSWERS)]
+    elif unknown := [name for name in wanted if name not in free]:
         raise ValueError(f"labels {', '.join(unknown)} are no columns, or hold ids: choose of {', '.join(free)}")
-    return wanted
+    provenance = [(f"{name}_source", (HAND, REPORT)) for name in wanted] + [
+        (f"{name}_report", ANSWERS) for name in wanted
+    ]
+    return wanted + [name for name, known in provenance if name not in wanted and _holds(splits, name, known)]
+
+
+def _holds(splits: Mapping[str, datasets.Dataset], name: str, known: Collection[str]) -> bool:
+    """Whether a column of texts is there that holds nothing but known words."""
+    for rows in splits.values():
+        if name not in rows.column_names or getattr(rows.features[name], "dtype", "") not in ("string", "large_string"):
+            return False
+        values = pc.unique(arrow_column(rows, name)).to_pylist()
+        if {value.lower() for value in values if value} - {*known}:
+            return False
+    return True
 
 
 def fingerprint(ids: Mapping[str, pa.Table], splits: Mapping[str, datasets.Dataset], labels: list[str]) -> str:

@@ -1,7 +1,8 @@
 """Labels read from reports, joined to images: what is filled, from where, and never in place of a label by hand.
 
-Beside each label there is a column `<label>_source`, "hand" or "report". Validation and test use labels by hand
-wherever there are any: a split that has one is scored on those alone.
+Beside each label there is a column `<label>_source`, "hand" or "report", and `<label>_report`, what the reports say of
+an image, beside a label by hand too: `against_hand` measures these. Validation and test use labels by hand wherever
+there are any: a split that has one is scored on those alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from hf_radmae.batching.columns import arrow_column
 from hf_radmae.metrics.bootstrap import is_missing
+from hf_radmae.reports.evaluation import WRITTEN, evaluate
 from hf_radmae.reports.join import speaks_of
 from hf_radmae.reports.labels import label_reports
 from hf_radmae.sources.mri.body_parts import BodyParts
@@ -129,6 +131,27 @@ def by_hand_where_any(splits: datasets.DatasetDict) -> tuple[datasets.DatasetDic
     return result, notes
 
 
+def against_hand(splits: datasets.DatasetDict) -> dict[str, Any] | None:
+    """How right the reports of images with a label by hand are, as `evaluate` measures it; None where there are none.
+
+    Images are counted, and those of an exam share a report.
+    """
+    hand: dict[tuple[str, int], dict[str, str | None]] = {}
+    read: dict[tuple[str, int], dict[str, str | None]] = {}
+    columns = {name for rows in splits.values() for name in rows.column_names if name.endswith("_report")}
+    names = sorted(name.removesuffix("_report") for name in columns)
+    for split, rows in splits.items():
+        for name in names:
+            if not {name, f"{name}_report", f"{name}_source"} <= {*rows.column_names}:
+                continue
+            texts = (_texts(rows, f"{name}{suffix}") for suffix in ("", "_report", "_source"))
+            for row, (given, said, source) in enumerate(zip(*texts, strict=True)):
+                if source == HAND and said is not None and given is not None and given.lower() in WRITTEN:
+                    hand.setdefault((split, row), {})[name] = WRITTEN[given.lower()]
+                    read.setdefault((split, row), {})[name] = said
+    return evaluate(hand, read, names) if hand else None
+
+
 def from_reports(rows: Any, label: str) -> np.ndarray:
     """True where a label is of a report; bool (images,), all False where no column tells."""
     column = f"{label}_source"
@@ -167,19 +190,21 @@ def _filled(
     code = _codes(feature, [value for value, gone in zip(values, missing, strict=True) if not gone], name)
     column = f"{name}_source"
     sources: list[str | None] = _texts(rows, column) if column in rows.column_names else [None] * len(rows)
+    heard: list[str | None] = []
     for row, several in enumerate(reports):
-        if not missing[row]:
-            sources[row] = sources[row] or HAND
-            continue
         answers = {
             report[name]
             for report in several
             if report[name] and speaks_of(report[f"{name}_body_part"], report[f"{name}_side"], parts[row], sides[row])
         }
         said = answers.pop() if len(answers) == 1 else "unsure" if answers else None
-        if said in code:
+        heard.append(said)
+        if not missing[row]:
+            sources[row] = sources[row] or HAND
+        elif said in code:
             values[row], sources[row] = code[said], REPORT
     rows = _with_column(rows, name, values, feature)
+    rows = _with_column(rows, f"{name}_report", heard, datasets.Value("string"))
     return _with_column(rows, column, sources, datasets.Value("string")), Counter(s for s in sources if s)
 
 

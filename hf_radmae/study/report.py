@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from hf_radmae.images.storage import write_whole
+from hf_radmae.reports.evaluation import evaluation_text
 from hf_radmae.study.figures import (
     class_figure,
     curve_figure,
@@ -49,6 +50,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
         lstrip_blocks=True,
         autoescape=select_autoescape(enabled_extensions=("html.j2",)),
     )
+    environment.filters |= {"evaluation_text": evaluation_text}
     environment.filters |= {"score": score, "minutes": minutes, "described": described, "headlines": headlines}
     shared = {
         **results,
@@ -152,6 +154,8 @@ def terminal_text(results: Mapping[str, Any]) -> str:
     """The tables of every task as plain text."""
     lines = [line for task in results["tasks"] for table in task["tables"] for line in table_lines(task["name"], table)]
     lines.append(f"\nPer cent with 95 % intervals over {results['resampled']}, draws and seeds; test split.")
+    if measured := results.get("report_labels"):
+        lines += ["\nLabels of reports, per cent of images:\n", evaluation_text(measured)]
     return "\n".join(lines)
 
 

@@ -38,6 +38,7 @@ from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.probing.features import model_fingerprint
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import resampled
+from hf_radmae.sources.report_labels import against_hand
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import Comparison
 from hf_radmae.study.error_maps import error_figure, error_maps, error_scores
@@ -146,6 +147,7 @@ class Study:
             "pretraining": pretraining,
             "class_weights": args.class_weights,
             "resampled": resampled(self.images.rows["test"]),
+            "report_labels": against_hand(self.images.rows),
             "tasks": tasks,
             "seconds": self.steps.seconds,
         }

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_radmae import label_reports, load_radiographs
-from hf_radmae.sources.report_labels import by_hand_where_any, with_report_labels
+from hf_radmae.shards.anonymous import kept_labels
+from hf_radmae.sources.report_labels import against_hand, by_hand_where_any, with_report_labels
 
 TEXTS = {
     "e1": "Distale Radiusfraktur links.",
@@ -189,3 +190,21 @@ def test_a_column_of_texts_is_read_in_place_and_leaves():
     assert list(found["train"]["fracture"]) == ["yes", "yes", "no", "yes"]
     assert list(found["train"]["fracture_source"]) == ["report", "hand", "report", "hand"]
     assert "befund" not in found["train"].column_names
+
+
+def test_reports_are_measured_on_images_that_have_a_label_by_hand_too(labels):
+    data = rows(exam=list(TEXTS), fracture=["yes", "yes", "no", "no", None])
+    splits, _ = with_report_labels(datasets.DatasetDict({"train": data}), labels)
+    assert list(splits["train"]["fracture_report"]) == ["yes", "no", "unsure", None, "no"]
+    measured = against_hand(splits)["labels"]["fracture"]
+    assert measured["compared"] == 3 and measured["flips"] == 1 and measured["recall"] == 0.5
+    assert against_hand(datasets.DatasetDict({"train": data})) is None
+
+
+def test_where_a_label_is_from_goes_into_shards_and_a_column_that_holds_more_does_not(labels):
+    splits, _ = with_report_labels(datasets.DatasetDict({"train": rows(exam=list(TEXTS), site=list("abcde"))}), labels)
+    assert kept_labels(splits, None) == ["fracture", "fracture_source", "fracture_report"]
+    assert kept_labels(splits, ["site", "fracture"]) == ["site", "fracture", "fracture_source", "fracture_report"]
+    names = ["Dr. Meier", "report", None, "hand", "hand"]
+    splits["train"] = splits["train"].remove_columns("fracture_source").add_column("fracture_source", names)
+    assert kept_labels(splits, ["fracture"]) == ["fracture", "fracture_report"]
