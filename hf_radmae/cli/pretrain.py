@@ -9,9 +9,10 @@ On your own, sub-folders or a metadata.csv with labels are optional:
     accelerate launch scripts/pretrain.py --dataset imagefolder --data_dir RADIOGRAPHS --probe_column body_region \
         --preset small --max_tokens 256 --output_dir out/mine
 
-A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended, by SIGTERM, SIGUSR1 or
-kill -9, resumes from its last complete checkpoint when it is started again with the same --output_dir (--resume). After
-the two signals it saves at the next step and ends with exit code 75. Watch it with `tensorboard --logdir out`.
+A recipe (.yaml or .json) may come first; the command line wins over it. A run that was ended, by SIGTERM, SIGUSR1,
+SIGHUP (a closed terminal) or kill -9, resumes from its last complete checkpoint when it is started again with the same
+--output_dir (--resume). After the first three it saves at the next step and ends with exit code 75. Watch it with
+`tensorboard --logdir out`.
 
 The output folder then holds the encoder (bare transformers loads it, for images of three channels) with its
 preprocessor_config.json, in mae/ the whole masked autoencoder to continue from, results.json with every figure,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
@@ -27,6 +29,36 @@ _SAFE_TO_CHANGE = ("data_dir", "cache", "probe_column", "rivals")
 FINISHED, STOPPED = "finished", "stopped"
 
 
+class LastingStream:
+    """A standard stream whose reader may go away (a closed terminal, `| head`): the training does not end with it."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop what nobody reads."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, where there is a reader."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        if error.errno in (errno.EPIPE, errno.EIO):  # for good: what waits in the buffer would fail again at the exit
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
     """Runs in the output folder, which nobody else writes to, on the cores of this process; gives a `print`.
@@ -36,9 +68,14 @@ def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
     end_with_launcher()
     if args.use_cpu:  # for whoever asks Accelerate anew which processes there are
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    with RunFolder(args.output_dir, owner=args.process_index == 0):
-        use_available_cores(args)
-        yield print if args.process_index == 0 else lambda *_: None
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, LastingStream(stream)) for stream in streams)
+    try:
+        with RunFolder(args.output_dir, owner=args.process_index == 0):
+            use_available_cores(args)
+            yield print if args.process_index == 0 else lambda *_: None
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def options_of(args: RadMAETrainingArguments, *others: Any) -> dict[str, Any]:

@@ -58,6 +58,24 @@ def _launcher_was_given_threads() -> bool:
         return False
 
 
+_RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+def check_ranks(use_cpu: bool) -> None:
+    """Check that a number of processes in the environment comes from a launcher, which numbers them too.
+
+    Raises:
+        ValueError: it does not: on a CPU this process would wait half an hour for others that nobody starts.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    on_cpu = use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if on_cpu and size != "1" and not any(name in os.environ for name in _RANKS):
+        raise ValueError(
+            f"WORLD_SIZE is {size} in the environment and RANK is not set: unset WORLD_SIZE to train on one process, "
+            "or start the processes with accelerate launch or torchrun"
+        )
+
+
 def warn_of_slow_bf16(args: TrainingArguments) -> None:
     """Warns where `--bf16` runs on a processor that has to emulate it."""
     if args.bf16 and args.device.type == "cpu":

@@ -1,6 +1,7 @@
 """A run that is asked to end saves at its next step, and ends with an exit code of its own.
 
-SIGTERM and SIGUSR1 are what Slurm, Kubernetes and machines that may be taken away send. A launcher that dies counts as
+SIGTERM and SIGUSR1 are what Slurm, Kubernetes and machines that may be taken away send, SIGHUP is what a terminal sends
+when it is closed (not to a process that `nohup` started). A launcher that dies counts as
 a request too: `accelerate launch` does not pass SIGTERM to the process that it started. Such signals often go to all
 processes of a job, so loader workers ignore them: the batches that are on their way are still needed.
 """
@@ -21,7 +22,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 EXIT_CODE = 75
 """Of a process that was asked to end, saved a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)."""
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # of this system
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,7 +43,7 @@ class Stopped(SystemExit):
 
 
 class StopOnRequest(TrainerCallback):
-    """Saves and ends a training at the step after SIGTERM, SIGUSR1 or the end of the launcher.
+    """Saves and ends a training at the step after SIGTERM, SIGUSR1, SIGHUP or the end of the launcher.
 
     Attributes:
         reason: why this process was asked to end, or None.
@@ -66,6 +67,8 @@ class StopOnRequest(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread only
         for number in SIGNALS:
+            if signal.getsignal(number) == signal.SIG_IGN:  # as nohup has it
+                continue
             self._before[number] = signal.signal(number, self._request)
             if hasattr(signal, "siginterrupt"):  # a read of a file that is under way is continued, not failed
                 signal.siginterrupt(number, False)
@@ -115,7 +118,7 @@ def end_with_launcher() -> None:
 
 
 def ignore_requests(worker: int = 0) -> None:
-    """A loader worker's `worker_init_fn`: SIGTERM ends it where it comes from its own process alone, SIGUSR1 never."""
+    """A loader worker's `worker_init_fn`: the signals end it where they come from its own process alone."""
     parent = multiprocessing.parent_process()
     if parent is None or not hasattr(signal, "sigwaitinfo"):
         return

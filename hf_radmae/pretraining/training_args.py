@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
+from hf_radmae.pretraining.devices import check_ranks
 from hf_radmae.pretraining.run_folder import check_temporary_folder
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -216,6 +217,7 @@ class RadMAETrainingArguments(TrainingArguments):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"--{name} {getattr(self, name)}: {reason}")
         check_temporary_folder(self.dataloader_num_workers)
+        check_ranks(self.use_cpu)
 
     @classmethod
     def adopt(cls, args: TrainingArguments) -> "RadMAETrainingArguments":

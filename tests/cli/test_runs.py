@@ -1,6 +1,8 @@
 """What the training commands share: a finished run is reported, skipped images are counted alike by all ranks."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +26,20 @@ def test_a_finished_classifier_with_a_score_that_is_none_is_reported(tmp_path):
     assert said == [
         f"{tmp_path} holds this run, finished: test accuracy 0.500. Nothing was changed; --resume none starts anew."
     ]
+
+
+def test_a_reader_that_goes_away_does_not_end_a_run(tmp_path):
+    code = "import sys; from hf_radmae.cli.runs import own_folder\n"
+    code += "from hf_radmae.pretraining.training_args import RadMAETrainingArguments\n"
+    code += "args = RadMAETrainingArguments(output_dir=sys.argv[1], use_cpu=True, dataloader_num_workers=0)\n"
+    code += "with own_folder(args) as say:\n"
+    code += "    for _ in range(3): say('x' * 100_000, flush=True)\n"
+    code += "    open(f'{sys.argv[1]}/ended', 'w').close()"
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    run.stdout.read(10)
+    run.stdout.close()
+    assert run.wait(200) == 0
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.parametrize("started_later", [False, True])

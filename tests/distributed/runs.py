@@ -94,6 +94,7 @@ def train(
             "disable_tqdm": True,
             "dataloader_num_workers": 0,
             "logging_steps": 5,
+            "figure_images": 0,  # which take longer than the training
             **options,
         }
     )

@@ -12,17 +12,18 @@ import sys
 import time
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import PATCH, make_model, make_trainer
+from test_trainer import PATCH, ROWS, make_model, make_trainer
 from transformers import TrainerCallback
 
 from hf_radmae.cli.replay import main as replay_command
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.pretraining import run_folder
 from hf_radmae.pretraining.checkpoints import DiskFullError, checkpoints_in, damage, last_complete_checkpoint
-from hf_radmae.pretraining.devices import available_cores
+from hf_radmae.pretraining.devices import available_cores, check_ranks
 from hf_radmae.pretraining.divergence import DivergedError, check_finite, replay
 from hf_radmae.pretraining.interrupts import EXIT_CODE, SIGNALS, StopOnRequest, Stopped
 from hf_radmae.pretraining.run_folder import FolderInUseError, RunFolder, check_temporary_folder
@@ -151,6 +152,33 @@ def test_a_request_after_the_last_step_ends_the_run_with_the_same_code(tmp_path)
         trainer.train()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mount_that_is_taken_away_ends_the_run_which_resumes_to_the_same_bits(tmp_path, workers):
+    images, options = tmp_path / "mount" / "images", OPTIONS | {"save_strategy": "steps", "save_steps": 3}
+    options |= {"dataloader_num_workers": workers}
+    images.mkdir(parents=True)
+    for number, row in enumerate(ROWS):
+        (images / f"{number}.png").write_bytes(row["image"]["bytes"])
+    paths = [{"bytes": None, "path": str(images / f"{number}.png")} for number in range(len(ROWS))]
+    columns = {"image": paths, "height": ROWS["height"], "width": ROWS["width"]}
+    image = datasets.Features(image=datasets.Image(decode=False), **{n: ROWS.features[n] for n in ("height", "width")})
+    rows = datasets.Dataset.from_dict(columns, features=image)
+    make_trainer(tmp_path / "straight", rows, **options).train()
+    trainer = make_trainer(tmp_path / "cut", rows, **options)
+    trainer.add_callback(At(5, lambda: images.rename(tmp_path / "away")))
+    began = time.monotonic()
+    with pytest.raises(OSError, match="the storage does not answer"):
+        trainer.train()
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "cut" / "skipped.csv").exists()
+    (tmp_path / "away").rename(images)
+    resumed = make_trainer(tmp_path / "cut", rows, **options)
+    resumed.train(last_complete_checkpoint(tmp_path / "cut"))
+    found, expected = weights(tmp_path / "cut"), weights(tmp_path / "straight")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(("votes", "stops"), [(None, False), (0.0, False), (1.0, True)])
 def test_a_rank_that_is_asked_during_the_last_save_stops_only_where_all_ranks_do(votes, stops):
     """The ranks vote at the start of a step: a request that comes after it reaches some of them before others."""
@@ -218,6 +246,14 @@ def test_a_folder_that_was_made_and_left_empty_is_removed(tmp_path):
     with pytest.raises(ValueError, match="no such option"), RunFolder(tmp_path / "run"):
         raise ValueError("no such option")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_number_of_processes_that_no_launcher_gave_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 4 in the environment and RANK is not set"):
+        check_ranks(use_cpu=True)
+    monkeypatch.setenv("RANK", "0")
+    check_ranks(use_cpu=True)
 
 
 @pytest.mark.parametrize("length", [60, 75, 76, 120])
