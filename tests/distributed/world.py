@@ -6,16 +6,30 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
 
 CONTEXT = mp.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hf_radmae.pretraining.trainer"])
+CONTEXT.set_forkserver_preload(["runs", "pytest", "hf_radmae.classification.trainer"])
+
+
+def start_forkserver() -> None:
+    """Starts the process that the ranks are forked from, which finds the modules of this folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
 
 
 class World:
     """`world_size` processes that run `target(**arguments)`, with the environment that torchrun would give them."""
 
     def __init__(self, target: Callable, world_size: int = 1, **arguments: Any):
+        start_forkserver()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
