@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -288,6 +289,30 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path):
     assert damage(checkpoints_in(tmp_path)[0]) is None
     assert trainer.state.global_step == 2 * steps
     assert errno.ENOSPC
+
+
+@pytest.mark.slow
+def test_a_small_disk_that_is_full_ends_a_run_and_a_larger_one_resumes_it_to_the_same_bits(tmp_path, straight):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "none", disk], check=False).returncode
+
+    if mount("size=50m"):
+        pytest.skip("this user may not mount a disk")
+    try:
+        trainer = make_trainer(disk / "run", **OPTIONS)
+        # half of a further checkpoint fits: the one before is deleted when the new one is complete
+        trainer.add_callback(At(9, lambda: mount("remount", f"size={int(1.5 * shutil.disk_usage(disk).used)}")))
+        with pytest.raises(DiskFullError, match=r"no space left for a checkpoint.*checkpoints there are checkpoint-8,"):
+            trainer.train()
+        assert mount("remount", "size=50m") == 0
+        make_trainer(disk / "run", **OPTIONS).train(last_complete_checkpoint(disk / "run"))
+        found = {name: tensor.clone() for name, tensor in weights(disk / "run").items()}
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    assert all(torch.equal(found[name], straight[name]) for name in straight)
 
 
 def spoil(trainer, step: int) -> None:
