@@ -19,7 +19,6 @@ shard all its columns but the image. Several poolings or layers make columns suc
 are in data/, their footers (key hf_radmae_embedding) hold the options; what could not be used is in skipped.csv.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -30,7 +29,7 @@ from hf_radmae.batching.ranks import from_main
 from hf_radmae.batching.skipped import skipped_image, write_skipped
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
-from hf_radmae.images.remote import is_url, locate
+from hf_radmae.images.remote import locate
 from hf_radmae.inference.embeddings import Embedder, Part, folder_parts, shard_parts
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
@@ -73,9 +72,7 @@ def main() -> None:
     for pooling in args.pooling:
         pooled_width(pooling, 1)  # an unknown one ends the run here
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None)
-    # On remote storage nothing can be locked: two runs write the same parts, each whole, twice.
-    remote = is_url(args.output_dir)
-    with nullcontext() if remote else RunFolder(args.output_dir, owner=accelerator.is_main_process):
+    with RunFolder(args.output_dir, owner=accelerator.is_main_process):
         embed(args, accelerator)
 
 

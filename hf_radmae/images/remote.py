@@ -273,7 +273,10 @@ class RemotePath:
             for name, info in sorted(found[1].items()):
                 if not name[start:] or (name.endswith("/") and not info["size"]):
                     continue  # the mark of an empty folder
-                yield name[start:], info, "has a name that ends with /, as a folder's: rename it" * name.endswith("/")
+                problem = "has a name that ends with /, as a folder's: rename it" * name.endswith("/")
+                if "?versionId=" in name:
+                    problem = "has a name with ?versionId=, which the reader of s3:// takes for a version: rename it"
+                yield name[start:], info, problem
             return
         level = [""]
         with ThreadPoolExecutor(threads) as pool:
@@ -412,7 +415,7 @@ def _connected(url: str) -> Iterator[tuple[Any, str]]:
                     type(fs).clear_instance_cache()  # a connection that was lost does not come back by itself
             raise StoreFault(
                 fault.errno or errno.ETIMEDOUT if isinstance(fault, OSError) else errno.ETIMEDOUT,
-                _first_line(fault),
+                _text_of(fault),
                 url,
             ) from error
         if (named := _named(error, url)) is error:
@@ -425,7 +428,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     try:
         kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise ImportError(f'{scheme}:// needs a package ({error}): pip install "hf_radmae[remote]"') from error
+        extra = ': pip install "hf_radmae[remote]"' if scheme in ("s3", "s3a", *_HOSTS) else ""
+        raise ImportError(f"{scheme}:// needs a package ({error}){extra}") from error
     own = _credentials.get(_origin(url), {})
     if scheme not in _HOSTS:
         # Listings are not kept: another process may have written since.
@@ -449,7 +453,12 @@ _TRANSIENT = frozenset(
         *("aiohttp.client_exceptions.ClientConnectionError", "aiohttp.client_exceptions.ClientPayloadError"),
         *("asyncssh.misc.DisconnectError", "asyncssh.misc.ChannelOpenError"),
         *("asyncssh.sftp.SFTPNoConnection", "asyncssh.sftp.SFTPConnectionLost"),
-        *("httpx.TransportError", "requests.exceptions.ConnectionError", "requests.exceptions.Timeout"),
+        *(
+            "httpx.TransportError",
+            "httpx2.TransportError",
+            "requests.exceptions.ConnectionError",
+            "requests.exceptions.Timeout",
+        ),
     )
 )
 """Classes of errors of a store that does not answer."""
@@ -489,18 +498,26 @@ def _fault(error: BaseException | None) -> BaseException | None:
 
 def _named(error: Exception, url: str) -> Exception:
     """The error with the URL in place of a path on the storage; those that are not of the storage as they are."""
-    text = _first_line(error)
+    text = _text_of(error)
     if _is_of(error, _REFUSED) or isinstance(error, PermissionError):
         return PermissionError(errno.EACCES, text, url)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such file or folder", url)
-    if type(error).__module__.partition(".")[0] in ("botocore", "aiohttp", "asyncssh", "s3fs", "httpx"):
+    if type(error).__module__.partition(".")[0] in (
+        "botocore",
+        "aiohttp",
+        "asyncssh",
+        "s3fs",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+    ):
         return OSError(errno.EINVAL, text, url)
     if isinstance(error, OSError) and error.filename is None and error.errno is not None:
         return type(error)(error.errno, text, url)
     return error
 
 
-def _first_line(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return redacted(next(iter(text.strip().splitlines()), "") or type(error).__name__)
+    return redacted(" ".join(text.split())[:300] or type(error).__name__)

@@ -16,6 +16,8 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
+from hf_radmae.images.remote import is_url
+
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
@@ -35,7 +37,7 @@ class RunFolder:
 
     The lock goes with the process, however it ends, and its file, which holds process number and time and no name of
     the machine, is removed at the end. Forked children do not hold it. On a file system without locks a warning says
-    so, and the run continues.
+    so, and the run continues. Remote storage has no locks: two runs write the same files there, each whole.
 
     Args:
         folder: of the run; it is made.
@@ -47,7 +49,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, owner: bool = True):
-        self.folder, self.owner = Path(folder), owner and fcntl is not None
+        self.folder, self.owner = Path(folder), owner and fcntl is not None and not is_url(folder)
         self._descriptor: int | None = None
         self._made = False
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from hf_radmae.batching.columns import arrow_column
 from hf_radmae.images.remote import is_url, locate, open_file
-from hf_radmae.images.storage import steady
+from hf_radmae.images.storage import StorageError, steady
 
 PATIENT = "patient"
 SAME_CONTENT = "same_content"
@@ -277,7 +277,9 @@ class _Reader:
         path = self.paths[row]
         try:
             return steady(lambda: _file_digest(str(path), size), str(path))
-        except (FileNotFoundError, PermissionError):  # listed where its size is read
+        except StorageError:
+            raise
+        except OSError:  # listed where its size is read
             return None
 
 
@@ -306,7 +308,7 @@ def _hexdigest(*parts: Any) -> str:
 def _size(path: str | None) -> int | None:
     try:
         return steady(lambda: locate(str(path)).stat().st_size, str(path))
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            return None
+    except StorageError:
         raise
+    except OSError:
+        return None
