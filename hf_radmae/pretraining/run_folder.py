@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from hf_radmae.images.remote import is_url
+
 try:
     import fcntl
 except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
-
-from hf_radmae.images.remote import is_url
 
 logger = logging.getLogger(__name__)
 
