@@ -11,9 +11,9 @@ several machines: --dask_scheduler, as in scripts/recipes/prepare_slurm.py and p
 from a recipe (.yaml or .json), named first. Bare `datasets.load_dataset("prepared")` reads the result.
 
 Archive (imagefolder, parquet) and output may be URLs such as s3://bucket/folder or sftp://user@host/folder, after
-`pip install "hf_radmae[remote]"`. A store that does not answer is waited for, a minute at least. Keys and passwords come
-from the places of each storage (AWS_ENDPOINT_URL and ~/.aws, ~/.ssh, FSSPEC_SFTP_PASSWORD); those in a URL are used and
-written nowhere. The host key of an SFTP server is checked if FSSPEC_SFTP_KNOWN_HOSTS names a file.
+`pip install "hf_radmae[remote]"`. A store that does not answer is waited for, a minute at least. Keys and passwords
+come from the places of each storage (AWS_ENDPOINT_URL and ~/.aws, ~/.ssh, FSSPEC_SFTP_PASSWORD); those in a URL are
+used and written nowhere. The host key of an SFTP server is checked if FSSPEC_SFTP_KNOWN_HOSTS names a file.
 
 The output folder holds data/*.parquet, manifest.json (options, counts, what was dropped, versions) and quarantine.csv
 (what is in no shard: its split, its row there, a hash, the reason; of the split "none" is what was no row of the

@@ -3,8 +3,9 @@
     python scripts/recipes/prepare_slurm.py --dataset mri --data_dir MRI --output_dir prepared
 
 The options are those of scripts/prepare.py. Start it where jobs may be submitted, in a session that outlives your login
-(tmux, or a job of its own); archive and output lie on storage that all nodes see, or are URLs such as s3://. Killed, it resumes when it is started
-again. For LSF or PBS take `LSFCluster` or `PBSCluster`. `pip install "hf_radmae[cluster]"` installs what it needs.
+(tmux, or a job of its own); archive and output lie on storage that all nodes see, or are URLs such as s3://. Killed, it
+resumes when it is started again. For LSF or PBS take `LSFCluster` or `PBSCluster`. `pip install "hf_radmae[cluster]"`
+installs what it needs.
 """
 
 import sys
