@@ -21,6 +21,7 @@ EVENTS = {
     "USR1 to a rank": (signal.SIGUSR1, "rank"),
     "TERM to all": (signal.SIGTERM, "all"),
     "TERM to the launcher": (signal.SIGTERM, "launcher"),
+    "HUP to the launcher": (signal.SIGHUP, "launcher"),  # a closed terminal
     "KILL to the launcher": (signal.SIGKILL, "launcher"),
     "KILL to a rank": (signal.SIGKILL, "rank"),
 }

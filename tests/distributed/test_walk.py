@@ -18,8 +18,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import make_rows, train
 from safetensors.torch import load_file
 from world import World
@@ -158,3 +160,54 @@ def test_walks_end_with_the_straight_runs_bits(rows, tmp_path):
     print(dict(met), flush=True)
     assert met.total() >= WALKS
     assert WALKS < 30 or {*met} == {*WAYS}
+
+
+def commanded(words: list[str], number: int | None, step: int) -> None:
+    """The command; at the start of a step the process sends itself a signal."""
+    from hf_radmae.cli.pretrain import main
+    from hf_radmae.pretraining.trainer import RadMAETrainer
+
+    train_step = RadMAETrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if number is not None and self.state.global_step == step:
+            os.kill(os.getpid(), number)
+        return train_step(self, *args, **kwargs)
+
+    RadMAETrainer.training_step = training_step
+    sys.argv = ["pretrain", *words]
+    main()
+
+
+def test_results_of_a_command_that_was_ended_twice_are_the_straight_ones_but_for_times(tmp_path):
+    """Ended in its second epoch, and at the last step of it, where the evaluation of the epoch is due."""
+    images = tmp_path / "images"
+    for number in range(24):
+        path = images / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 255, (40, 24 + 8 * (number % 3)), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    words = ["--dataset", "imagefolder", "--data_dir", str(images), "--max_tokens", "30", "--num_train_epochs", "3"]
+    words += ["--per_device_train_batch_size", "4", "--dataloader_num_workers", "0", "--figure_images", "0"]
+    words += ["--disable_tqdm", "true", "--probe_column", "label"]
+    runs = {}
+    for name in ("straight", "ended"):
+        folder = tmp_path / name / "run"
+        options = {"words": [*words, "--output_dir", str(folder)]}
+        if name == "ended":
+            state = json.loads((checkpoints_in(runs["straight"])[0] / "trainer_state.json").read_text())
+            last = state["max_steps"] // 3 * 2 - 1
+            for number, step in ((signal.SIGKILL, last - 1), (signal.SIGTERM, last)):
+                world = World(commanded, number=int(number), step=step, **options)
+                world.processes[0].join(400)
+                assert world.processes[0].exitcode == (-9 if number == signal.SIGKILL else EXIT_CODE)
+            assert json.loads((folder / "results.json").read_text())["status"] == "stopped"
+        World(commanded, number=None, step=-1, **options).wait(400)
+        runs[name] = folder
+    straight, ended = (json.loads((folder / "results.json").read_text()) for folder in runs.values())
+    assert straight["status"] == "finished"
+    for found in (straight, ended):
+        found["training"] = timeless(found["training"])
+    assert ended == straight
+    states = [load_file(folder / "mae" / "model.safetensors") for folder in runs.values()]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
