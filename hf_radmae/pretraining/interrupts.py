@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from multiprocessing.queues import Queue
 from types import FrameType
 from typing import Any
 
@@ -117,10 +118,17 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
-def ignore_requests(worker: int = 0) -> None:
-    """A loader worker's `worker_init_fn`: the signals end it where they come from its own process alone."""
+def start_worker(worker: int = 0) -> None:
+    """A loader worker's `worker_init_fn`: it ends when its own process asks it to, or a batch is lost, and not before.
+
+    Signals of others are ignored. A batch that cannot be handed over, where shared memory is full, is lost with no more
+    than a traceback, and the training would wait for it for ever: the worker ends in its place, which ends the run.
+    """
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):
+    if parent is None:
+        return
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]  # a hook that typeshed lacks
+    if not hasattr(signal, "sigwaitinfo"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
@@ -130,6 +138,16 @@ def ignore_requests(worker: int = 0) -> None:
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_worker(error: Exception, item: Any) -> None:
+    print(
+        f"A loader worker cannot hand over a batch: {error}. Is shared memory (/dev/shm) full? Make it larger, as with "
+        "docker run --shm-size=8g, or give --dataloader_num_workers 0",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def launched() -> bool:

@@ -61,7 +61,7 @@ from hf_radmae.pretraining.divergence import (
     first_not_finite,
     save_step,
 )
-from hf_radmae.pretraining.interrupts import StopOnRequest, Stopped, ignore_requests
+from hf_radmae.pretraining.interrupts import StopOnRequest, Stopped, start_worker
 from hf_radmae.pretraining.memory import what_to_lower
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments, epochs_for
 from hf_radmae.pretraining.upstream import TrainerHooks
@@ -227,7 +227,7 @@ class RadMAETrainer(TrainerHooks):
             **options,
         )
         loader.pin_memory = args.dataloader_pin_memory and torch.cuda.is_available()
-        loader.worker_init_fn = ignore_requests
+        loader.worker_init_fn = start_worker
         if args.dataloader_num_workers and args.dataloader_multiprocessing_context:
             loader.multiprocessing_context = args.dataloader_multiprocessing_context
         # BatchSamplerShard would mix images of different batches and lose short ones; one "process" leaves them alone.

@@ -99,6 +99,20 @@ def test_loader_workers_outlive_a_signal_to_the_whole_job_and_end_with_their_pro
     del batches
 
 
+@pytest.mark.slow
+def test_a_batch_that_shared_memory_has_no_room_for_ends_the_run(tmp_path, capfd):
+    """A limit on the size of files, which workers inherit, stands for a full /dev/shm."""
+    trainer = make_trainer(tmp_path, num_train_epochs=1, eval_strategy="no", dataloader_num_workers=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, before[1]))
+    try:
+        with pytest.raises(RuntimeError, match=r"worker.* exited unexpectedly"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Is shared memory (/dev/shm) full?" in capfd.readouterr().err
+
+
 DUE = [("epoch", "epoch", 7), ("steps", "steps", 5), ("epoch", "epoch", 15)]
 DUE += [pytest.param(*rest, marks=pytest.mark.slow) for rest in [("steps", "steps", 15), ("epoch", "best", 7)]]
 
