@@ -199,7 +199,8 @@ def shard_rows(rows: datasets.Dataset, labels: list[str], chosen: np.ndarray) ->
     """What a shard needs of some rows, in memory: it can be sent to a machine that does not hold the data set."""
     wanted = {"image", "spacing", *HEADER_ANSWERS, *labels}
     part = rows.select_columns([name for name in rows.column_names if name in wanted])
-    table = part.with_format("arrow")[chosen]
+    # Rows come as slices of the whole column each, and a slice is pickled with all of it.
+    table = part.with_format("arrow")[chosen].combine_chunks()
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=part.features))
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ from hf_radmae.images.fitting import as_tensor, fit_image
 from hf_radmae.images.image import ImageError, read_image
 from hf_radmae.shards.prepare import OtherOptionsError, plan, prepare
 from hf_radmae.shards.shrink import ENCODINGS, PrepareOptions, encode, field_box, shrink, target_size
-from hf_radmae.shards.writer import read_bytes, read_report
+from hf_radmae.shards.writer import read_bytes, read_report, shard_rows
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.phantom import write_archive
 from hf_radmae.sources.pseudonyms import key_path, load_key
@@ -192,6 +193,14 @@ def test_the_plan_deals_each_row_to_one_shard_of_limited_size(lengths, images_pe
         dealt = [shard.rows for shard in planned if shard.split == split]
         assert sorted(np.concatenate([*dealt, []]).tolist()) == list(range(len(rows)))
         assert all(1 <= len(rows) <= images_per_shard for rows in dealt)
+
+
+def test_what_is_sent_to_a_worker_grows_with_the_shard_and_not_with_the_archive():
+    features = datasets.Features(image=datasets.Image(decode=False))
+    paths = [{"bytes": None, "path": f"/archive/{number:08}"} for number in range(20_000)]
+    rows = datasets.Dataset.from_dict({"image": paths}, features=features)
+    chosen = np.random.default_rng(0).permutation(len(rows))[:50]
+    assert len(pickle.dumps(shard_rows(rows, [], chosen))) < 10_000
 
 
 def test_what_cannot_be_read_is_listed_by_hash_with_a_reason_and_no_path(archive, whole):
