@@ -118,14 +118,14 @@ def main() -> None:
 
 
 def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[list[str], list[Any]]:
-    """Ids and texts of a table or of a folder of text files (.txt or without an ending, hidden ones left out).
+    """Ids and texts of a table or of a folder of text files (.txt, .rtf or without an ending, hidden ones left out).
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no text file in it.
         ValueError: a column is missing, or a report has no id.
     """
     if path.is_dir():
-        plain = (file for file in path.rglob("*") if file.suffix.lower() in (".txt", "") and file.is_file())
+        plain = (file for file in path.rglob("*") if file.suffix.lower() in (".txt", ".rtf", "") and file.is_file())
         files = sorted(file for file in plain if not file.name.startswith("."))
         if not files:
             raise FileNotFoundError(f"{path}: no text file (.txt) in the folder")

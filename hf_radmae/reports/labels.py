@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_radmae.reports.reading import Finding, place_of, read_report, set_of
+from hf_radmae.reports.reading import Finding, place_of, read_mixed
 from hf_radmae.reports.rules import AUTO, LabelSet, choose, load_label_sets
 from hf_radmae.reports.text import as_text, normalise
 
@@ -26,8 +26,9 @@ def label_reports(
     Args:
         texts: of the reports; None and empty texts say nothing.
         labels: names to read for; all of the set where None.
-        label_set: "de", "en", "auto" (each report by the set of its language), the path of a YAML file (see
-            `hf_radmae.reports.rules`), or a loaded set.
+        label_set: "de", "en", "auto" (each report by the set of its language, and what that finds nothing on by the
+            other in sentences of its language), the path of a YAML file (see `hf_radmae.reports.rules`), or a loaded
+            set.
         second_reader: asked too; where its answer differs from the rules' the answer is "unsure".
 
     Returns:
@@ -45,11 +46,9 @@ def label_reports(
     for content in texts:
         text = as_text(content)
         report = normalise(text)
-        rules = set_of(report, sets)
-        chosen = chosen_of[rules.version]
-        found = read_report(report, rules, chosen)
+        found, read_by, rules = read_mixed(report, sets, chosen_of)
         if second_reader is not None and text.strip():
-            found = _agreed(found, second_reader(text, [label.name for label in chosen]))
+            found = _agreed(found, second_reader(text, list(found)))
         side, body_part = place_of(report, rules)
         row: dict[str, Any] = {}
         places: dict[str, tuple[str | None, str | None]] = {"": (None, None)}
@@ -59,7 +58,7 @@ def label_reports(
             row[f"{name}_rule"] = finding and finding.rule
             quoted = finding.evidence if finding else ""
             if quoted not in places:
-                places[quoted] = place_of(quoted, rules)
+                places[quoted] = place_of(quoted, read_by[name])
             own = places[quoted]
             row[f"{name}_side"] = finding and (own[0] or side)
             row[f"{name}_body_part"] = finding and (own[1] or body_part)

@@ -8,7 +8,7 @@ statements of a section yes outranks unsure, and unsure outranks no; the conclus
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -84,12 +84,41 @@ def set_of(report: Text, label_sets: Sequence[LabelSet]) -> LabelSet:
     if len(label_sets) == 1:
         return label_sets[0]
 
-    words = _WORD.findall(report.content)
-    counts = [sum(word in rules.words for word in words) for rules in label_sets]
+    counts = [count_words(report, rules) for rules in label_sets]
     best = [rules for rules, count in zip(label_sets, counts, strict=True) if count == max(counts)]
     if len(best) == 1:
         return best[0]
     return max(best, key=lambda rules: sum(bool(label.mention.search(report.content)) for label in rules.labels))
+
+
+def count_words(text: str | Text, label_set: LabelSet) -> int:
+    """How many of a text's words are frequent ones of the set's language."""
+    content = (normalise(text) if isinstance(text, str) else text).content
+    return sum(word in label_set.words for word in _WORD.findall(content))
+
+
+def read_mixed(
+    report: Text, label_sets: Sequence[LabelSet], labels: Mapping[str, Sequence[LabelRules]]
+) -> tuple[dict[str, Finding | None], dict[str, LabelSet], LabelSet]:
+    """Read a report by the set of its language, and what that finds nothing on in its sentences of another language.
+
+    Args:
+        labels: version of a set -> those to read for, of the same names in each.
+
+    Returns:
+        What is said by label; the set that read it; and the set of the report's language.
+    """
+    main = set_of(report, label_sets)
+    found = read_report(report, main, labels[main.version])
+    read_by = dict.fromkeys(found, main)
+    for other in label_sets:
+        silent = [label for label in labels[other.version] if found[label.name] is None]
+        if other is main or not silent or not count_words(report, other):
+            continue
+        for name, finding in read_report(report, other, silent).items():
+            if finding and count_words(finding.evidence, other) > count_words(finding.evidence, main):
+                found[name], read_by[name] = finding, other
+    return found, read_by, main
 
 
 def _corrected(report: Text, label_set: LabelSet) -> Text:

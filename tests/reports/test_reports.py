@@ -181,6 +181,14 @@ def test_each_report_is_read_by_the_rules_of_its_language():
     assert rows[4]["pneumothorax"] == rows[5]["pneumothorax"] == "no"
 
 
+def test_a_sentence_of_another_language_is_read_by_its_rules():
+    texts = ["Befund: Regelrechte Artikulation, die Weichteile sind geschwollen. There is no evidence of fracture."]
+    texts += ["There is a fracture of the radius and the ulna. Kein Nachweis von Fremdmaterial im Bild."]
+    rows = label_reports(texts)
+    assert [row["fracture"] for row in rows] == ["no", "yes"]
+    assert [(row["soft_tissue_swelling"], row["foreign_material"]) for row in rows] == [("yes", None), (None, "no")]
+
+
 @pytest.mark.parametrize("language", ["de", "en"])
 def test_the_shipped_sentences_are_read_in_their_language(language):
     texts = [row["text"] for row in sentences(language)]
