@@ -22,6 +22,7 @@ COMMAND = "import sys; sys.argv[0] = 'hf-radmae'; from hf_radmae.cli.main import
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_three_commands_lead_from_reports_and_images_to_a_classifier(tmp_path):
     section = PAGE.read_text(encoding="utf-8").partition("### Three commands\n")[2]
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
@@ -33,7 +34,7 @@ def test_three_commands_lead_from_reports_and_images_to_a_classifier(tmp_path):
     with (tmp_path / "reports.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["exam", "text"])
-        for patient, images in groupby(generate(160, seed=5, scale=0.03), key=lambda image: image.patient):
+        for patient, images in groupby(generate(100, seed=5, scale=0.03), key=lambda image: image.patient):
             for number, exam in groupby(images, key=lambda image: image.exam):
                 taken, when = list(exam), visit(5, patient, number)
                 table.writerow([when.exam, write_report(taken, False, person(5, patient), when, None)])
@@ -43,9 +44,9 @@ def test_three_commands_lead_from_reports_and_images_to_a_classifier(tmp_path):
                     Image.fromarray(image.pixels()).save(folder / f"{image.image}.png")
     for words in commands:
         run = [sys.executable, "-c", COMMAND, *words[1:]]
-        ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
         assert ended.returncode == 0, (words, ended.stderr[-3000:])
     assert set(pq.read_table(tmp_path / "labels.parquet")["fracture"].to_pylist()) >= {"yes", "no"}
     results = json.loads((tmp_path / "out" / "fracture" / "results.json").read_text())
-    assert results["label_sources"]["train"]["report"] > 60 and results["label_sources"]["train"]["hand"] == 0
+    assert results["label_sources"]["train"]["report"] > 40 and results["label_sources"]["train"]["hand"] == 0
     assert 0 <= results["test"]["auroc"] <= 1
