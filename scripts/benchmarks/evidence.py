@@ -24,6 +24,7 @@ from hf_radmae.study.heads import candidates, parts_of
 from hf_radmae.study.pretrained import metadata_model, rival_models
 from hf_radmae.study.report import described, score
 from hf_radmae.study.rivals import network_features
+from hf_radmae.study.seen import check_unseen
 from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Share, Task, draw_labels, patients, read_labels
 
@@ -44,6 +45,9 @@ def main() -> None:
     config, parts = first.config, parts_of(args.poolings)
     tokens = (config.image_size // config.patch_size) ** 2
     rows, _ = load_radiographs("imagefolder", args.data_dir, num_proc=1)
+    for folder in (folder for folders in runs.values() for folder in folders):
+        if not check_unseen(folder, rows["test"]):
+            print(f"{folder} has no list of the images it was trained on: it may have seen the test images")
     options = {"background": "keep", "token_levels": 1, "batch_size": 32, "max_tokens": tokens}
     images = bucketed(rows, patch_size=config.patch_size, **options).parts
     models = rival_models(images, poolings=args.poolings)
