@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hf_radmae.classification.search import LEARNING_RATES
+from hf_radmae.models.modeling_radiograph_vit import pooling_parts
 from hf_radmae.pretraining.arguments import option
+from hf_radmae.pretraining.training_args import check_ranges
 from hf_radmae.probing.class_weights import CLASS_WEIGHTS
 from hf_radmae.study.heads import NETWORK_POOLINGS
 from hf_radmae.study.tasks import Share, Task
+
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("search_fraction", "layer_decay"), (lambda x: 0 < x <= 1, "more than 0 and at most 1")),
+    **dict.fromkeys(
+        ("min_test_images", "supervised_min_steps", "supervised_patience"), (lambda x: x >= 0, "0 or more")
+    ),
+    **dict.fromkeys(
+        [f"supervised_{name}" for name in ("epochs", "steps", "evaluations", "batch_size")],
+        (lambda x: x >= 1, "at least 1"),
+    ),
+    **dict.fromkeys(("search_steps", "search_finalists"), (lambda x: x >= 1, "at least 1")),
+    "draws": (lambda x: x >= 2, "at least 2, for an interval over draws"),
+}
 
 SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae": "MAE, fine-tuned"}
 """Networks that can be trained on labels, and what they are called in tables."""
@@ -74,7 +90,7 @@ class StudyArguments:
     supervised_min_steps: int = option(800, "Fewest steps of a training that is not ended early, for few labels.")
     supervised_steps: int = option(20_000, "Most steps of a training.")
     supervised_evaluations: int = option(20, "Looks at the validation images in a training; the best one is kept.")
-    supervised_patience: int = option(10, "Looks without a better score after which a training ends.")
+    supervised_patience: int = option(10, "Looks without a better score after which a training ends; 0: never early.")
     supervised_batch_size: int = option(32, "Images per step.")
     class_weights: str = option(
         "none",
@@ -90,18 +106,17 @@ class StudyArguments:
     search_fraction: float = option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
+        for pooling in self.poolings:
+            pooling_parts(pooling)
         between = {"low_fraction": [self.low_fraction], "curve": self.curve, "supervised_curve": self.supervised_curve}
         for name, shares in between.items():
             if bad := [share for share in shares if not 0 < share < 1]:
                 raise ValueError(f"--{name} {bad[0]}: expected shares between 0 and 1; all labels are used in any case")
-        if not 0 < self.search_fraction <= 1:
-            raise ValueError(f"--search_fraction {self.search_fraction}: expected more than 0 and at most 1")
-        if self.search_finalists < 1:
-            raise ValueError(f"--search_finalists {self.search_finalists}: expected at least 1")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(f"--learning_rates {self.learning_rates}: expected one or more, above 0")
         if unknown := set(self.kinds) - {"balanced", "plain"}:
             raise ValueError(f"--kinds {' '.join(sorted(unknown))}: choose from balanced, plain")
-        if self.draws < 2:
-            raise ValueError(f"--draws {self.draws}: an interval over draws needs at least 2")
         if unknown := set(self.supervised) - {*SUPERVISED, "none"}:
             raise ValueError(f"--supervised {' '.join(sorted(unknown))}: choose from {', '.join(SUPERVISED)}, none")
         self.supervised = [name for name in self.supervised if name != "none"]

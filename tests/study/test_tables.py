@@ -255,7 +255,12 @@ def test_shares_and_searches_of_the_options():
     }
     for bad, message in (
         ({"low_fraction": 1.0}, "expected shares between 0 and 1"),
-        ({"draws": 1}, "needs at least 2"),
+        ({"draws": 1}, "--draws 1: expected at least 2"),
+        ({"supervised_min_steps": -1}, "--supervised_min_steps -1: expected 0 or more"),
+        ({"supervised_batch_size": 0}, "--supervised_batch_size 0: expected at least 1"),
+        ({"poolings": ["median"]}, "median"),
+        ({"layer_decay": 1.5}, "--layer_decay 1.5: expected more than 0"),
+        ({"learning_rates": [0.0]}, "expected one or more, above 0"),
         ({"supervised": ["resnet"]}, "choose from resnet50, vit, mae, none"),
         ({"tasks": ["a", "a=b"]}, "two --tasks are named a"),
         ({"kinds": ["even"]}, "choose from balanced, plain"),
