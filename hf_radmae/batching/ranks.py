@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,9 +168,9 @@ def interleaved(items: Iterable[T]) -> Iterator[T]:
             raise error
         if failed := [rank for rank, (_, failure) in enumerate(found) if failure]:
             raise OtherProcessError(f"process {failed[0]} has failed")
-        for row in zip_longest(*(part for part, _ in found), fillvalue=_talk):
-            yield from (item for item in row if item is not _talk)  # type: ignore[misc]
-        if all(len(part) < ROUND for part, _ in found):
+        parts = [part for part, _ in found]
+        yield from (part[turn] for turn in range(ROUND) for part in parts if turn < len(part))
+        if all(len(part) < ROUND for part in parts):
             return
 
 
