@@ -131,9 +131,13 @@ def deciding_options(args: TrainingArguments) -> dict[str, Any]:
 
 
 def learned_from(args: RadMAETrainingArguments) -> dict[str, Any]:
-    """What decides what is learned, the same for any split of the same batches over processes and accumulation."""
-    split = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-    options = {name: value for name, value in deciding_options(args).items() if name not in split}
+    """What decides what is learned: the same for any split of the same batches over processes and accumulation.
+
+    The precision is that of the options or of the launcher's configuration.
+    """
+    apart = {"per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16"}
+    options = {name: value for name, value in deciding_options(args).items() if name not in apart}
+    options["precision"] = args.mixed_precision
     if args.tokens_per_batch is None:
         return options | {"images_per_update": args.images_per_update(1)}
     return options | {"pieces": args.world_size * args.gradient_accumulation_steps}

@@ -10,6 +10,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from world import CONTEXT, World
 
 from hf_radmae.batching import ranks
 from hf_radmae.batching.ranks import wait_until_seen
+from hf_radmae.pretraining import devices
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 CONTEXT.set_forkserver_preload(["hf_radmae.cli.study"])  # where no test before has started it
@@ -94,6 +96,19 @@ def test_a_file_that_storage_shows_late_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "VISIBLE", 0.1)
     with pytest.raises(FileNotFoundError, match=r"process 0 does not see .*other 0\.1 s after it was written"):
         wait_until_seen(tmp_path / "other")
+
+
+def test_processes_of_a_machine_share_its_cores_unless_the_user_says_how_many_threads(monkeypatch):
+    given: list[int] = []
+    monkeypatch.setattr(devices.torch, "set_num_threads", given.append)
+    monkeypatch.setattr(devices, "available_cores", lambda: 9)
+    for name, value in {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for launcher_was_told in (False, True):
+        monkeypatch.setattr(devices, "_launcher_was_given_threads", lambda told=launcher_was_told: told)
+        for size in (1, 2):
+            devices.use_available_cores(SimpleNamespace(device=torch.device("cpu"), world_size=size))
+    assert given == [9, 4]
 
 
 # A study

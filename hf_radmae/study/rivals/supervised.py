@@ -80,10 +80,14 @@ class SupervisedTraining:
         """What decides a training of a kind of network, beside labels, draw and learning rate."""
         args, config = self.args, self.config
         size = [self.model_args.preset, config.image_size, config.patch_size, config.num_channels]
-        precision = [self.training.bf16, self.training.fp16]
         names = ("epochs", "min_steps", "evaluations", "patience", "batch_size")
         inputs: dict[str, Any] = {f"supervised_{name}": getattr(args, f"supervised_{name}") for name in names}
-        inputs |= {"kind": kind, "size": size, "precision": precision, "class_weights": args.class_weights}
+        inputs |= {
+            "kind": kind,
+            "size": size,
+            "precision": self.training.mixed_precision,
+            "class_weights": args.class_weights,
+        }
         if kind == "mae":
             inputs["layer_decay"] = args.layer_decay
         else:
