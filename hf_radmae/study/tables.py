@@ -118,8 +118,12 @@ def title(candidate: Candidate) -> str:
 
 
 def primary_metric(labels: TaskLabels) -> str:
-    """What decides: AUROC for two classes, or several labels at once; balanced accuracy for more."""
-    return "auroc" if labels.multi or len(labels.classes) == 2 else "balanced_accuracy"
+    """What decides: AUROC for two classes, or several labels at once; balanced accuracy for more.
+
+    Where validation or test hold one class only, which has no AUROC, it is balanced accuracy.
+    """
+    scored = metrics_of(labels, "validation").keys() & metrics_of(labels, "test").keys()
+    return "auroc" if (labels.multi or len(labels.classes) == 2) and "auroc" in scored else "balanced_accuracy"
 
 
 def metrics_of(labels: TaskLabels, split: str) -> dict[str, Metric]:
