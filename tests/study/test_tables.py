@@ -197,6 +197,15 @@ def test_views_are_shown_with_and_without_those_of_pre_training_and_a_start_from
     assert described(rows["MAE, fine-tuned"])[2] == "trained, 64 views, 1,064 with pre-training"
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_of_one_class_of_two_is_decided_by_balanced_accuracy(comparison, split):
+    two = labels(classes=2)
+    assert comparison(False, two, low_fraction=0.05).results()["tables"][0]["metrics"][0] == "auroc"
+    two.values[split][two.values[split] == 1] = 0
+    table = comparison(False, two, low_fraction=0.05).results()["tables"][0]
+    assert table["metrics"][0] == "balanced_accuracy" and table["rows"] and table["headline"]
+
+
 def test_a_share_that_leaves_a_class_empty_is_told_and_the_others_go_on(comparison):
     rare = labels()
     rare.values["train"][rare.values["train"] == 2] = 0
