@@ -54,6 +54,7 @@ def options() -> argparse.Namespace:
         "--allow", action="append", default=[], metavar="HASH", help="of what you have looked at and may go; repeatable"
     )
     parser.add_argument("--deid", action="store_true", help="look with presidio and OCR as well")
+    parser.add_argument("--deid_model", default="en_core_web_lg", help="spaCy's pipeline for --deid, by name or folder")
     parser.add_argument("--message", default="Push", help="title of the commit")
     parser.add_argument("--revision", help="branch of the repository, main by default")
     return parser.parse_args()
@@ -77,7 +78,7 @@ def push(args: argparse.Namespace) -> None:
         revision=args.revision,
         allow=args.allow,
         license=args.license,
-        finders=finders() if args.deid else None,
+        finders=finders(args.deid_model) if args.deid else None,
     )
     entries = pusher.review(args.folder)
     print(listing(entries))

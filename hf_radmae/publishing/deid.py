@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hf_radmae.publishing.gate import Finders
+from hf_radmae.publishing.private import words_of_the_field
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +56,15 @@ def text_finder(model: str = "en_core_web_lg", language: str = "en") -> Callable
 
     def find(text: str) -> list[tuple[str, str]]:
         found = analyzer.analyze(text, language, entities=list(ENTITIES), score_threshold=_SURE)
-        return [(f"{result.entity_type.lower()} by presidio", text[result.start : result.end]) for result in found]
+        told = [(f"{result.entity_type.lower()} by presidio", text[result.start : result.end]) for result in found]
+        return [(kind, words) for kind, words in told if not is_of_the_field(words)]
 
     return find
+
+
+def is_of_the_field(text: str) -> bool:
+    """Whether a text holds words of the field and of our cards alone, which models of language take for names."""
+    return set(re.findall(r"[^\W_]+", text.lower())) <= words_of_the_field()
 
 
 def pixel_finder() -> Callable[[bytes], list[tuple[str, str]]]:

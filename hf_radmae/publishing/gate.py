@@ -215,13 +215,13 @@ def refusals(
     """
     found = [f"{entry.path}: {entry.reason}" for entry in entries if entry.verdict == "refused"]
     going = {entry.path for entry in entries if entry.is_pushed}
+    known = going | {entry.path for entry in entries if entry.verdict == "refused"}
     if kind == "model":
         no_model = (
             "the folder holds no model: push the output folder of pretrain, finetune or export. A report of a study, a "
             "search, and the embeddings of images are not pushed"
         )
         needed = {"config.json": no_model, "README.md": "make a card with scripts/card.py"}
-        known = going | {entry.path for entry in entries if entry.verdict == "refused"}
         missing = [name for name in needed if name not in known]
         found += [f"no {name} goes: {needed[name]}" for name in (missing[:1] if "config.json" in missing else missing)]
     if kind == "dataset":
@@ -236,7 +236,7 @@ def refusals(
                 "nothing says that no name is burnt into the images: look at them and say so with --burned_in_checked, "
                 "or let --deid look (pip install hf_radmae[deid])"
             )
-        if not any(name.endswith(".parquet") for name in going) or "manifest.json" not in going:
+        if not any(name.endswith(".parquet") for name in known) or "manifest.json" not in known:
             found.append("no manifest.json with shards in data/ goes: prepare the data set with scripts/prepare.py")
     return found + _incomplete({entry.path for entry in entries if entry.verdict != "stays"})
 

@@ -37,7 +37,7 @@ _PATTERNS = {
 
 
 @cache
-def _words_of_the_field() -> frozenset[str]:
+def words_of_the_field() -> frozenset[str]:
     """Words that tell nothing: a list, and every word of the cards' templates."""
     templates = Path(__file__).with_name("templates").glob("*.j2")
     texts = " ".join(path.read_text(encoding="utf-8") for path in templates)
@@ -72,7 +72,7 @@ class Private:
         with suppress(KeyError, OSError, RuntimeError):  # a container's user may have no name and no home
             words |= {getpass.getuser(), Path.home().name}
         shown = set(re.split(r"[/\s]", public.lower()))
-        kept = {word.lower() for word in words if len(word) >= 4} - _words_of_the_field() - shown
+        kept = {word.lower() for word in words if len(word) >= 4} - words_of_the_field() - shown
         own = {entry.name for entry in os.scandir("/") if entry.is_dir()} if os.name == "posix" else set()
         return cls(frozenset(kept | {word.lower() for word in more}), frozenset(_ROOTS | own - _SYSTEM))
 

@@ -1,6 +1,7 @@
 """The second look finds what is burnt into pixels and what stands in texts, and says what is missing to look."""
 
 import io
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,6 +73,34 @@ def test_texts_are_read(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")  # knows no names; addresses and numbers are patterns of presidio
     look = deid.text_finder(str(tmp_path / "blank"))
     assert look("write to ignatius@klinik.de") and not look("a masked autoencoder")
+
+
+def test_a_word_of_the_cards_is_no_name():
+    assert deid.is_of_the_field("Radiographs") and deid.is_of_the_field("grey\n```") and deid.is_of_the_field("Ids")
+    assert not deid.is_of_the_field("Ignatius Kowalczyk") and not deid.is_of_the_field("Licence Kowalczyk")
+
+
+def test_the_extra_lets_a_clean_data_set_go_and_finds_a_name_in_its_pixels_and_its_statement(tmp_path):
+    """With spaCy's own models where one is installed; the folder of another may stand in HF_RADMAE_SPACY."""
+    pytest.importorskip("presidio_analyzer")
+    pytest.importorskip("rapidocr_onnxruntime")
+    import spacy
+
+    names = [os.environ.get("HF_RADMAE_SPACY", ""), *spacy.util.get_installed_models()]
+    model = next((name for name in names if name.startswith("en_") or os.path.isdir(name)), None)
+    if model is None:
+        pytest.skip("spaCy has no pipeline that finds names here")
+    look = deid.finders(model)
+
+    def said(images: list[bytes], sentence: str) -> str:
+        statement = Statement("cc-by-4.0", sentence)
+        folder = data_set(tmp_path / f"shards-{len(images)}", images)
+        entries = review(folder, "dataset", PRIVATE, statement, finders=look)
+        return "\n".join(refusals(entries, "dataset", statement, is_seen=True))
+
+    assert said([encoded(), encoded("R")], STATEMENT.deidentification) == ""
+    assert "MUELLER" in said([encoded(), encoded(), encoded("MUELLER HANS")], STATEMENT.deidentification).upper()
+    assert "Ignatius" in said([encoded()], "Ids are hashed, and Ignatius Kowalczyk looked at the images.")
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
