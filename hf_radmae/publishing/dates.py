@@ -91,6 +91,7 @@ _SOFTWARE = re.compile(
     r"|(?<![^\W_])v)[\"'\s:=<>~v|]*$",
     re.IGNORECASE,
 )
+_SEED = re.compile(r"(?:seed|random_state)\W*$", re.IGNORECASE)
 _PINNED = re.compile(r"(?:==|>=|<=|~=|\.dev|\+git|nightly[-_. ]?)$", re.IGNORECASE)
 
 
@@ -100,7 +101,8 @@ def date_findings(text: str) -> Iterator[Finding]:
         for found in pattern.finditer(text):
             before = text[max(0, found.start() - 40) : found.start()]
             released = (year := re.search(_YEAR, found[0])) and int(year[0]) >= 2015
-            amount = found[0].isdigit() and is_amount(text, found.start(), found.end())
+            drawn = _SEED.search(before) and (year is None or int(year[0]) < 2000)  # a seed is no amount, but recent
+            amount = found[0].isdigit() and is_amount(text, found.start(), found.end()) and not drawn
             if not (released and _PINNED.search(before)) and not amount and not _is_prose(found[0]):
                 yield "a date", found[0].strip()
     for pattern in (_SEEN, _BORN):

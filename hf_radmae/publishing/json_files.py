@@ -20,8 +20,11 @@ from hf_radmae.publishing.words import words
 FREE_TEXT = 300
 """Characters: no option, class or figure is that long, a report is."""
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+%/*-]{0,63}")
-_VERSION = re.compile(r"\d+(?:\.\w+)*(?:[+-][\w.]+)?")
-_CLASS = re.compile(r"[a-z_]{1,40}\.[A-Za-z]{1,60}")
+_VERSION = re.compile(  # PEP 440, with the local parts that builds of torch and of a checkout have; years from 2015 on
+    r"(?:\d{1,3}|20(?:1[5-9]|[2-9]\d))(?:\.\d{1,4}){0,3}(?:(?:a|b|rc|\.?post|\.?dev)\d{0,8})*"
+    r"(?:\+(?:cpu|cu\d{2,3}|rocm[\d.]{1,6}|xpu|(?:git|g)?[0-9a-f]{7,40}(?:\.(?:d20\d{6}|nv\d\d\.\d\d))?))?"
+)
+_CLASS = re.compile(r"modeling_radiograph_vit\.RadiographViT(?:Config|ForImageClassification)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,60}/[A-Za-z0-9][\w.-]{0,90}")
 _LOCAL = {
     *(

@@ -49,14 +49,16 @@ _NAMED = re.compile(
     rf"operator|technologist|technician|mtra?|reader|annotator)){_SAYS})(?P<name>{_CAP}(?:,?\s+{_CAP})?)"
 )
 _LISTED = re.compile(  # a cue that stands before many words, and so tells only where a known name follows
-    r"(?<![^\W_])(?i:patient(?:in|en)?|pat\.?|pt\.?|herrn?|frau|dr|prof|arzt|radiolog(?:ist|e)|physician|technician"
+    r"(?<![^\W_])(?i:patient(?:in|en|s)?|pat\.?|pt\.?|herrn?|frau|dr|prof|arzt|radiolog(?:ist|e)|physician|technician"
     r"|subject|child|kind|mother|"
-    r"father|operator|hasta|paciente|paziente|name|nom|signed|by|durch|von|gez)[\s:=,_|\"'-]+([^\W\d_]{3,})"
+    r"father|operator|hasta|paciente|paziente|name|nom|signed|by|durch|von|gez)(?:[\s:=,_|\"'-]"
+    r"|(?<=: )¶)+([^\W\d_]{3,})"
 )
 _OF = re.compile(  # but for authors, institutions and methods
     rf"(?<![^\W_])(?:of|for|from|von|für|para)\s({_CAP})"
     r"(?!\s(?:et al|and|und|Univ|Hosp|Clin|Klin|Inst|State|Coll|Found|Med|Cent|Res|Gmb|Inc)|\s?[&(\[]|['’]s\s)"
 )
+_ROLE = re.compile(rf"(?<![^\W_])({_CAP})\s?[,(]\s?(?i:patient(?:in)?|pat\.)(?!\w)")
 _OWNS = re.compile(rf"(?<![^\W_])({_CAP})['’]s\s([a-z-]+)")
 _FIELD = re.compile(
     rf"(?<![^\W_])(?i:nom|prénom|prenom|nombre|nome|apellidos?|cognome|ad[ıi]|soyad[ıi]?|ad soyad|imię|nazwisko"
@@ -99,6 +101,7 @@ def findings(text: str) -> Iterator[Finding]:
     """What a text tells of people, each finding once."""
     seen = set()
     text = _BIBTEX_DATE.sub(" ", text)
+    yield from table_findings(text)
     private = text
     for pattern in _PUBLIC_NAMES:
         private = pattern.sub(" ", private)
@@ -107,6 +110,28 @@ def findings(text: str) -> Iterator[Finding]:
             if finding not in seen:
                 seen.add(finding)
                 yield finding
+
+
+def table_findings(text: str) -> Iterator[Finding]:
+    """Columns of tables, in Markdown or between commas, that hold ids, names or dates of people."""
+    rows = [(line.strip(), "|" if "|" in line else max(",;\t", key=line.count)) for line in text.splitlines()]
+    for number, (head, sign) in enumerate(rows):
+        below = [line for line, _ in rows[number + 1 : number + 3]]
+        marked = sign == "|" and bool(below) and re.fullmatch(r"[|:\s-]*-{2}[|:\s-]*", below[0])
+        fields, values = (
+            [cell.strip() for cell in line.strip("|").split(sign)]
+            for line in (head, (below or [""])[-1 if marked else 0])
+        )
+        plain = not marked and len(fields) > 1 and all(re.fullmatch(r"[\w.-]{1,40}", field) for field in fields)
+        if len(fields) != len(values) or not (marked or (plain and sign != "|")):
+            continue
+        for field, value in zip(fields, values, strict=True):
+            counts = marked and plain_name(field) == "patient"  # patients of a split, or hashes of theirs
+            harmless = re.fullmatch(r"[0-9a-f]{16,}" + (r"|[\d., %]+" if counts else ""), value)
+            if not value or harmless or plain_name(value) in _NOT_OF_A_PERSON | identifying_names():
+                continue
+            if counts or is_personal(field):
+                yield "a table of people", f"{field}: {value}"[:80]
 
 
 def label_findings(text: str) -> Iterator[Finding]:
@@ -178,6 +203,9 @@ def _name_findings(text: str) -> Iterator[str]:
             yield found[0]
     for found in _OF.finditer(text):
         if _is_uncommon(found[1]):
+            yield found[0]
+    for found in _ROLE.finditer(text):
+        if _is(found[1], "given", "surname"):
             yield found[0]
     for found in _OWNS.finditer(text):
         if _is_uncommon(found[1]) and found[2] in words("of_the_field") | {"left", "right", "birth", "mother"}:
@@ -257,7 +285,7 @@ def _forms(text: str) -> Iterator[str]:
     spaced = r"(?<![^\W_])[^\W\d_](?:([ ._-])[^\W\d_](?:\1[^\W\d_]){3,})(?![^\W_])"
     if re.search(spaced, plain):  # letters spaced out
         yield re.sub(spaced, lambda letters: re.sub(r"[\W_]", "", letters[0]), _joined(plain))
-    yield _joined(re.sub(r"[*`~\\]+", "", plain))
+    yield _joined(re.sub(r"</?[A-Za-z][^<>]*>|<!--.*?-->|[*`~\\]+", "", plain))
     for code in re.findall(r"(?<![\w+/])(?:[A-Za-z0-9+/]{12,}={0,2}|[A-Za-z0-9_-]{12,}={0,2})(?![\w+/])", plain):
         if decoded := _decoded(code):
             yield decoded

@@ -173,6 +173,115 @@ def in_keys(name: str) -> dict[str, Callable[[Path], None]]:
     }
 
 
+def _changed(file: str, /, **parts) -> Callable[[Path], None]:
+    """Updates a file of JSON, part by part where one is a table already."""
+
+    def plant(folder: Path) -> None:
+        path = folder / file
+        value = json.loads(path.read_text()) if path.is_file() else {}
+        for key, part in parts.items():
+            value[key] = {**value[key], **part} if isinstance(part, dict) and key in value else part
+        path.write_text(json.dumps(value))
+
+    return plant
+
+
+def _with(text: str, instead_of: str = "") -> Callable[[Path], None]:
+    return _card(CARD.replace(instead_of, text) if instead_of else f"{CARD}\n{text}\n")
+
+
+def _file(name: str, content: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+
+    return plant
+
+
+TRICKS = {
+    "results nested key fallnummer": _changed("results.json", test={"x": {"y": {"Fall_Nummer": 4711}}}),
+    "results list of strings": _changed("results.json", rows=[["Kowalczyk", "Jadwiga"]]),
+    "results name": _changed("results.json", name="Hans Müller"),
+    "results name one word": _changed("results.json", name="hans_mueller_1961"),
+    "results name date": _changed("results.json", name="run_19610312"),
+    "results name case": _changed("results.json", name="KIS-4711"),
+    "results dataset": _changed("results.json", data={"dataset": "klinik/hans-mueller"}),
+    "results data_dir": _changed("results.json", data={"data_dir": "mueller_hans"}),
+    "results device": _changed("results.json", environment={"device": "Hans Mueller 4711"}),
+    "results device host": _changed("results.json", environment={"device": "pacs-mueller.klinik.local"}),
+    "results torch version": _changed("results.json", environment={"torch": "1961.3.12"}),
+    "results version text": _changed("results.json", environment={"torch": "2.9+mueller.hans"}),
+    "results int id": _changed("results.json", test={"accuracy": 471112345}),
+    "results int birth": _changed("results.json", test={"born": 19610312}),
+    "results negative": _changed("results.json", test={"loss": -471112345}),
+    "results float": _changed("results.json", test={"loss": 471112345.0}),
+    "results list of digits": _changed("results.json", loss=[1, 9, 6, 1, 0, 3, 1, 2]),
+    "results bool null": _changed("results.json", Kowalczyk=None),
+    "results key name": _changed("results.json", test={"Jadwiga Kowalczyk": True}),
+    "results images by patient": _changed("results.json", images={"Kowalczyk_J": 3}),
+    "results patients": _changed("results.json", patients={"4711123": 3}),
+    "results seeds": _changed("results.json", arguments={"seed": 19610312}),
+    "results command": _changed("results.json", command="python x --patient Mueller"),
+    "results label": _changed("results.json", label="Mueller"),
+    "results model": _changed("results.json", model={"model": "mueller/hans"}),
+    "results model path": _changed("results.json", model={"model": "/data/mueller"}),
+    "results rivals": _changed("results.json", data={"rivals": ["Mueller_Hans"]}),
+    "results where": _changed("results.json", data={"where": "patient=Mueller"}),
+    "results where2": _changed("results.json", data={"where": "PatientID=4711"}),
+    "config id2label": _changed("config.json", id2label={"2": "Kowalczyk, Jadwiga"}),
+    "config id2label text": _changed("config.json", id2label={"2": "fracture of Mr Kowalczyk"}),
+    "config id2label key": _changed("config.json", id2label={"4711123": "hand"}),
+    "config label2id value": _changed("config.json", label2id={"hand": 4711123}),
+    "config architectures": _changed("config.json", architectures=["HansMueller"]),
+    "config auto_map": _changed("config.json", auto_map={"AutoModel": "modeling_mueller.Hans"}),
+    "config model_type": _changed("config.json", model_type="mueller_hans"),
+    "config _name_or_path": _changed("config.json", _name_or_path="/home/mueller/x"),
+    "config transformers_version": _changed("config.json", transformers_version="1961.03.12"),
+    "config unknown number": _changed("config.json", mueller=1),
+    "config unknown list": _changed("config.json", extra=[{"note": "Kowalczyk"}]),
+    "config task_specific": _changed("config.json", task_specific_params={"Mueller": {"a": 1}}),
+    "config summary": _changed("config.json", finetuning_task="Patient Mueller"),
+    "config unicode": _changed("config.json", id2label={"2": "M\u00fcller\u200b Hans"}),
+    "processor type": _changed("preprocessor_config.json", image_processor_type="HansMueller"),
+    "processor date": _changed("preprocessor_config.json", size={"height": 19610312, "width": 1}),
+    "card tags": _with("- Mueller Hans", "- radiograph"),
+    "card base_model": _with(
+        "library_name: transformers\nbase_model: mueller/hans-1961-03-12", "library_name: transformers"
+    ),
+    "card yaml anchor": _with(
+        "library_name: transformers\nmodel_name: &x 'Patient Mueller'", "library_name: transformers"
+    ),
+    "card yaml comment": _with("# Patient Mueller\nlibrary_name: transformers", "library_name: transformers"),
+    "card html attr": _with('<img alt="Patient Mueller" src="https://x.org/a.png">'),
+    "card link": _with("[x](https://pacs.klinik.de/patients/4711123)"),
+    "card link2": _with("[x](https://klinik.de/?PatientName=Mueller&PatientID=4711)"),
+    "card datauri": _with("![x](data:image/png;base64,iVBORw0KGgo=)"),
+    "card table": _with("| name | birth | id |\n|---|---|---|\n| Kowalczyk | 1961 | 4711 |\n"),
+    "card table2": _with("| patient | age |\n|---|---|\n| Kowalczyk | 61 |\n"),
+    "card csv": _with("```\npatient_id,name,age\n4711,Kowalczyk,61\n```\n"),
+    "card list": _with("Patients:\n\n* Kowalczyk\n* Okafor\n"),
+    "card json": _with('```json\n{"PatientName": "Kowalczyk", "id": 4711}\n```\n'),
+    "card footnote": _with("[^1]: P. Kowalczyk, *1961\n"),
+    "card rtl": _with("\u202erelleuM snaH\u202c"),
+    "card entity": _with("P&#x61;tient&nbsp;Kowalczyk"),
+    "card html between": _with("Pat<b></b>ient: Kowal<i>czyk</i>"),
+    "card zero width": _with("Pa\u2060tient: Kowalczyk"),
+    "card fullwidth": _with("Ｐａｔｉｅｎｔ： Ｋｏｗａｌｃｚｙｋ"),
+    "card math": _with("𝐏𝐚𝐭𝐢𝐞𝐧𝐭: 𝐊𝐨𝐰𝐚𝐥𝐜𝐳𝐲𝐤"),
+    "card url encoded": _with("Patient%20Kowalczyk"),
+    "card backslash": _with("Pa\\tient: Kowalczyk"),
+    "card reversed": _with("Kowalczyk (patient)"),
+    "card bigram": _with("patient\n\n## Kowalczyk"),
+    "license": _file("LICENSE", "MIT\nPatient: Kowalczyk"),
+    "license c": _file("LICENSE", "Copyright 1961 Patient Kowalczyk, geb. 12.3.1961"),
+    "extra file": _file("Kowalczyk.txt", "x"),
+    "extra file below": _file("mae/Kowalczyk.json", "{}"),
+    "recipe": _file("recipe.yaml", "patient: Kowalczyk"),
+    "log": _file("events.out.tfevents.1700000000.pacs-17", "Kowalczyk"),
+}
+"""Places and forms that the places above do not have."""
+
+
 def png(pixels: np.ndarray, kind: bytes, data: bytes, palette: bool = False) -> bytes:
     """A PNG with a further chunk before its pixels."""
     file = io.BytesIO()

@@ -1,6 +1,7 @@
 """No identifier passes the gate, in whatever place and spelling it is tried, and what is innocent does pass."""
 
 import json
+import re
 import shutil
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,7 @@ from attempts import (
     MONTHS,
     NAMES,
     NUMBERS,
+    TRICKS,
     UNSEEN,
     everything,
     images_with,
@@ -103,6 +105,15 @@ def test_no_identifier_passes_in_a_card_or_the_name_of_a_class(name, model):
 @pytest.mark.parametrize("name", IDENTIFIERS)
 def test_no_identifier_passes_in_any_place_of_a_model_that_holds_texts(name, model):
     assert passed(model, in_texts(IDENTIFIERS[name])) == []
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_no_other_place_and_form_lets_an_identifier_pass(name, model, tmp_path):
+    folder = Path(shutil.copytree(model, tmp_path / "m"))
+    TRICKS[name](folder)
+    if not refused(folder):
+        sent = everything(review(folder, "model", PRIVATE)).decode()
+        assert not re.search("owalczyk|czyk|ueller|üller|Hans|Jadwiga|4711|1961|pacs", sent)
 
 
 @pytest.mark.parametrize("name", sorted(KEYS))
