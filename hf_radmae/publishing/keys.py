@@ -17,13 +17,16 @@ _WHOLE = str.maketrans(
 """Letters that Unicode does not decompose."""
 _LONG = 8  # letters from which on a field's name is looked for within a longer one
 _PERSONAL = re.compile(
-    r"^mrn$|pat(?:id|nr|no|name)$|patient(?!s$|en$)|fall(?:id|nr|nummer)|^case(?:id|nr|no|number)$|aktenzeichen|vorname|nachname"
+    r"^mrn$|pat(?:id|nr|no|name)$|patient(?!s$|en$)|fall(?:id|nr|nummer)|^case(?:id|nr|no|number)$|aktenzeichen"
+    r"|vorname|nachname"
     r"|surname|(?:first|last|given|family|full|maiden)name|geburts|gebdat|^geb$|^dob$|birth|insurance|versichert"
     r"|versicherungsnummer|kvnr|^ssn$|socialsecurity|phone|telefon|accession|auftragsnummer|befund(?:nummer|er|text)"
     r"|physician|radiologist|radiologe|hausarzt|medicalrecord|recordnumber|admission|instanceuid|studyid|studyuid"
     r"|(?:study|series|acquisition|content|exam)date|untersuchungsdatum|aufnahmedatum|nhsnumber|pesel|personname"
-    r"|hospitalid|^pid$|operatorsname|sterbedatum|familienname|rufname|apellido|prenom|cognome|soyad|nazwisko|hasta|paciente|paziente"
-    r"|kimlik|dogum|nacimiento|historiaclinica|^nhc$|^dni$|^nie$|reisepass|passport"
+    r"|hospitalid|^pid$|operatorsname|sterbedatum|familienname|rufname|apellido|prenom|cognome|soyad|nazwisko|hasta"
+    r"|paciente|paziente"
+    r"|kimlik|dogum|nacimiento|historiaclinica|refphys|ansprechpartner|karteinummer|archivnummer|rontgennummer"
+    r"|filmnummer|rufnummer|^nhc$|^dni$|^nie$|reisepass|passport"
 )
 
 

@@ -25,7 +25,7 @@ _PUBLIC = re.compile(
     r"|arxiv[:.\s]*(?:org/(?:abs|pdf)/)?\d{4}\.\d{4,5}(?:v\d+)?|(?<![\w.])\d{4}\.\d{5}(?:v\d+)?(?![\w.])"
     r"|https?://(?:www\.)?(?:zenodo\.org|huggingface\.co|github\.com|pubmed\.ncbi\.nlm\.nih\.gov|openreview\.net"
     r"|arxiv\.org|doi\.org|orcid\.org|ieeexplore\.ieee\.org|proceedings\.[\w.]+)/[-.#?=&/:\w]*|zenodo\.\d+"
-    r"|(?:pmid|isbn|issn|pmc|orcid)[:\s]*[-\dX]+|(?<!\w)NCT\d{8}(?!\d)|(?<!\d)(?:2147483647|4294967295"
+    r"|(?:pmid|isbn|issn|pmc|orcid)[:\s]*[-\dX]+|(?<!\w)(?:NCT|DRKS|ISRCTN)\d{8}(?!\d)|(?<!\d)(?:2147483647|4294967295"
     r"|4294967296)(?!\d)"
     r"|(?<!\w)(?:grant|award|project (?:number|no\.?)|förderkennzeichen|fkz)(?:\s(?:agreement|number|no\.?"
     r"|nr\.?))*[:\s]{1,2}[\dA-Z]{6,16}"
@@ -33,13 +33,15 @@ _PUBLIC = re.compile(
     r"|1\.2\.840\.10008(?:\.\d+)*",
     re.IGNORECASE,
 )
+_COMMON = re.compile(r"(?:this|that|each|every|any|worst|best|use|test|edge|corner|general)\s$", re.IGNORECASE)
 _RUN = re.compile(r"(?<![\w.,])[+-]?\d{7,}(?![\d,]|[^\W_]|\.\d)")
 _ID = (  # what stands before the number of a person, an examination or a document, in the languages of the lists
     r"mrn|pid|ssn|kvnr|nhc|dni|nie|uhid|case|fall|pat(?:ient(?:en|in)?)?(?:['’]s)?|hasta|paciente|paziente|accession"
     r"|acc|akz|akten|"
     r"auftrags?|befunds?|aufnahme|untersuchungs?|protokoll?|dosya|kranken(?:haus|kassen)?|versicher(?:ten|ungs)"
     r"|steuer|"
-    r"insurance|policy|(?:medical|hospital|health)\s?record|record|hospital|klinik|kis|ris|chart|exam(?:ination)?"
+    r"insurance|policy|(?:medical|hospital|health)\s?record|record|hospital|klinik|kis|ris|kartei|archiv|röntgen"
+    r"|film|chart|exam(?:ination)?"
     r"|visit|encounter|admission|"
     r"study|series|order|subject|proband(?:en|in)?|historia(?: clínica)?|dossier|cartella|kimlik|tc kimlik|nhs|pesel|"
     r"(?:national|social) id|person(?:al)?"
@@ -83,7 +85,7 @@ _IDS: dict[str, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
     "a street": re.compile(
-        r"[A-ZÄÖÜ][\wäöüß-]*(?:straße|strasse|str\.|gasse|allee|damm|platz|weg|ufer|chaussee)\s+\d+\s?[a-z]?(?!\w)"
+        r"[A-ZÄÖÜ][\wäöüß-]*(?:straße|strasse|str\.|gasse|allee|damm|platz|weg|ufer|chaussee)\s*\d+\s?[a-z]?(?!\w)"
         r"|(?<!\w)[A-ZÄÖÜ][\wäöüß]+(?:er|en)?[ -](?:Straße|Strasse|Str\.|Gasse|Allee|Platz|Weg|Ufer)\s+\d+"
         r"|(?<!\w)\d{1,5}[A-Z]?,?\s+[A-Z][a-z]+\s+(?:Street|St\.|Avenue|Ave\.|Road|Rd\.|Lane|Drive|Boulevard)(?!\w)"
         r"|(?<!\w)\d{1,4},?\s(?:rue|avenue|boulevard|place)\s(?:d[eu]s?\s(?:la\s)?)?[A-Z]\w+"
@@ -92,7 +94,8 @@ _IDS: dict[str, re.Pattern[str]] = {
         r"|(?<!\w)[A-ZÇĞİÖŞÜ]\w+\s(?:Caddesi|Cad\.|Sokak|Sokağı|Sok\.|Mahallesi|Mah\.)(?!\w)"
     ),
     "an address": re.compile(
-        r"(?<!\w)D-\d{5}(?!\w)|(?<!\w)\d{5}\s(?:Berlin|Hamburg|München|Munich|Köln|Frankfurt|Stuttgart|Düsseldorf"
+        r"(?<!\w)D-\d{5}(?!\w)|(?<![^\W_])(?i:plz|postleitzahl|postfach|zip ?code|gps)\W{1,3}\d{3,}"
+        r"|(?<!\w)\d{5}\s(?:Berlin|Hamburg|München|Munich|Köln|Frankfurt|Stuttgart|Düsseldorf"
         r"|Leipzig|Dortmund"
         r"|Essen|Bremen|Dresden|Hannover|Nürnberg|Duisburg|Bochum|Wuppertal|Bielefeld|Bonn|Münster|Mannheim"
         r"|Karlsruhe|Augsburg"
@@ -114,11 +117,13 @@ _IDS: dict[str, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
     "a number of a person": re.compile(
-        r"(?<![^\W_])(?:(?:patient(?:in)?|pat\.|case|fall|subject|proband(?:in)?|hasta"
-        r"|paciente)[\s:=-]{0,3}(?:#\s?\d+|\d{3,})"
-        r"|patient(?:in)?\s\d{2})(?![\d%]|[.,]\d)(?!\s*(?:images?|patients?|radiographs?|studies|exams|%|to\s))"
+        r"(?<![^\W_])(?:(?:patient(?:in)?|pat\.?|case|fall|subject|proband(?:in)?|hasta"
+        r"|paciente)[\s:=_-]{0,3}(?:#\s?\d+|\d{3,})"
+        r"|patient(?:in)?\s\d{2}|patient(?:in)?[\s:]{1,2}[A-Z]{1,3}-?\d{3,}"
+        r"|(?:auftrag|untersuchung|akte|barcode)[\s:#]{1,3}\d{4,})(?![\d%]|[.,]\d)(?!\s*(?:images?|patients?"
+        r"|radiographs?|studies|exams|%|to\s))"
         r"|(?<![^\W_])(?:acc|akz|dob|date of birth|birth ?date|geburts(?:datum|jahr|tag))(?:\W{1,2}(?:no|nr))?"
-        r"[\W_]{0,4}\d[\d/.-]+",
+        r"[\W_]{0,4}(?!\d?\.\d)\d[\d/.-]+",
         re.IGNORECASE,
     ),
     "a DICOM element": re.compile(
@@ -157,6 +162,8 @@ def is_amount(text: str, start: int, end: int) -> bool:
 
 
 def _is_amount(text: str, found: re.Match[str]) -> bool:
-    """Whether what was found is digits alone, and an amount."""
+    """Whether what was found is digits alone, and an amount; or stands behind "in this case" and the like."""
+    if re.match("case ", found[0], re.IGNORECASE) and _COMMON.search(text[max(0, found.start() - 20) : found.start()]):
+        return True
     digits = found[0].replace(" ", "").replace(".", "").isdigit()
     return digits and is_amount(text, found.start(), found.end())

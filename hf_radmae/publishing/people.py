@@ -20,20 +20,21 @@ from urllib.parse import unquote
 from hf_radmae.publishing.dates import date_findings
 from hf_radmae.publishing.keys import identifying_names, is_personal, key_finding, plain_name
 from hf_radmae.publishing.numbers import Finding, number_findings
-from hf_radmae.publishing.words import names, words
+from hf_radmae.publishing.words import names, profile, words
 
 _PARAGRAPH = "¶"
 _CAP = r"[^\W\d_a-zà-öø-ÿ][^\W\d_]*(?:[-'’][^\W\d_]+)*"
 _WORD = r"[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*"
 _LONG = r"[^\W\d_]{3,}"
 _TITLES = re.compile(
-    rf"(?<![^\W_])(?P<cue>[Dd]r|DR|[Pp]rof|PROF|Professor|Hr|Hrn|Fr|Mrs?|MRS|Ms|Mme|Mlle|Sig(?:ra)?|Sra?|gez"
+    rf"(?<![^\W_])(?P<cue>[Dd]r|DR|[Pp]rof|PROF|Professor|Hr|Hrn|Fr|Mrs?|MRS|Ms|Mme|Mlle|Sig(?:ra)?|Sra?|Dra|Dott"
+    rf"|MUDr|Dres|Fam|Dipl\.-Med|gez"
     rf"|Gez)\.\s*(?:(?:med|dent|"
     rf"habil|rer|nat|univ|phil|h\.c)\.?\s*|Dr\.\s*|PD\s*)*:?\s*(?P<name>{_WORD})"
     rf"|(?<![^\W_])(?P<cue2>[Hh]errn?|HERRN?|[Ff]rau|FRAU|Mr|Mrs|MRS|Miss|Mme|Doctor|Doktor|Professor|Dr|Prof"
     rf"|Señora?|Monsieur|Madame"
     rf"|Signora?|Oberarzt|Oberärztin|Chefarzt|Chefärztin|Assistenzarzt|Assistenzärztin|Hausarzt|Hausärztin|i\.\s?A\."
-    rf"|Bay|Bayan)\s*:?\s+(?P<name2>{_CAP})"
+    rf"|Bay|Bayan|Pan|Pani|Señorita|Familie|Sayın|c/o)\s*:?\s+(?P<name2>{_CAP})"
     rf"|(?<![^\W_])(?P<cue3>herrn?|frau|mrs?|miss|monsieur|madame)\.?\s+(?P<name3>{_WORD})"
     rf"|(?<![^\W_])(?P<cue4>Herrn?|Hr\.|Frau|Fr\.|Mrs?\.?|Ms\.?)\s(?P<name4>[A-ZÄÖÜ])\.(?!\w)"
 )
@@ -46,7 +47,7 @@ _NAMED = re.compile(
     rf"hasta(?: adı)?(?: soyadı)?|pacjent(?:ka)?|paziente|paciente|patiënt|pacient)(?:{_SEPARATED}|\s+)"
     rf"|(?:Kind|(?i:pt|subject|child|mother|mutter|father|vater|radiologist|physician|surgeon|referrer|arzt"
     rf"|radiologe|signed|einsender|"
-    rf"operator|technologist|technician|mtra?|reader|annotator)){_SAYS})(?P<name>{_CAP}(?:,?\s+{_CAP})?)"
+    rf"technologist|technician|mtra?)){_SAYS})(?P<name>{_CAP}(?:,?\s+{_CAP})?)"
 )
 _LISTED = re.compile(  # a cue that stands before many words, and so tells only where a known name follows
     r"(?<![^\W_])(?i:patient(?:in|en|s)?|pat\.?|pt\.?|herrn?|frau|dr|prof|arzt|radiolog(?:ist|e)|physician|technician"
@@ -59,6 +60,12 @@ _OF = re.compile(  # but for authors, institutions and methods
     r"(?!\s(?:et al|and|und|Univ|Hosp|Clin|Klin|Inst|State|Coll|Found|Med|Cent|Res|Gmb|Inc)|\s?[&(\[]|['’]s\s)"
 )
 _ROLE = re.compile(rf"(?<![^\W_])({_CAP})\s?[,(]\s?(?i:patient(?:in)?|pat\.)(?!\w)")
+_INSTITUTION = re.compile(  # what follows a name that is not one of a patient
+    r"(?:['’]s)?[\s-]+(?:\w+\s)?(?:Univ|Inst|Hosp|Klini|Clini|Coll|School|Schule|Found|Stiftung|Medical|Cent(?:er"
+    r"|re)|Society|"
+    r"Press|GPU|GmbH|supercomputer)"
+)
+_RANGE = re.compile(r"\W*\d[\d.]*\s?(?:to|-|–|±|\+|%|years|and|bis)")
 _OWNS = re.compile(rf"(?<![^\W_])({_CAP})['’]s\s([a-z-]+)")
 _FIELD = re.compile(
     rf"(?<![^\W_])(?i:nom|prénom|prenom|nombre|nome|apellidos?|cognome|ad[ıi]|soyad[ıi]?|ad soyad|imię|nazwisko"
@@ -166,16 +173,22 @@ def _in_form(parted: str) -> Iterator[Finding]:
         before = text[max(0, found.start() - 60) : found.start()].split()[-4:]
         value = found[1].strip("`*_.,;:()[]{}<>").lower()
         fields = [" ".join(before[first:]) for first in range(len(before))]
-        if value and value not in _NOT_OF_A_PERSON and any(map(is_personal, fields)):
-            told = next(name for name in reversed(fields) if is_personal(name))
+        told = next((name for name in reversed(fields) if is_personal(name) or _is_keyword(name)), None)
+        spread = _RANGE.match(text, found.end()) is not None  # of ages, sizes or shares in a cohort
+        if value and value not in _NOT_OF_A_PERSON and told is not None and not spread:
             yield "the name of a field that identifies people, with a value", f"{told}{found[0]} {found[1]}"[:80]
+
+
+def _is_keyword(name: str) -> bool:
+    """Whether a name is the keyword of an attribute of the profile, of more words than one."""
+    return name in profile() and len(re.findall("[A-Z]", name)) > 1
 
 
 def _cued(text: str) -> Iterator[str]:
     """Names beside a word that stands before names alone."""
     for found in _TITLES.finditer(text):
         name = next(filter(None, (found[f"name{part}"] for part in ("", "2", "3", "4"))))
-        unsure = found["cue"] == "Fr" or found["cue2"] == "Bay"
+        unsure = found["cue"] == "Fr" or found["cue2"] in ("Bay", "Pan", "Pani", "Familie")
         if unsure and not _is(name, "given", "surname") and not (found["cue"] and name[0].isupper()):
             continue
         if plain_name(name) not in _NOT_OF_A_PERSON | _WORDS or found["name4"]:
@@ -187,7 +200,9 @@ def _cued(text: str) -> Iterator[str]:
     for pattern in (*_BESIDE, _FIELD):
         yield from (found[0] for found in pattern.finditer(text))
     for found in _KEYWORD.finditer(text):
-        if is_personal(found[1]) and plain_name(found[2]) not in identifying_names() | _WORDS | _NOT_OF_A_PERSON:
+        if (is_personal(found[1]) or found[1] in profile()) and plain_name(
+            found[2]
+        ) not in identifying_names() | _WORDS | _NOT_OF_A_PERSON:
             yield found[0]
     for found in _BORN.finditer(text):
         if not re.search(r"(?i)\b(?:ur|nee|ne|nata|nato|gest|verst)\b\W*$", found[0]) and not re.match(
@@ -221,8 +236,10 @@ def _pair_findings(text: str) -> Iterator[Finding]:
             first, second = second, first
         if not _is(first, "given") and _is(second, "given") and not _is(second, "surname"):
             first, second = second, first
-        if "," in sign and re.fullmatch("[A-Z]{2,3}", found[3]) and not found[1].isupper():
-            continue  # a place and its state
+        if any(re.fullmatch("[A-Z]{2,3}", name) for name in (found[1], found[3])):
+            continue  # a state behind its place, a numeral, or a name of a method
+        if _INSTITUTION.match(text, found.end(3)) or _INSTITUTION.match(f" {found[3]}"):
+            continue
         given = _is(first, "given") and plain_name(second) not in _WORDS and len(second) > 1
         known = _is(first, "ambiguous") and (_is(second, "surname") or plain_name(second) in words("eponyms"))
         if (given and plain_name(first) not in _WORDS) or known:
@@ -237,7 +254,8 @@ def _pair_findings(text: str) -> Iterator[Finding]:
         for found in re.finditer(rf"(?=(?<![^\W_])({_LONG})([\s_.-]|,\s){between}({_LONG})(?![^\W_]))", spaced):
             one, other = found[1], found[3]
             both = (_is(a, "given") and _is(b, "surname") for a, b in ((one, other), (other, one)))
-            if plain_name(one) != plain_name(other) and any(both):
+            named = plain_name(one) != plain_name(other) and not _INSTITUTION.match(spaced, found.end(3))
+            if named and any(both):
                 yield "a name of a person", f"{one}{found[2]}{other}"
 
 

@@ -372,6 +372,10 @@ def lines(name: str) -> list[str]:
 INNOCENT = [
     *lines("innocents.txt"),
     "## Patient Privacy\n\nSplits are by patient. Patients of one split are in no other.",
+    "| split | images | patients |\n|---|---|---|\n| train | 1,204 | 800 |\n| test | 120 | 90 |",
+    "| name | value |\n|---|---|\n| accuracy | 0.91 |",
+    "| Model | Accuracy | AUROC |\n|---|---|---|\n| ResNet-50 | 0.81 | 0.9 |",
+    "| patient | images |\n|---|---|\n| 7f3a9f86d081884c | 3 |",
 ]
 INNOCENT_CLASSES = [
     *(
