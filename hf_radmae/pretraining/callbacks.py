@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_radmae.batching.dataset import RadiographDataset
@@ -99,8 +100,9 @@ class RestoreRun(TrainerCallback):
         if not manifest:
             return
         pending = manifest["pending"]
-        trainer._tr_loss += pending["loss"]
-        trainer._total_loss_scalar -= pending["loss"]  # the loss of this call is of its own steps
+        losses = np.atleast_1d(pending["loss"])  # of each rank; of other ranks than these their mean is taken
+        trainer._tr_loss += losses[args.process_index] if len(losses) == args.world_size else losses.mean()
+        trainer._total_loss_scalar -= losses.mean()  # the loss of this call is of its own steps
         trainer._globalstep_last_logged = pending["since"]
         find_best(state, Path(manifest["folder"]))
         due = manifest.get("due", {})

@@ -368,7 +368,7 @@ class RadMAETrainer(TrainerHooks):
             if args.should_save:
                 save_order(folder, *self._batches)
             super().save_whole_checkpoint(model, trial)
-            pending = float(self.accelerator.gather(self._tr_loss.reshape(1)).mean())
+            pending = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
             self.accelerator.wait_for_everyone()
             if args.should_save:
                 self._complete(folder, pending)
@@ -383,8 +383,13 @@ class RadMAETrainer(TrainerHooks):
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder.parent), keep, best)
 
-    def _complete(self, folder: Path, pending: float) -> None:
-        """Write the manifest of a checkpoint, with what Trainer does not keep of a run."""
+    def _complete(self, folder: Path, pending: list[float]) -> None:
+        """Write the manifest of a checkpoint, with what Trainer does not keep of a run.
+
+        Args:
+            folder: of the checkpoint.
+            pending: of each rank, the sum of the losses since the last log.
+        """
         path = folder / "trainer_state.json"
         state = json.loads(path.read_text(encoding="utf-8"))
         state["best_model_checkpoint"] = None  # a path that would not survive a move; the step is kept

@@ -180,7 +180,7 @@ def test_targets_masks_and_network_are_refused_too(straight, tmp_path):
 def test_the_loss_of_a_resumed_run_is_of_its_own_steps(straight, tmp_path):
     """A checkpoint in the middle of a log interval holds losses of steps before it, which its log line needs."""
     newest = checkpoints_in(straight)[0]
-    assert read_manifest(newest)["pending"]["loss"] > 0
+    assert read_manifest(newest)["pending"]["loss"][0] > 0
     assert make_trainer(tmp_path, **EPOCHS).train(str(newest)).training_loss == pytest.approx(0, abs=1e-9)
     found = make_trainer(tmp_path, **EPOCHS).train(str(checkpoints_in(straight)[1])).training_loss
     whole, before = (json.loads((c / "trainer_state.json").read_text()) for c in checkpoints_in(straight)[:2])
