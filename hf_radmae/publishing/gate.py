@@ -5,7 +5,8 @@ is on no list stays. One that is on the list and tells of a person or a machine 
 
 What it looks for are patterns (see `people` and `private`), names of fields (see `keys`) and closed sets of names. It
 does not see a name that stands in no list without a word beside it that says so, a text in the pixels of an image (but
-see `deid`), or one in the numbers of a tensor. It is no proof that a repository tells of nobody: a person has to look.
+see `deid`), one in a cipher, in the numbers of a tensor or in the decimals of a score. It is no proof that a repository
+tells of nobody: a person has to look.
 """
 
 from __future__ import annotations
@@ -221,7 +222,10 @@ def refusals(
             "the folder holds no model: push the output folder of pretrain, finetune or export. A report of a study, a "
             "search, and the embeddings of images are not pushed"
         )
-        needed = {"config.json": no_model, "README.md": "make a card with scripts/card.py"}
+        no_card = "make a card with scripts/card.py"
+        if "results.json" not in {entry.path for entry in entries}:
+            no_card = "export the model with scripts/export.py, which writes one"
+        needed = {"config.json": no_model, "README.md": no_card}
         missing = [name for name in needed if name not in known]
         found += [f"no {name} goes: {needed[name]}" for name in (missing[:1] if "config.json" in missing else missing)]
     if kind == "dataset":

@@ -158,6 +158,8 @@ def label_findings(text: str) -> Iterator[Finding]:
             yield "a name of a person", word
     if re.fullmatch(rf"{_CAP},\s*{_CAP}", text):
         yield "a name of a person", text
+    if day := re.search(r"(?<!\d)\d\d[ _]\d\d[ _]\d\d(?!\d)", text):
+        yield from date_findings(re.sub("[ _]", ".", day[0]))
     for number in re.findall(r"(?<!\d)\d{5,}(?!\d)", text):
         yield "a number that looks like an id", number
 

@@ -319,3 +319,16 @@ def test_the_pages_of_recipes_that_were_run_are_cards(page):
     assert metadata_errors(text) == []
     assert ModelCard(text).data.eval_results
     assert "Not for diagnosis" in text
+
+
+def test_the_card_of_an_encoder_alone_promises_no_masked_autoencoder_beside_it():
+    assert "is in `mae/`" in render_card(RESULTS, has_mae=True)
+    assert "`mae/`" not in render_card(RESULTS, has_mae=False) and "`mae/`" not in render_card(RESULTS)
+
+
+@pytest.mark.parametrize("low, says", [(-0.05, True), (0.0, True), (0.01, False)])
+def test_a_card_says_that_features_are_no_better_where_the_interval_says_so(low, says):
+    headline = {"ours": "pre-trained, mean", "rival": "no network, HOG", "balanced_accuracy": 0.1}
+    headline |= {"balanced_accuracy_low": low, "balanced_accuracy_high": 0.2}
+    probe = {**RESULTS["probe"], "tables": [{"share": "all", "headline": headline}]}
+    assert ("not shown to be better" in render_card(RESULTS | {"probe": probe})) is says

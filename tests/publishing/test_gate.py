@@ -525,3 +525,7 @@ def test_a_folder_without_a_model_is_refused_with_what_may_be_pushed(tmp_path):
     (tmp_path / "report.md").write_text("# Study")
     (said,) = refusals(review(tmp_path, "model", PRIVATE), "model")
     assert "the output folder of pretrain, finetune or export" in said
+    (write_model(tmp_path / "m") / "README.md").unlink()
+    assert "scripts/export.py, which writes one" in refusals(review(tmp_path / "m", "model", PRIVATE), "model")[0]
+    (tmp_path / "m" / "results.json").write_text('{"name": "m"}')
+    assert "scripts/card.py" in refusals(review(tmp_path / "m", "model", PRIVATE), "model")[0]
