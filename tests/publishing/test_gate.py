@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -23,6 +24,7 @@ from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.publishing.gate import Entry, Statement, listing, refusals, review
 from hf_radmae.publishing.pictures import pixels_alone
 from hf_radmae.publishing.private import Private
+from hf_radmae.publishing.tables import _check_column
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.study.arguments import SUPERVISED
@@ -376,6 +378,21 @@ def test_short_texts_may_be_labels(shards, tmp_path):
     folder = copied(shards, tmp_path)
     rewrite(folder, lambda table: replaced(table, "side", pa.array(["left", None] * 6)))
     assert not refusals(review(folder, "dataset", PRIVATE, STATEMENT), "dataset", STATEMENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "goes"),
+    [
+        ("fracture_source", ["hand", "report", None], True),
+        ("fracture_report", ["yes", "unsure", None], True),
+        ("fracture_source", ["hand", "Dr. Meier", None], False),
+        ("remark", ["report", "hand", None], False),
+    ],
+)
+def test_where_a_label_is_from_goes_and_who_gave_it_does_not(name, values, goes, tmp_path):
+    pq.write_table(pa.table({name: values}), tmp_path / "shard.parquet")
+    with nullcontext() if goes else pytest.raises(ValueError, match=f"column {name}: holds"):
+        _check_column(pq.ParquetFile(tmp_path / "shard.parquet"), name, [name], PRIVATE, lambda content: False)
 
 
 @pytest.mark.parametrize("damage", ["cut", "no manifest", "patients as labels"])
