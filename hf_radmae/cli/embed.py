@@ -2,7 +2,8 @@
 
     python scripts/embed.py --model out/phantom --data_dir RADIOGRAPHS --output_dir out/embeddings
 
-RADIOGRAPHS holds images or DICOM files in any tree, or the shards of scripts/prepare.py. On several GPUs or machines:
+RADIOGRAPHS holds images or DICOM files in any tree, or the shards of scripts/prepare.py; both folders may be URLs. On
+several GPUs or machines:
 
     accelerate launch scripts/embed.py ...      or      torchrun --nproc_per_node 8 scripts/embed.py ...
 

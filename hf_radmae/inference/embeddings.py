@@ -293,7 +293,8 @@ class Embedder:
         Raises:
             ImageError: the image cannot be read.
         """
-        (vectors,) = self._encode(self.processor(image)["pixel_values"])  # type: ignore[arg-type]  # of any source
+        pixels = self.processor(image)["pixel_values"][0]  # type: ignore[arg-type]  # of any source
+        (vectors,) = self._encode(pixels[None])
         (vector,) = vectors.values()
         return vector
 

@@ -39,7 +39,7 @@ class DataArguments:
     """Options that `--help` leaves to `--help_all`."""
 
     dataset: str = option("phantom", "phantom (generated), irma, mri, imagefolder, parquet, or a data set on the Hub.")
-    data_dir: str | None = option(None, "Folder of the data set; phantom needs none.")
+    data_dir: str | None = option(None, "Folder of the data set, or its URL; phantom needs none.")
     num_images: int = option(3000, "phantom: radiographs to generate.")
     phantom_scale: float = option(0.0625, "phantom: size of the images, 1 is the archive's (up to 3072 pixels).")
     patient_column: str | None = option(None, "Column that holds the patient, where its name does not say so.")
