@@ -126,7 +126,7 @@ def main_first(function: Callable[[], T]) -> T:
 
 
 def wait_until_seen(path: str | Path) -> None:
-    """Waits until a file that the first process has written is there for this one too; every process calls it.
+    """Waits until a file that another process has written is there for this one too.
 
     Network storage may show a new file to another machine a minute late.
 
@@ -134,7 +134,6 @@ def wait_until_seen(path: str | Path) -> None:
         FileNotFoundError: it is not seen within `VISIBLE` seconds: the processes do not share the folder.
     """
     path = Path(path)
-    gathered(None)  # it is written
     end = time.monotonic() + VISIBLE
     while not path.exists():
         if time.monotonic() > end:

@@ -30,7 +30,7 @@ from accelerate.utils import broadcast_object_list
 from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.content import COLUMNS as CONTENT
-from hf_radmae.batching.ranks import wait_until_seen
+from hf_radmae.batching.ranks import gathered, wait_until_seen
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
@@ -177,6 +177,7 @@ def pretrain(
     trainer.save_model()
     probe: dict[str, Any] = {}
     if data_args.probe_column:  # features are computed by all processes
+        gathered(None)  # the first process has saved the model
         wait_until_seen(folder / "config.json")
         trained = RadMAEForPreTraining.from_pretrained(folder).to(args.device)  # whole, where training sharded it
         untrained = initial_model(model_args, data_args.max_tokens, args.seed).to(args.device)  # type: ignore[arg-type]  # upstream's wrapper

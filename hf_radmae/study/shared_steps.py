@@ -12,12 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from hf_radmae.batching.ranks import from_main, is_main, on_main, rank_and_size
+from hf_radmae.batching.ranks import from_main, is_main, on_main, rank_and_size, wait_until_seen
 from hf_radmae.study.steps import Step, Steps
 
 
 class SharedSteps(Steps):
     """`Steps` that every process of a run calls alike."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self._written: set[Path] = set()  # by any process, of which the first one knows
+
+    def known(self, step: Step) -> dict[str, Any] | None:
+        """See `Steps`; what another process has written is waited for."""
+        path = self.path(step.name, **step.inputs)
+        if path in self._written:
+            wait_until_seen(path)
+        return super().known(step)
 
     def __call__(self, name: str, function: Callable[[Path], Mapping[str, Any]], **inputs: Any) -> dict[str, Any]:
         """See `Steps`; every process runs the function, and the first one's result is that of all."""
@@ -50,6 +61,7 @@ class SharedSteps(Steps):
         if found is not None:
             for number, record in (pair for part in found for pair in part.items()):
                 known[number] = record
+                self._written.add(self.path(steps[number].name, **steps[number].inputs))
         tick(len(missing) - len(mine))
         short = from_main(lambda: [_without_lists(record) for record in known])
         return [self.note(record) for record in (known if is_main() else short)]
