@@ -75,7 +75,11 @@ class RowPool:
                     self._reading[group] = 1
                     return self._read(row, group, read)
             time.sleep(0.001)  # another worker reads the group
-        content = b"".join(self._store[page * PAGE : (page + 1) * PAGE] for page in pages)[: self._length[row]]
+        left = int(self._length[row])
+        with memoryview(self._store) as store:  # large rows: every copy of one costs as much as cutting its patches
+            content = b"".join(
+                store[page * PAGE : page * PAGE + min(PAGE, left - number * PAGE)] for number, page in enumerate(pages)
+            )
         with self._lock:
             self._free(pages)
         return pickle.loads(content)
@@ -99,9 +103,10 @@ class RowPool:
             return
         with self._lock:
             pages = [self._page() for _ in range(count)]
-        for number, page in enumerate(pages):
-            part = content[number * PAGE : (number + 1) * PAGE]
-            self._store[page * PAGE : page * PAGE + len(part)] = part
+        with memoryview(content) as whole:
+            for number, page in enumerate(pages):
+                part = whole[number * PAGE : (number + 1) * PAGE]
+                self._store[page * PAGE : page * PAGE + len(part)] = part
         with self._lock:
             for page, following in zip(pages, [*pages[1:], -1], strict=True):
                 self._next[page] = following + 1
