@@ -1,4 +1,8 @@
-"""Items of one bin stacked to a batch, with the patches that show the patient marked."""
+"""Items of one bin as a batch: whole images, or only the patches that a step of the masked autoencoder uses.
+
+In both cases the patches that show the patient are marked. Pre-training sends the second to its device: the seen and
+the predicted patches as they are stored, in 8 or 16 bit, with their places. They are scaled there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from hf_radmae.batching.dataset import pixel_values
+from hf_radmae.models.masking import order_patches, token_counts
 
 
 @dataclass
@@ -33,20 +42,24 @@ class BucketCollator:
     background: str = "drop"
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        shapes = {tuple(item["pixel_values"].shape) for item in items}
+        facts = self.facts(items)
+        pixels = torch.stack([item["pixel_values"] if "pixel_values" in item else pixel_values(item) for item in items])
+        return {"pixel_values": pixels.expand(-1, self.num_channels, -1, -1).contiguous(), **facts}
+
+    def facts(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """All of a batch but the pixels."""
+        shapes = {item["pixels"].shape for item in items}
         if len(shapes) > 1:
             raise ValueError(f"a batch must be of one bin, and has images of {sorted(shapes)}: use BucketBatchSampler")
-        pixels = torch.stack([item["pixel_values"] for item in items])
         if self.background == "drop":
             patch_mask = torch.stack([item["patch_mask"] for item in items])
         else:
-            rows, columns = (side // self.patch_size for side in pixels.shape[-2:])
+            rows, columns = (side // self.patch_size for side in items[0]["pixels"].shape)
             content = torch.tensor([item["content"] for item in items])
             inside = torch.arange(rows)[:, None] * self.patch_size < content[:, 0, None, None]
             inside = inside & (torch.arange(columns)[None] * self.patch_size < content[:, 1, None, None])
             patch_mask = inside.flatten(1)
         batch: dict[str, Any] = {
-            "pixel_values": pixels.expand(-1, self.num_channels, -1, -1).contiguous(),
             "patch_mask": patch_mask,
             "noise": torch.stack([item["noise"] for item in items]),
             "num_tokens": items[0]["num_tokens"],
@@ -57,3 +70,64 @@ class BucketCollator:
             batch["repeated"] = repeated
         skipped = [record for item in items for record in item["skipped"]]
         return batch | ({"skipped": skipped} if skipped else {})
+
+
+@dataclass
+class PatchCollator:
+    """Cuts out of the items of a bin the patches that a step uses, and leaves the others where they are.
+
+    The batch holds `patches` (batch, used, patch_size, patch_size), uint8, or uint16 where an image is deeper, the seen
+    ones first, then those to predict, as `order_patches` puts them; `places` (batch, used) int64, their numbers row by
+    row; `patch_mask` (batch, used) bool, whether each shows the patient; `grid`, rows and columns of patches of the
+    whole image; `grey_range` (batch, 2) float32, the grey value of each image that becomes 0, and how many above it
+    become 1; and what else `BucketCollator` gives but the noise. The model computes the same from it as from whole
+    images: for 8 bits, and 16 bits that are not resized, value for value, else within 1 / 2 ** 17 of the grey range.
+
+    Args:
+        images: how the patches that show the patient are marked.
+        mask_ratio: of the model.
+        prediction_ratio: of the model for training, 1 for evaluation.
+    """
+
+    images: BucketCollator
+    mask_ratio: float
+    prediction_ratio: float = 1.0
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        facts, size = self.images.facts(items), self.images.patch_size
+        patch_mask, noise = facts.pop("patch_mask"), facts.pop("noise")
+        visible, predicted = token_counts(facts["num_tokens"], self.mask_ratio, self.prediction_ratio)
+        places = order_patches(noise, patch_mask, visible, self.mask_ratio)[:, : visible + predicted]
+        ends = np.array([item["grey_range"] for item in items], np.float64)
+        deepest = max(item["pixels"].dtype.itemsize for item in items)
+        patches = np.empty((*places.shape, size, size), np.uint8 if deepest == 1 else np.uint16)
+        for item, own, cut, (low, high) in zip(items, places.numpy(), patches, ends, strict=True):
+            cut[:] = cut_patches(item["pixels"], own, size, low, high)
+        ends[[item["pixels"].dtype == np.float32 for item in items]] = 0, _LEVELS
+        height, width = items[0]["pixels"].shape
+        return {
+            "patches": torch.from_numpy(patches),
+            "places": places,
+            "patch_mask": patch_mask.gather(1, places),
+            "grid": (height // size, width // size),
+            "grey_range": torch.from_numpy(np.stack([ends[:, 0], ends[:, 1] - ends[:, 0]], 1)).float(),
+            **facts,
+        }
+
+
+_LEVELS = 2**16 - 1
+
+
+def cut_patches(pixels: NDArray[Any], places: NDArray[Any], size: int, low: float, high: float) -> NDArray[Any]:
+    """Some patches (chosen, size, size) of a picture (height, width), numbered row by row.
+
+    They are uint8 or uint16 as the picture is; of one of float32 they are uint16, `low` becoming 0 and `high` 65,535.
+    """
+    rows, columns = (side // size for side in pixels.shape)
+    grid = pixels.reshape(rows, size, columns, size).swapaxes(1, 2)
+    cut = grid[places // columns, places % columns]
+    if cut.dtype != np.float32:
+        return cut
+    return np.rint(((cut - np.float32(low)) / np.float32(high - low)).clip(0, 1) * np.float32(_LEVELS)).astype(
+        np.uint16
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypedDict
 
@@ -15,9 +16,9 @@ from hf_radmae.batching.columns import numbers
 from hf_radmae.batching.content import Content, patches_of
 from hf_radmae.batching.sampler import Repeat
 from hf_radmae.images.background import SIDE
-from hf_radmae.images.fitting import SCALINGS, as_tensor, fit_image
+from hf_radmae.images.fitting import SCALINGS, as_tensor, fit_pixels
 from hf_radmae.images.image import ImageError, read_image
-from hf_radmae.models.masking import keyed_noise
+from hf_radmae.models.masking import keyed_noise, scaled
 
 MAX_REPLACEMENTS = 20
 """Images that are tried in place of one that cannot be read: where none of them can, the data is at fault."""
@@ -54,6 +55,7 @@ class RadiographDataset(torch.utils.data.Dataset):
     Attributes:
         sizes: int (rows, 2), height and width in pixels of what is used of each image.
         bin_ids: int (rows,), the bin of each row, -1 where the binning loses the image.
+        seconds: that this process has spent on items; whoever reads it starts it anew.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         self._names = "image_id" if "image_id" in rows.column_names else None
         self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
+        self.seconds = 0.0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -111,19 +114,21 @@ class RadiographDataset(torch.utils.data.Dataset):
             ImageError: neither this image nor `MAX_REPLACEMENTS` others can be read.
             StorageError: the storage does not answer; no image is listed for it.
         """
+        start = time.perf_counter()
         skipped: list[Skipped] = []
         for candidate in islice(self._from(int(index)), 1 + MAX_REPLACEMENTS):
             row = self._columns[candidate]
             name = row[self._names] if self._names else row["image"].get("path") or f"row {candidate}"
             try:
-                image = as_tensor(read_image(row["image"], name=name))
+                pixels = read_image(row["image"], name=name)
             except ImageError as error:
                 skipped.append(self._skip(candidate, name, error.reason))
             except FileNotFoundError:
                 skipped.append(self._skip(candidate, name, "is missing: no such file"))
             else:
                 repeated = isinstance(index, Repeat) or candidate != index
-                item = self._fit(image, candidate, self.bin_ids[index])
+                item = self._fit(pixels, candidate, self.bin_ids[index])
+                self.seconds += time.perf_counter() - start
                 return {**item, "index": candidate, "skipped": skipped, "repeated": repeated}
         first = skipped[0]
         others = f"none of the other {len(skipped) - 1} images that were tried can be read"
@@ -139,7 +144,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         same = self.bin_ids[order] == self.bin_ids[index]
         yield from (int(other) for other in (*order[same], *order[~same]))
 
-    def _fit(self, image: torch.Tensor, index: int, bin_id: int) -> dict[str, Any]:
+    def _fit(self, pixels: np.ndarray, index: int, bin_id: int) -> dict[str, Any]:
         options: dict[str, Any] = {"seed": self.seed, "crop_scale": self.crop_scale, "scaling": self.scaling}
         options["box"] = None if self.boxes is None else self.boxes[index].tolist()
         if self.content is not None:
@@ -147,7 +152,13 @@ class RadiographDataset(torch.utils.data.Dataset):
             low, high = self.content.ranges[index, place : place + 2].tolist()
             options |= {"mask": self.content.mask(index), "grey_range": (low, high)}
         epoch = int(self._epoch) if self.train else None
-        return fit_item(image, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
+        return fit_item(pixels, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
+
+
+def pixel_values(item: Mapping[str, Any]) -> torch.Tensor:
+    """float32 (1, height, width), 0..1: the picture of an item."""
+    low, high = item["grey_range"]
+    return scaled(as_tensor(item["pixels"]), low, high - low)
 
 
 def sizes_of(rows: Any) -> np.ndarray:
@@ -156,7 +167,7 @@ def sizes_of(rows: Any) -> np.ndarray:
 
 
 def fit_item(
-    image: torch.Tensor,
+    pixels: np.ndarray,
     size: Sequence[int] | np.ndarray,
     bins: Bins,
     bin_id: int,
@@ -172,11 +183,12 @@ def fit_item(
 ) -> dict[str, Any]:
     """An image at the shape of a bin, with the crop and the mask of its key.
 
-    Returns `pixel_values` (1, height, width), `noise` (patches,), `patch_mask` (patches,), where the patient is,
-    `content` (height, width), what the image fills of them, and `num_tokens`, how many patches take part in this bin.
+    Returns `pixels` (height, width), uint8, uint16 or float32, and their `grey_range`, see `fit_pixels`, `noise`
+    (patches,), `patch_mask` (patches,), where the patient is, `content` (height, width), what the image fills of them,
+    and `num_tokens`, how many patches take part in this bin.
 
     Args:
-        image: (1, height, width), as `as_tensor` gives it.
+        pixels: (height, width) of any depth, as `read_image` gives it.
         size: height and width by which it is placed in the bin.
         key, epoch, seed: what crop and mask are drawn from; without an epoch nothing is cropped.
         crop_scale, scaling: see `RadiographDataset`.
@@ -186,20 +198,22 @@ def fit_item(
     """
     shape = tuple(bins.shapes[bin_id].tolist())
     content = tuple(content_sizes(np.array([size]), bins, np.array([bin_id]))[0].tolist())
-    top, left, height, width = box or (0, 0, *image.shape[1:])
+    top, left, height, width = box or (0, 0, *pixels.shape)
     if epoch is not None and crop_scale < 1:
         rng = np.random.default_rng((seed, epoch, key))
         down, right, height, width = _random_box(height, width, crop_scale, rng)
         top, left = top + down, left + right
     shown = np.ones((SIDE, SIDE), bool) if mask is None else mask
-    whole_height, whole_width = image.shape[1:]
+    whole_height, whole_width = pixels.shape
     used = top / whole_height, left / whole_width, height / whole_height, width / whole_width
     patches = patches_of(shown, shape, content, bins.patch_size, used)
     if not patches.any():  # a crop of nothing but air is trained on like any other
         patches = patches_of(np.ones_like(shown), shape, content, bins.patch_size)
     options: dict[str, Any] = {"scaling": scaling, "box": (top, left, height, width), "grey_range": grey_range}
+    fitted, ends = fit_pixels(pixels, shape, content, **options)
     return {
-        "pixel_values": fit_image(image, shape, content, **options),
+        "pixels": fitted,
+        "grey_range": ends,
         "patch_mask": torch.from_numpy(patches.flatten()),
         "noise": keyed_noise(seed, epoch, key, int(bins.patches[bin_id])),
         "content": content,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ def bucket_loader(
     persistent_workers: bool = False,
     prefetch_factor: int | None = None,
     micro_steps: int = 1,
+    timed: bool = False,
     **sampler: Any,
 ) -> DataLoader:
     """Batches of one bin each, read by `num_workers` processes.
@@ -34,6 +37,7 @@ def bucket_loader(
         shuffle: a new order each epoch, or bin after bin.
         num_workers, persistent_workers, prefetch_factor: as `DataLoader` takes them; the last two only with workers.
         micro_steps: pieces of a batch for gradient accumulation; those of a stream are batches of their own.
+        timed: add to each batch `seconds`, how long a worker took for it.
         **sampler: `seed`, `rank` and `world_size` of `BucketBatchSampler`.
     """
     workers: dict[str, Any] = (
@@ -48,8 +52,22 @@ def bucket_loader(
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=_Timed(dataset, collate) if timed else collate,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         **workers,
     )
+
+
+@dataclass
+class _Timed:
+    """A collator that says how long reading the items of a batch and stacking them took in this process."""
+
+    dataset: RadiographDataset
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        start, read = time.perf_counter(), self.dataset.seconds
+        self.dataset.seconds = 0.0
+        batch = self.collate(items)
+        return batch | {"seconds": read + time.perf_counter() - start}

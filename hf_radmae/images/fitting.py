@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from math import floor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tvF
 
+from hf_radmae.models.masking import scaled
+
 SCALINGS = ("minmax", "percentile")
+
+PixelBox = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
@@ -38,7 +45,7 @@ def fit_image(
     content: tuple[int, int] | None = None,
     *,
     scaling: str = "minmax",
-    box: tuple[int, int, int, int] | None = None,
+    box: PixelBox | None = None,
     grey_range: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Scales one grey image to 0..1, crops it, resizes it to `content` and pads it with 0 to `shape` (bottom, right).
@@ -58,13 +65,47 @@ def fit_image(
         (1, *shape), float32, 0..1.
     """
     low, high = grey_range or _range(image, scaling)
-    if box is not None:
-        top, left, height, width = box
-        image = image[:, top : top + height, left : left + width]
     height, width = content or shape
-    image = tvF.resize(image, [height, width], antialias=True).float()
-    image = image.sub(low).div_(high - low).clamp_(0, 1)
+    image = tvF.resize(image[(..., *_slices(box))], [height, width], antialias=True)
+    image = scaled(image, low, high - low)
     return image if (height, width) == shape else F.pad(image, (0, shape[1] - width, 0, shape[0] - height))
+
+
+def fit_pixels(
+    pixels: np.ndarray,
+    shape: tuple[int, int],
+    content: tuple[int, int] | None = None,
+    *,
+    scaling: str = "minmax",
+    box: PixelBox | None = None,
+    grey_range: tuple[float, float] | None = None,
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The same, but not scaled: `scaled` makes of the result what `fit_image` gives, value for value.
+
+    Args:
+        pixels: (height, width) of any depth, as `read_image` gives it.
+        shape, content, scaling, box, grey_range: see `fit_image`.
+
+    Returns:
+        `shape`, of the depth of `pixels` where that is uint8, or uint16 and nothing is resized, else float32; and the
+        grey values that become 0 and 1.
+    """
+    low, high = grey_range or _range(as_tensor(pixels), scaling)
+    fitted, size = pixels[_slices(box)], content or shape
+    if pixels.dtype not in (np.uint8, np.uint16) or fitted.shape != size:
+        fitted = tvF.resize(as_tensor(pixels)[(..., *_slices(box))], list(size), antialias=True)[0].numpy()
+    if size != shape:
+        dark = low if fitted.dtype == np.float32 else max(floor(low), 0)  # becomes 0
+        missing = [(0, whole - part) for whole, part in zip(shape, size, strict=True)]
+        fitted = np.pad(fitted, missing, constant_values=dark)
+    return fitted, (low, high)
+
+
+def _slices(box: PixelBox | None) -> tuple[slice, slice]:
+    if box is None:
+        return slice(None), slice(None)
+    top, left, height, width = box
+    return slice(top, top + height), slice(left, left + width)
 
 
 def grey_ranges(pixels: np.ndarray) -> list[float]:

@@ -20,7 +20,15 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTrainingOut
 from transformers.utils.generic import can_return_tuple
 
 from hf_radmae.models.encoder import ENCODER_OPTIONS, fold_normalisation, grey_kernel
-from hf_radmae.models.masking import gather_tokens, keyed_noise, order_patches, patch_grid, patches_at, token_counts
+from hf_radmae.models.masking import (
+    gather_tokens,
+    keyed_noise,
+    order_patches,
+    patch_grid,
+    patches_at,
+    scaled,
+    token_counts,
+)
 from hf_radmae.models.positions import RadMAEDecoder, RadMAEEmbeddings, sincos_table, table_on_grid
 from hf_radmae.models.starts import (
     StartError,
@@ -301,15 +309,22 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
     @can_return_tuple
     def forward(  # type: ignore[override]  # attention_mask is passed on among kwargs
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         noise: Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,  # taken for callers of the stock class; any grid works without
         patch_mask: Tensor | None = None,
         num_tokens: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        *,
+        patches: Tensor | None = None,
+        places: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+        grey_range: Tensor | None = None,
         **kwargs: Any,
     ) -> ViTMAEForPreTrainingOutput:
         """Mask, encode, decode, and score the masked patches that carry information.
+
+        Images come whole, or as the patches that are used, as `PatchCollator` cuts them out. The loss is the same.
 
         Args:
             pixel_values: float (batch, channels, height, width), grey values 0..1, sides multiples of the patch.
@@ -321,44 +336,76 @@ class RadMAEForPreTraining(ViTMAEForPreTraining):
                 unmasked share of them, the decoder these and what it predicts. All where None, as in the stock class.
             num_items_in_batch: what the summed error is divided by, in place of this batch's `count_predicted`: the
                 count over all processes and accumulation steps. A tensor, for a number recompiles a compiled model.
+            patches: (batch, used, patch_size, patch_size) grey values of any depth in place of `pixel_values`, first
+                those that are seen of `num_tokens`, then those to predict. `patch_mask` is then one of these.
+            places: int64 (batch, used), the numbers of `patches` in the image, row by row.
+            grid: rows and columns of patches of the image that `patches` are of.
+            grey_range: float (batch, 2), the grey value of `patches` that becomes 0, and how many above it become 1.
 
         Returns:
             loss, mask (batch, patches; 1 where a patch is predicted), ids_restore (batch, patches), the place of each
             patch in the order of use, and logits: without `num_tokens` those of all patches, in place, as the stock
             class; with it (batch, predicted, patch_size ** 2 * channels) in the order of use behind the seen ones.
-            The loss is 0, with a graph, where no predicted patch is informative.
+            The loss is 0, with a graph, where no predicted patch is informative. With `patches`, mask and ids_restore
+            are None.
 
         Raises:
-            ValueError: a side is not a multiple of the patch, or `num_tokens` exceeds the number of patches.
+            ValueError: a side is not a multiple of the patch, `num_tokens` exceeds the number of patches, or `patches`
+                come without what they need.
         """
-        config, grid = self.config, self.grid(pixel_values)
-        batch, patches = len(pixel_values), grid[0] * grid[1]
+        config, whole = self.config, num_tokens is None
+        size: Any = config.patch_size  # one number, see __init__
+        order = None
+        if pixel_values is not None:
+            grid = self.grid(pixel_values)
+            order, visible, used = self._order(pixel_values, grid, noise, patch_mask, num_tokens)
+            places = order[:, :used]
+            patch_mask = None if patch_mask is None else patch_mask.gather(1, places)
+            seen, target = (patches_at(pixel_values, size, own) for own in (places[:, :visible], places[:, visible:]))
+        elif patches is None or places is None or grid is None or grey_range is None or num_tokens is None:
+            raise ValueError("give pixel_values, or patches with places, grid, grey_range and num_tokens")
+        else:
+            visible, _ = token_counts(num_tokens, config.mask_ratio)
+            grid = (grid[0], grid[1])  # a list where it was written down as JSON
+            low, span = grey_range[:, :, None, None, None].unbind(1)
+            seen, target = (
+                scaled(part, low, span).unsqueeze(2).expand(-1, -1, config.num_channels, -1, -1)
+                for part in (patches[:, :visible], patches[:, visible:])
+            )
+        encoded = self.vit(seen, noise=places[:, :visible], interpolate_pos_encoding=grid, **kwargs)
+        logits = self.decoder(encoded.last_hidden_state, places, grid, 0 if whole else visible).logits
+        target = target.permute(0, 1, 3, 4, 2).flatten(2)
+        if config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        counts = torch.ones_like(places) if patch_mask is None else patch_mask
+        guesses = logits[:, visible:] if whole else logits
+        loss = reconstruction_loss(guesses, target, counts[:, visible:].to(logits.dtype), num_items_in_batch)
+        mask = ids_restore = None
+        if order is not None:
+            ids_restore = order.argsort(dim=1)
+            mask = ((ids_restore >= visible) & (ids_restore < places.shape[1])).float()
+            if whole:
+                logits = gather_tokens(logits, ids_restore)
+        # Upstream types mask and ids_restore as LongTensor, of which mask is none there either.
+        return ViTMAEForPreTrainingOutput(loss, logits, mask, ids_restore, encoded.hidden_states, encoded.attentions)  # type: ignore[arg-type]
+
+    def _order(
+        self,
+        pixel_values: Tensor,
+        grid: tuple[int, int],
+        noise: Tensor | None,
+        patch_mask: Tensor | None,
+        num_tokens: int | None,
+    ) -> tuple[Tensor, int, int]:
+        """The order in which the patches of whole images are used, how many are seen, and how many are used in all."""
+        config, batch, patches = self.config, len(pixel_values), grid[0] * grid[1]
         if num_tokens is not None and num_tokens > patches:
             raise ValueError(f"num_tokens={num_tokens} exceeds the {grid[0]} x {grid[1]} patches of an image")
         if noise is None and self.training:
             noise = torch.rand(batch, patches, device=pixel_values.device)
         elif noise is None:
             noise = keyed_noise(0, None, 0, patches).to(pixel_values.device).expand(batch, -1)
-        whole = num_tokens is None
-        visible, predicted = token_counts(
-            num_tokens or patches, config.mask_ratio, config.prediction_ratio if self.training and not whole else 1.0
-        )
-        order = order_patches(noise, patch_mask, visible, config.mask_ratio)
-        seen, chosen = order[:, :visible], order[:, visible : visible + predicted]
-        encoded = self.vit(pixel_values, noise=seen, **kwargs)
-        ids = torch.cat([seen, chosen], dim=1)
-        logits = self.decoder(encoded.last_hidden_state, ids, grid, 0 if whole else visible).logits
-        patch_size: Any = config.patch_size  # one number, see __init__
-        target = patches_at(pixel_values, patch_size, chosen).permute(0, 1, 3, 4, 2).flatten(2)
-        if config.norm_pix_loss:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
-        counts = torch.ones_like(chosen) if patch_mask is None else patch_mask.gather(1, chosen)
-        guesses = logits[:, visible:] if whole else logits
-        loss = reconstruction_loss(guesses, target, counts.to(logits.dtype), num_items_in_batch)
-        ids_restore = order.argsort(dim=1)
-        mask = ((ids_restore >= visible) & (ids_restore < visible + predicted)).float()
-        if whole:
-            logits = gather_tokens(logits, ids_restore)
-        # Upstream types mask and ids_restore as LongTensor, of which mask is none there either.
-        return ViTMAEForPreTrainingOutput(loss, logits, mask, ids_restore, encoded.hidden_states, encoded.attentions)  # type: ignore[arg-type]
+        ratio = config.prediction_ratio if self.training and num_tokens is not None else 1.0
+        visible, predicted = token_counts(num_tokens or patches, config.mask_ratio, ratio)
+        return order_patches(noise, patch_mask, visible, config.mask_ratio), visible, visible + predicted

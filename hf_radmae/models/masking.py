@@ -136,3 +136,8 @@ def patches_at(pixel_values: Tensor, patch_size: int, ids: Tensor) -> Tensor:
     grid = pixel_values.unflatten(3, (columns, patch_size)).unflatten(2, (rows, patch_size)).permute(0, 2, 4, 1, 3, 5)
     images = torch.arange(len(ids), device=ids.device)[:, None]
     return grid[images, ids // columns, ids % columns]
+
+
+def scaled(values: Tensor, low: Tensor | float, span: Tensor | float) -> Tensor:
+    """Grey values of any depth as float32: 0 at `low` and below, 1 at `low + span` and above."""
+    return values.to(torch.float32, copy=True).sub_(low).div_(span).clamp_(0, 1)

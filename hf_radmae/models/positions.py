@@ -68,34 +68,45 @@ class RadMAEEmbeddings(ViTMAEEmbeddings):
         init.normal_(self.cls_token, std=self.config.initializer_range)
 
     def forward(  # type: ignore[override]  # upstream annotates a lone tensor and returns these three
-        self, pixel_values: Tensor, noise: Tensor | None = None, interpolate_pos_encoding: bool | None = None
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        interpolate_pos_encoding: bool | tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Embed the patches and keep some.
 
+        `ViTMAEModel` hands on these three arguments alone, so that what training has of an image comes in them too.
+
         Args:
-            pixel_values: float (batch, channels, height, width).
+            pixel_values: float (batch, channels, height, width). Or patches that were cut out already, (batch, kept,
+                channels, patch_size, patch_size).
             noise: float (batch, patches): the smallest are kept, as in the stock class. Or int64 (batch, kept): keep
-                these patches in this order; `ViTMAEModel` hands on nothing else in which they could travel.
-            interpolate_pos_encoding: accepted and not needed.
+                these patches in this order; patches that were cut out are those.
+            interpolate_pos_encoding: of patches that were cut out, rows and columns of the whole image's; else not
+                needed.
 
         Returns:
-            Tokens (batch, 1 + kept, width), and mask and ids_restore as `select_visible` gives them for float noise.
+            Tokens (batch, 1 + kept, width), and mask and ids_restore as the stock class gives them, for float noise.
         """
-        grid = patch_grid(pixel_values, self.patch_size)
-        table = table_on_grid(self.position_embeddings, grid)[0]
         mask = ids_restore = None
-        if noise is None:
-            noise = torch.rand(len(pixel_values), grid[0] * grid[1], device=pixel_values.device)
-        if noise.is_floating_point():
-            visible, _ = token_counts(noise.shape[1], self.config.mask_ratio)
-            order = order_patches(noise, None, visible, self.config.mask_ratio)
-            ids_restore = order.argsort(dim=1)
-            mask, noise = (ids_restore >= visible).float(), order[:, :visible]
+        if pixel_values.ndim == 5 and noise is not None and isinstance(interpolate_pos_encoding, tuple):
+            grid, patches = interpolate_pos_encoding, pixel_values
+        else:
+            grid = patch_grid(pixel_values, self.patch_size)
+            if noise is None:
+                noise = torch.rand(len(pixel_values), grid[0] * grid[1], device=pixel_values.device)
+            if noise.is_floating_point():
+                visible, _ = token_counts(noise.shape[1], self.config.mask_ratio)
+                order = order_patches(noise, None, visible, self.config.mask_ratio)
+                ids_restore = order.argsort(dim=1)
+                mask, noise = (ids_restore >= visible).float(), order[:, :visible]
+            patches = patches_at(pixel_values, self.patch_size, noise)
+        table = table_on_grid(self.position_embeddings, grid)[0]
         kernel = self.patch_embeddings.projection
         # The convolution of the kept patches alone; upstream's embeds all of them, and in older releases refuses
         # grids other than the base one.
-        patches = patches_at(pixel_values, self.patch_size, noise).flatten(2)
-        tokens = F.linear(patches.to(kernel.weight.dtype), kernel.weight.flatten(1), kernel.bias) + table[1:][noise]
+        patches = patches.flatten(2).to(kernel.weight.dtype)
+        tokens = F.linear(patches, kernel.weight.flatten(1), kernel.bias) + table[1:][noise]
         cls_token = (self.cls_token + table[:1]).expand(len(tokens), -1, -1)
         return torch.cat([cls_token, tokens], dim=1), mask, ids_restore
 

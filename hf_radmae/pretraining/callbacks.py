@@ -1,5 +1,6 @@
 """What watches a pre-training run: its speed, its patience, and pictures of its reconstructions."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,22 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.pretraining.checkpoints import find_best
 from hf_radmae.pretraining.figures import reconstruction_figure, save_figure
 
+logger = logging.getLogger(__name__)
+
+_NEARLY = 0.9
+
 
 class Throughput(TrainerCallback):
-    """Images and tokens per second between starts and stops."""
+    """Images and tokens per second between starts and stops, and what the loader could give; warns where it is slower.
+
+    The loader could give what its workers would read if they never waited: their number over the seconds that a batch
+    takes one of them. Where training takes nearly as many images (`_NEARLY`), it waits for the loader.
+    """
 
     def __init__(self) -> None:
         self.images = self.tokens = 0
-        self.seconds = 0.0
+        self.seconds = self.read_seconds = 0.0
+        self.warned = False
         self.start()
 
     def on_train_begin(self, *args, **kwargs):
@@ -36,12 +46,34 @@ class Throughput(TrainerCallback):
         """Adds what a batch holds."""
         self.images, self.tokens = self.images + images, self.tokens + tokens
 
-    def rates(self) -> dict[str, float]:
-        """`images_per_second` and `tokens_per_second` since the last call."""
+    def read(self, seconds: float) -> None:
+        """Adds how long a loader worker took for a batch."""
+        self.read_seconds += seconds
+
+    def rates(self, workers: int = 0, ranks: int = 1) -> dict[str, float]:
+        """`images_per_second` and `tokens_per_second` since the last call, and `loader_images_per_second`.
+
+        Args:
+            workers: of the loader, on each rank; 0 where the process itself reads.
+            ranks: how many processes train.
+        """
         counts = {"images_per_second": self.images, "tokens_per_second": self.tokens}
         rates = {name: round(count / max(self.seconds, 1e-9), 2) for name, count in counts.items()}
+        if self.read_seconds and self.images:
+            # Images are of all ranks, seconds of this one.
+            possible = self.images * max(workers, 1) / self.read_seconds
+            rates["loader_images_per_second"] = round(possible, 2)
+            # Without workers reading and step take turns: training has half of what either gives where both are alike.
+            if not self.warned and rates["images_per_second"] > possible * (_NEARLY if workers else 0.5):
+                self.warned = True
+                logger.warning(
+                    "the loader is slower than the step, which waits for it: %d workers on each of %d ranks give %.0f "
+                    "images/s, and %.0f/s are trained on. Raise --dataloader_num_workers up to the number of cores, "
+                    "or prepare the images once at training resolution with scripts/prepare.py",
+                    *(workers, ranks, possible, rates["images_per_second"]),
+                )
         self.images = self.tokens = 0
-        self.seconds = 0.0
+        self.seconds = self.read_seconds = 0.0
         return rates
 
 

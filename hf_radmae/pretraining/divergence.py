@@ -123,7 +123,7 @@ def save_step(
     rest = []
     for number, batch in enumerate(batches):
         tensors |= {f"{number}.{k}": v.detach().cpu().contiguous() for k, v in batch.items() if torch.is_tensor(v)}
-        rest.append({k: v for k, v in batch.items() if isinstance(v, int | float | str)})
+        rest.append({k: v for k, v in batch.items() if isinstance(v, int | float | str | tuple)})
     save_file(tensors, folder / BATCHES)
     save_file(record.random, folder / RANDOM)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}

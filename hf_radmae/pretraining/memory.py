@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from hf_radmae.batching.binning import Bins
 from hf_radmae.batching.sampler import batch_sizes
+from hf_radmae.models.masking import token_counts
 
 SPARE = 0.9  # of what fits: the rest is for the buckets of several ranks, and memory in pieces
 
@@ -59,13 +60,16 @@ def tokens_that_fit(trainer: Trainer, bins: Bins) -> int:
 
 
 def trial_batch(model: Any, bins: Bins, bin_id: int, images: int) -> dict[str, Any]:
-    """A batch of random images of a bin, with all that `BucketCollator` gives for training."""
-    (height, width), patches = bins.shapes[bin_id].tolist(), int(bins.patches[bin_id])
+    """A batch of random images of a bin, with all that `PatchCollator` gives for training."""
+    size, tokens, patches = bins.patch_size, int(bins.tokens[bin_id]), int(bins.patches[bin_id])
+    used = sum(token_counts(tokens, model.config.mask_ratio, model.config.prediction_ratio))
     return {
-        "pixel_values": torch.rand(images, model.config.num_channels, height, width),
-        "patch_mask": torch.ones(images, patches, dtype=torch.bool),
-        "noise": torch.rand(images, patches),
-        "num_tokens": int(bins.tokens[bin_id]),
+        "patches": torch.randint(0, 256, (images, used, size, size), dtype=torch.uint8),
+        "places": torch.rand(images, patches).argsort(dim=1)[:, :used],
+        "patch_mask": torch.ones(images, used, dtype=torch.bool),
+        "grid": tuple((bins.shapes[bin_id] // size).tolist()),
+        "grey_range": torch.tensor([[0.0, 255.0]]).repeat(images, 1),
+        "num_tokens": tokens,
         "index": torch.arange(images),
     }
 

@@ -28,14 +28,14 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, rotate_checkpoints
 
-from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.collator import BucketCollator, PatchCollator
 from hf_radmae.batching.dataset import RadiographDataset, Skipped
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.batching.sampler import batch_sizes, images_within
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.batching.streaming import StreamBatchSampler
 from hf_radmae.models.mae import RadMAEForPreTraining
-from hf_radmae.models.masking import count_predicted
+from hf_radmae.models.masking import count_predicted, token_counts
 from hf_radmae.pretraining.callbacks import EarlyStopping, OverAtResume, ReconstructionCallback, RestoreRun, Throughput
 from hf_radmae.pretraining.checkpoints import (
     CheckpointError,
@@ -86,7 +86,8 @@ class RadMAETrainer(TrainerHooks):
     * A step whose loss or gradient is no number moves no weights (with an optimiser that is not fused: only by weight
       decay and momentum), and the training ends at the next log line.
     * `predict` gives one loss per image, with the rows as `label_ids`; `compute_metrics` is given these two.
-    * Logs hold images per second, and tokens that take part per second, of training, evaluation and saving left out,
+    * Logs hold the images per second that the loader could give on all ranks, and warn once where the step waits for
+      it; images per second, and tokens that take part per second, of training, evaluation and saving left out,
       the hours of a device for 100,000 images, and the hours that are left.
     * Unusable images are listed in `skipped.csv` in the output folder; see `SkippedImages`.
 
@@ -212,14 +213,26 @@ class RadMAETrainer(TrainerHooks):
     def get_test_dataloader(self, test_dataset: RadiographDataset) -> DataLoader:  # type: ignore[override]
         return self.get_eval_dataloader(test_dataset)
 
-    def _loader(self, dataset: RadiographDataset | None, batch_size: int, **options: Any) -> DataLoader:
+    def collator(self, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """What makes the batches of the loaders: for our model, one that sends only the patches that are used."""
+        collate: Any = self.data_collator
+        if not isinstance(collate, BucketCollator) or not isinstance(self.model, RadMAEForPreTraining):
+            return collate
+        config = self.model.config
+        return PatchCollator(collate, config.mask_ratio, config.prediction_ratio if training else 1.0)
+
+    def _loader(
+        self, dataset: RadiographDataset | None, batch_size: int, *, shuffle: bool = False, **options: Any
+    ) -> DataLoader:
         if dataset is None:
             raise ValueError("there are no images: give RadMAETrainer train_dataset to train, eval_dataset to evaluate")
         args = self.args
         loader = bucket_loader(
             dataset,
-            self.data_collator,
+            self.collator(training=shuffle),
             batch_size if args.tokens_per_batch is None else batch_sizes(dataset.bins, args.tokens_per_batch).tolist(),
+            shuffle=shuffle,
+            timed=shuffle and isinstance(dataset, RadiographDataset),
             num_workers=args.dataloader_num_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             rank=args.process_index,
@@ -431,8 +444,9 @@ class RadMAETrainer(TrainerHooks):
         for batch in batches:
             counts[0] += self._predicted(batch, self.model.config.prediction_ratio)
             counts[1] += len(batch["index"]) - (batch["repeated"].sum() if "repeated" in batch else 0)
-            size, patches = args.train_batch_size, batch["patch_mask"].shape[1]
+            size = args.train_batch_size
             if args.tokens_per_batch is not None:
+                patches = math.prod(batch["grid"]) if "grid" in batch else batch["patch_mask"].shape[1]
                 size = images_within(args.tokens_per_batch, batch["num_tokens"], patches)
             full += size * args.world_size * args.gradient_accumulation_steps / len(batches)
         predicted, images = self.sum_over_ranks(counts, device)
@@ -449,7 +463,10 @@ class RadMAETrainer(TrainerHooks):
         return found[:-1]
 
     def _predicted(self, batch: dict[str, Any], prediction_ratio: float) -> torch.Tensor:
-        return count_predicted(counted(batch), self.model.config.mask_ratio, batch["num_tokens"], prediction_ratio)
+        mask_ratio, tokens = self.model.config.mask_ratio, batch["num_tokens"]
+        if "places" not in batch:
+            return count_predicted(counted(batch), mask_ratio, tokens, prediction_ratio)
+        return counted(batch)[:, token_counts(tokens, mask_ratio)[0] :].sum().float()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = {key: inputs[key] for key in inputs if key != "repeated"} | {"patch_mask": counted(inputs)}
@@ -459,13 +476,17 @@ class RadMAETrainer(TrainerHooks):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        images, tokens = len(inputs["pixel_values"]), inputs.get("num_tokens", 0)  # a classifier's batch has none
+        images, tokens = len(inputs["index"]), inputs.get("num_tokens", 0)  # a classifier's batch has none
         self._throughput.count(images * self.args.world_size, images * tokens * self.args.world_size)
+        self._throughput.read(inputs.get("seconds", 0.0))
         self._step.add(inputs, epoch=int(self.state.epoch or 0))
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
-            height, width = inputs["pixel_values"].shape[-2:]
+            if "grid" in inputs:
+                height, width = (side * self.model.config.patch_size for side in inputs["grid"])
+            else:
+                height, width = inputs["pixel_values"].shape[-2:]
             held = what_to_lower(images, height, width, tokens, tokens_per_batch=self.args.tokens_per_batch)
             raise torch.OutOfMemoryError(f"{held} ({error})") from error
         self._step.losses.append(loss)
@@ -473,8 +494,8 @@ class RadMAETrainer(TrainerHooks):
 
     def take_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self._found_unusable += inputs.get("skipped", ())
-        kept = {key: inputs[key] for key in inputs if key not in ("skipped", "index")}
-        if self._cast is not None:
+        kept = {key: inputs[key] for key in inputs if key not in ("skipped", "index", "seconds")}
+        if self._cast is not None and "pixel_values" in kept:
             kept["pixel_values"] = kept["pixel_values"].to(self._cast)
         return kept
 
@@ -514,7 +535,7 @@ class RadMAETrainer(TrainerHooks):
             folder = folder / f"rank-{args.process_index}"
         saved = "Sharded weights are not saved"
         if not self.is_fsdp_enabled:
-            dataset, collate = cast(Any, self.train_dataset), cast(Callable, self.data_collator)
+            dataset, collate = cast(Any, self.train_dataset), self.collator(training=True)
             dataset.set_epoch(record.epoch)
             batches = [collate([dataset[row] for row in rows]) for rows in record.rows]
             facts = {"step": record.step, "learning_rate": rate, "rank": args.process_index}
@@ -657,7 +678,8 @@ class RadMAETrainer(TrainerHooks):
         if "loss" in logs:
             scaled = self.accelerator.scaler is not None
             check_finite({k: v for k, v in logs.items() if not (scaled and k == "grad_norm")}, "the log")
-            logs |= self._throughput.rates()
+            workers, ranks = self.args.dataloader_num_workers, self.args.world_size
+            logs |= self._throughput.rates(workers, ranks)
             if speed := logs.get("images_per_second"):
                 logs["device_hours_per_100k_images"] = round(1e5 / speed / 3600 * self.args.world_size, 4)
             done = self.state.global_step - self._first_step
@@ -681,7 +703,7 @@ def check_agreement(order: Any) -> None:
 
 
 def counted(batch: dict[str, Any]) -> torch.Tensor:
-    """The patches of a batch that count: `patch_mask` (batch, patches), none of an image that is `repeated`."""
+    """The patches of a batch that count: its `patch_mask`, without those of images that are `repeated`."""
     mask = batch["patch_mask"]
     return mask & ~batch["repeated"][:, None] if "repeated" in batch else mask
 

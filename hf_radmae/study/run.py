@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.dataset import pixel_values
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.batching.ranks import from_main, is_main, main_first, wait_until_seen
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
@@ -189,7 +190,7 @@ class Study:
             maps = error_maps(mae, bucket_loader(part, collate, 64, rank=0, world_size=1))
             (self.folder / "figures").mkdir(exist_ok=True)
             picture = f"errors-{re.sub('[^A-Za-z0-9]+', '-', labels.task.name)}.png"
-            figure = error_figure(lambda row: part[row]["pixel_values"][0].numpy(), maps, truth)
+            figure = error_figure(lambda row: pixel_values(part[row])[0].numpy(), maps, truth)
             save_figure(figure, self.folder / "figures" / picture)
             found["error_maps"] = {"rows": error_scores(maps, truth, self.patients["test"]), "picture": picture}
         return found

@@ -57,7 +57,7 @@ class TracingTrainer(RadMAETrainer):
     """Appends a line per micro-step: epoch, optimiser step, shape and rows of the batch; it survives a kill."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        line = {"step": self.state.global_step, "shape": list(inputs["pixel_values"].shape[-2:])}
+        line = {"step": self.state.global_step, "shape": list(inputs["grid"])}
         line |= {"epoch": int(self.state.epoch or 0), "rows": inputs["index"].tolist()}
         line["sharded"] = isinstance(next(self.model.parameters()), DTensor)
         with Path(self.args.output_dir, f"trace-{self.args.process_index}.jsonl").open("a") as file:

@@ -11,10 +11,11 @@ from test_trainer import BINS, ROWS, make_model, make_trainer
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.collator import BucketCollator, PatchCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.sampler import Repeat, images_within
 from hf_radmae.cli.pretrain import check_prepared
+from hf_radmae.pretraining.callbacks import Throughput
 from hf_radmae.pretraining.devices import warn_of_slow_bf16
 from hf_radmae.pretraining.memory import trial_batch, trial_step
 from hf_radmae.pretraining.trainer import RadMAETrainer, check_agreement, counted
@@ -22,7 +23,7 @@ from hf_radmae.pretraining.trainer import RadMAETrainer, check_agreement, counte
 
 def batch_of(indices, train: bool = True) -> dict:
     dataset = RadiographDataset(ROWS, BINS, train=train)
-    return BucketCollator(8)([dataset[index] for index in indices])
+    return PatchCollator(BucketCollator(8), 0.75)([dataset[index] for index in indices])
 
 
 def rows_of_a_bin(count: int) -> list[int]:
@@ -117,9 +118,9 @@ def test_micro_batches_of_an_update_wait_on_the_cpu(tmp_path):
     trainer.args.__dict__["_setup_devices"] = torch.device("meta")  # another device than the batches'
     batches, _ = [], trainer.get_train_dataloader()
     for batch in trainer.get_train_dataloader():
-        batches.append(batch["pixel_values"].device.type)
+        batches.append(batch["patches"].device.type)
     assert set(batches) == {"cpu"}
-    assert trainer._prepare_inputs(batch)["pixel_values"].device.type == "meta"
+    assert trainer._prepare_inputs(batch)["patches"].device.type == "meta"
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
@@ -154,8 +155,10 @@ def test_the_trial_of_a_budget_trains_as_training_does(tmp_path):
         batch = trial_batch(trainer.model, BINS, bin_id, 3)
         real = batch_of([int((RadiographDataset(ROWS, BINS).bin_ids == bin_id).argmax())])
         assert batch.keys() == real.keys()
-        assert all(batch[key].dtype == real[key].dtype for key in batch if key != "num_tokens")
-        assert batch["pixel_values"].shape[1:] == real["pixel_values"].shape[1:]
+        tensors = [key for key in batch if torch.is_tensor(batch[key])]
+        assert all(batch[key].dtype == real[key].dtype for key in tensors)
+        assert all(batch[key].shape[1:] == real[key].shape[1:] for key in tensors)
+        assert batch["grid"] == real["grid"]
         assert trial_step(trainer, batch) > 0
         assert trainer.model.training
     assert all(p.grad is not None for p in trainer.model.parameters() if p.requires_grad)
@@ -198,3 +201,28 @@ def test_few_graphs_serve_all_shapes_and_levels(tmp_path):
             inputs = trainer._prepare_inputs(batch)
             trainer.compute_loss(compiled, inputs, num_items_in_batch=count).backward()
     assert 1 <= counter.frame_count <= 3
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds", "slower"), [(2, 0.4, False), (2, 2.5, True), (0, 0.4, False), (0, 0.6, True)]
+)
+def test_a_loader_that_is_slower_than_the_step_is_warned_of_once(workers, seconds, slower, caplog):
+    """Ten batches of ten images in a second; each took a worker a tenth of so many seconds."""
+    clock = Throughput()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            clock.count(100, 900)
+            clock.read(seconds)
+            clock.seconds = 1.0
+            found = clock.rates(workers)
+            assert found["loader_images_per_second"] == pytest.approx(100 * max(workers, 1) / seconds, rel=1e-3)
+    assert caplog.text.count("Raise --dataloader_num_workers") == int(slower)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_training_say_how_long_a_worker_took(tmp_path, workers):
+    trainer = make_trainer(tmp_path, dataloader_num_workers=workers)
+    batches = list(trainer.get_train_dataloader())
+    assert all(0 < batch["seconds"] < 60 for batch in batches)
+    assert "seconds" not in trainer._prepare_inputs(batches[0])
+    assert not any("seconds" in batch for batch in trainer.get_eval_dataloader())

@@ -272,9 +272,9 @@ def test_a_token_budget_gives_each_bin_its_number_of_images(tmp_path):
     for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
         lengths: dict[tuple, list[int]] = {}
         for batch in loader:
-            lengths.setdefault(tuple(batch["pixel_values"].shape[-2:]), []).append(len(batch["index"]))
-        for (height, width), images in lengths.items():
-            assert max(images) <= 100 // (height * width // PATCH**2)
+            lengths.setdefault(batch["grid"], []).append(len(batch["index"]))
+        for (rows, columns), images in lengths.items():
+            assert max(images) <= 100 // (rows * columns)
         assert len({max(images) for images in lengths.values()}) > 1
     assert trainer.args.images_per_update(36) == 2
     with pytest.raises(ValueError, match="--tokens_per_batch 0: expected at least 1"):

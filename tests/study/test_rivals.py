@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.collator import BucketCollator
-from hf_radmae.batching.dataset import RadiographDataset
+from hf_radmae.batching.dataset import RadiographDataset, pixel_values
 from hf_radmae.study.rivals import hub_features, majority_features, metadata_features, thumbnail_features
 
 BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=8, max_tokens=36, min_images=1)
@@ -68,7 +68,7 @@ def test_pixels_are_normalised_as_the_encoder_was_trained(parts, tmp_path):
     found = hub_features(checkpoint("vit", tmp_path), parts, COLLATE)["train"]
     model = ViTModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
     pixels = torch.nn.functional.interpolate(
-        parts["train"][0]["pixel_values"][None], (32, 32), mode="bicubic", antialias=True
+        pixel_values(parts["train"][0])[None], (32, 32), mode="bicubic", antialias=True
     ).clamp(0, 1)
     with torch.no_grad():
         tokens = model((pixels.expand(-1, 3, -1, -1) - 0.3) / 0.2).last_hidden_state[0]
@@ -87,7 +87,7 @@ def test_an_image_that_cannot_be_read_has_no_features(parts):
 def test_a_thumbnail_is_pixels_and_hog_is_blind_to_brightness(parts):
     found = thumbnail_features(parts, COLLATE)["train"]
     assert found["thumbnail"].shape[1] == 256 and found["HOG"].shape[1] == 144
-    pixels = parts["train"][0]["pixel_values"]
+    pixels = pixel_values(parts["train"][0])
     assert found["thumbnail"][0].mean() == pytest.approx(float(pixels.mean()), abs=0.02)
     assert all(len(np.unique(part["nothing"])) == 1 for part in majority_features(parts).values())
 
