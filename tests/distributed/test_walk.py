@@ -106,8 +106,9 @@ class Walk:
                 break
             assert code in WAYS.get(way, set()), (seed, end, code)
             met.append(way)
-            if way == "truncated" and (newest := next(iter(checkpoints_in(folder)), None)) is not None:
-                path = rng.choice(sorted(p for p in newest.iterdir() if p.is_file()))
+            files = [p for newest in checkpoints_in(folder)[:1] for p in newest.iterdir() if p.is_file()]
+            if way == "truncated" and files:
+                path = rng.choice(sorted(files))
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         self._check(folder)
         shutil.rmtree(folder)
