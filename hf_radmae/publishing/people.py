@@ -148,11 +148,12 @@ def label_findings(text: str) -> Iterator[Finding]:
     """
     if key := key_finding(text):
         yield "the name of a field that identifies people", f"{text} ({key})"
-    for form in (text, re.sub(r"[_.-]+", " ", text)):
+    for form in (text, re.sub(r"[_.]+", " ", text)):
         yield from findings(form)
     found = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))
     others = {plain_name(word) for word in found} - words("eponyms")
-    is_eponym = not others or bool(others & words("of_the_field")) or all(len(word) <= 3 for word in others)
+    is_eponym = bool(others & words("of_eponyms")) or (not others and "-" in text)
+    is_eponym |= bool(re.search(r"\s(?:[A-E]\d?|[IVX]{1,4}[ABab]?|[0-6])$", text)) and len(others) <= 1
     for word in found:
         if _is(word, "given", "surname") and not (is_eponym and plain_name(word) in words("eponyms")):
             yield "a name of a person", word
@@ -256,8 +257,11 @@ def _pair_findings(text: str) -> Iterator[Finding]:
         for found in re.finditer(rf"(?=(?<![^\W_])({_LONG})([\s_.-]|,\s){between}({_LONG})(?![^\W_]))", spaced):
             one, other = found[1], found[3]
             both = (_is(a, "given") and _is(b, "surname") for a, b in ((one, other), (other, one)))
-            named = plain_name(one) != plain_name(other) and not _INSTITUTION.match(spaced, found.end(3))
-            if named and any(both):
+            plain = {plain_name(one), plain_name(other)}
+            method = found[2] == "-" and plain <= words("eponyms")
+            if len(plain) == 1 or method or _INSTITUTION.match(spaced, found.end(3)):
+                continue
+            if any(both):
                 yield "a name of a person", f"{one}{found[2]}{other}"
 
 

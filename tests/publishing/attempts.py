@@ -407,7 +407,7 @@ INNOCENT_CLASSES += [
     "Smith fracture",
     "Jones fracture",
     "Colles fracture",
-    "Bennett",
+    "Bennett fracture",
     "Salter-Harris II",
     "Kellgren-Lawrence 3",
     "KL 4",
@@ -488,6 +488,7 @@ INNOCENT_CLASSES += [
     "Arm",
     "Rose",
 ]
+INNOCENT_CLASSES += lines("eponyms.txt")
 INNOCENT_REPOSITORIES = [
     "radmae-tiny",
     "vit-b16-mura-256",

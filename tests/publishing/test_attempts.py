@@ -332,6 +332,13 @@ def test_innocent_texts_pass_together_in_a_card_and_each_in_a_message_and_a_stat
         assert text_refusals(what, PRIVATE) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["Thompson", "Herbert Taylor", "Weber Hans", "Smith left hand", "Mueller 2", "Weber, B"]
+)
+def test_a_name_of_a_fracture_without_the_fracture_is_one_of_a_person(text):
+    assert next(PRIVATE.label_findings(text), None)
+
+
 def test_innocent_names_of_classes_and_repositories_pass(model, tmp_path):
     folder = Path(shutil.copytree(model, tmp_path / "m"))
     names = dict(enumerate(INNOCENT_CLASSES))
