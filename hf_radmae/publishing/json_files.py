@@ -197,8 +197,9 @@ class _Filter:
     def value(self, value: Any, key: str) -> Any:
         """A value under a key as it goes, `_GONE` if it does not."""
         if isinstance(value, dict):
-            self.dropped += value.keys() & self.gone
-            value = {name: child for name, child in value.items() if name not in self.gone}
+            timings = {"seconds"} if isinstance(value.get("seconds"), dict) else frozenset()  # by a study's steps
+            self.dropped += value.keys() & (self.gone | timings)
+            value = {name: child for name, child in value.items() if name not in self.gone | timings}
             for name in value:
                 self._key(name, key)
             pairs = [(name, self.value(child, key if name.isdigit() else name)) for name, child in value.items()]

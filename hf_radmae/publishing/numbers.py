@@ -107,7 +107,7 @@ _IDS: dict[str, re.Pattern[str]] = {
     "a number of a case": re.compile(
         rf"(?<![^\W_])(?:{_ID})(?:\W{{0,2}}|_){_NUMBER_WORD}\.?(?:[\W_]|is|was|ist|lautet"
         rf"|of)*(?!\d{{1,3}}\s*%)(?=[\w/-]*\d)[\w/-]{{2,}}"
-        r"|(?:número|numero|nº) de (?:historia|paciente|caso)(?: clínica)?(?:\W|es){1,3}(?=[\w/-]*\d)[\w/-]{2,}"
+        r"|(?:número|numero|nº) de (?:historia|paciente|caso)(?: clínica)?(?:\W|es|is){1,5}(?=[\w/-]*\d)[\w/-]{2,}"
         r"|(?<![^\W_])(?:mrn|pid|ssn|kvnr|nhc|dni|nie|uhid|accession|aktenzeichen|az\.|medical record|fall:|kimlik"
         r"|nhs)"
         r"(?:[\W_]|is|was|ist|lautet|of)*(?!\d{1,3}\s*%)(?=[\w/-]*\d)[\w/-]{2,}"

@@ -30,6 +30,7 @@ from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.study.arguments import SUPERVISED
 from hf_radmae.study.heads import NETWORK_POOLINGS
 from hf_radmae.study.pretrained import OURS, PIXEL_POOLINGS, PIXELS, UNTRAINED
+from hf_radmae.study.tasks import Share
 
 MODELS = ("majority class", "metadata alone", OURS, UNTRAINED, PIXELS, *SUPERVISED.values())
 STATEMENT = Statement(
@@ -546,3 +547,14 @@ def test_a_folder_without_a_model_is_refused_with_what_may_be_pushed(tmp_path):
     assert "scripts/export.py, which writes one" in refusals(review(tmp_path / "m", "model", PRIVATE), "model")[0]
     (tmp_path / "m" / "results.json").write_text('{"name": "m"}')
     assert "scripts/card.py" in refusals(review(tmp_path / "m", "model", PRIVATE), "model")[0]
+
+
+@pytest.mark.parametrize("kind", ["balanced", "plain", "all"])
+def test_the_texts_and_timings_of_a_study_do_not_stop_a_push(kind, tmp_path):
+    folder = write_model(tmp_path / "m")
+    share = str(Share(1.0 if kind == "all" else 0.3, kind))
+    step = f"train, ViT, supervised, {share}, rate 0.001, draw 0, body_region"
+    results = {"name": "run", "rows": [{"share": share, "summary": "95th percentile"}], "seconds": {step: 1.5}}
+    (folder / "results.json").write_text(json.dumps(results))
+    written = json.loads(verdicts(folder)["results.json"].content)
+    assert written == {name: value for name, value in results.items() if name != "seconds"}
