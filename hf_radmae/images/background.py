@@ -1,14 +1,19 @@
 """Where the patient is in a radiograph: decided once per image at one fixed scale, and read off at any grid of patches.
 
-First the exposed field is looked for: what lies outside is a region at the image's border of one constant grey, whose
-inner edges are straight and at right angles, however turned. Inside it, air is a region at the border of the field,
-darker (or brighter, in inverted images) than a level, that is flat and has a sharp edge: the ratio of both is its
-score. Narrow parts that stand out from the air around them, such as fingers, count as the patient. What skin encloses
-does not reach the border of the field, so it is never air. Where the two polarities disagree and neither is clearly
-the better explanation, nothing is left out: keeping air costs less than losing a part of the patient.
+First the exposed field is looked for: what a collimator covers is a constant grey along the image's border, beyond the
+convex hull of what is left. Inside the field, air is what the beam reached unweakened, so it has these properties,
+which hold for any exposure, contrast and polarity:
 
-Levels are ranks among pixels that vary, so that neither the depth, nor a bright clip, nor a change of contrast moves
-them. The decision is kept as `SIDE` x `SIDE` bits over the whole image, whatever its size.
+* it lies at the border of the field, where its grey is the lowest clear mode (in an inverted image the highest);
+* its greys follow a smooth surface and differ from it by noise alone: the surface and the noise are measured in the
+  image, and pixels that rise out of the noise are the patient, however faint they are;
+* nothing else in the field is darker, its inside is flatter than the rest, and its edge is steeper than its inside.
+
+How clearly an image shows the last properties decides which polarity it has, and whether there is air at all: where
+neither polarity is clearly the better explanation, all of the field is kept. Keeping air costs time, leaving out a
+part of the patient costs the patient. What skin encloses does not reach the border of the field and is kept.
+
+The decision is kept as `SIDE` x `SIDE` bits over the whole image, whatever its size.
 """
 
 from __future__ import annotations
@@ -30,49 +35,37 @@ Array = NDArray[Any]
 Box = tuple[float, float, float, float]
 
 SIDE = 64  # rows and columns of a stored mask
-VERSION = 2  # of the rule: a stored mask of another one is refused
+VERSION = 3  # of the rule: a stored mask of another one is refused
 
-_LONGEST = 160  # pixels: the scale of the decision
-_SHUTTER_LEVELS = (0.01, 0.03, 0.06)
-_LEVELS = (0.008, 0.016, 0.025, 0.035, 0.05, 0.07, 0.095, 0.125, 0.16, 0.2, 0.25, 0.31, 0.38, 0.46, 0.55)
-_DARK, _DARK_LEVEL = 0.25, 0.21  # of an image whose edges are darker than the first, levels above the second are body
-_SURE, _POSSIBLE, _MOST = 3.0, 2.3, 8.0  # scores: of some air in the image, of each region of it, and what counts
-_BRIGHT = 4.0  # times more evidence than dark air, before air is taken to be bright
-_SMALLEST_REGION, _SMALLEST_SHUTTER, _SMALLEST_FIELD = 0.004, 0.035, 0.4  # shares of the image
-_AROUND = 0.6  # share of the image's border along which a shutter may be smaller
-_NOISY = 0.004  # standard deviation of the noise: above, smoothing is stronger
-_FLATTEST = 6e-4  # gradient: a flatter region is no better
-_STRAIGHT = 0.85  # share of the inner edge of a shutter that is straight
-_STEP = 0.15  # steepness behind the edge of a shutter, by that of the edge
-_CONVEX = 0.485  # share of air around its own edge; less of a region that bulges, as a body does
-_CONSTANT = 1e-3  # range of greys: what varies less is constant
-_PART, _PART_LEAST = 6.0, 0.02  # what is so many deviations, and so much of the range, above air is no air
-_PART_WIDEST, _PART_SMALLEST = 15, 12  # pixels: across such a part, and of its area
+# Lengths are in pixels of the decision's scale, greys and gradients in shares of the field's range of greys.
+_LONGEST = 192  # pixels of the longest side: three per cell of a stored mask
+_SMOOTHING, _SMOOTHING_OF_NOISE, _NOISY = 1.2, 1.8, 0.004  # the second from that standard deviation of the noise on
+_RIM = 6  # width of the rim of the field in which air is looked for
+_SURFACE = 23  # window of the two means that make the surface of air
+_NOISES, _STEP = 2.5, 0.004  # a pixel is no air if it rises above the surface by so many deviations and one 8-bit level
+_DARKER = 2.5  # times as far below the surface is still air
+_STEEPER, _SLOPE = 4.0, 0.001  # times the gradient of air, and so much more: a pixel that is steeper is no air
+_FLAT, _MOST = 4.0, 12.0  # how much flatter than the rest, or than its edge, air must be, and what counts at most
+_FLATTEST = 5e-4  # gradient: what is flatter is no better
+_BELOW = 0.35  # share of the rest that may be darker than air, and share of the patient's step that other air may have
+_SURE, _SURE_BRIGHT, _CLEARER = 5.5, 9.0, 1.5  # scores of air, of bright air, and one polarity's by the other's
+_SMALLEST_REGION = 0.003  # of the field: smaller regions of other air are kept
+_SMALLEST_SHUTTER, _SMALLEST_FIELD = 0.01, 0.15  # shares of the image
+_FILLED = 0.93  # share of its convex hull that a field fills
 _ISLAND = 0.02  # of the largest part of the patient: smaller parts are markers
-_EIGHT = np.ones((3, 3), bool)
-_FOUR = ndimage.generate_binary_structure(2, 1)
 
 
 @dataclass(frozen=True)
-class _Region:
-    """A connected region below a level that touches the border."""
+class _Air:
+    """Air of one polarity, and how clearly it is air: its flatness by that of the rest, its sharpness, its size."""
 
-    labels: Array
-    label: int
-    edges: Array
-    level: float
+    mask: Array
     score: float
-    flatness: float
-    size: int
-    contact: int
-
-    @property
-    def mask(self) -> Array:
-        return self.labels == self.label
+    size: float  # share of the field
 
     @property
     def evidence(self) -> float:
-        return (min(self.score, _MOST) - 1.5) ** 2 * self.contact
+        return self.score * self.size**0.5
 
 
 def patch_mask(image: Array | torch.Tensor, grid: tuple[int, int]) -> Array:
@@ -98,7 +91,7 @@ def background_mask(image: Array | torch.Tensor) -> Array:
     pixels = image.numpy(force=True) if isinstance(image, torch.Tensor) else np.asarray(image)
     if pixels.ndim != 2 or not pixels.size:
         raise ValueError(f"image of shape {tuple(pixels.shape)}: expected (height, width)")
-    patient = ndimage.binary_dilation(_patient(_scaled_down(pixels)), _EIGHT)  # the edge belongs to the patient
+    patient = _patient(_scaled_down(pixels))
     height, width = patient.shape
     sums = np.zeros((height + 1, width + 1), np.int64)
     sums[1:, 1:] = patient.cumsum(0).cumsum(1)
@@ -153,53 +146,49 @@ def _overlaps(edges: Array, side: int) -> tuple[Array, Array]:
 
 
 def _scaled_down(pixels: Array) -> Array:
-    """float32 grey values 0..1 between percentiles, the longest side at most `_LONGEST`."""
+    """float32 greys, the longest side at most `_LONGEST`."""
     height, width = pixels.shape
     scale = min(1.0, _LONGEST / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.fromarray(pixels if pixels.dtype == np.uint8 else as_float32(pixels))
-    small = np.asarray(picture.resize(size, Image.Resampling.BOX), np.float32)
-    low, high = np.percentile(small, (0.5, 99.5))
-    if high <= low:
-        low, high = float(small.min()), float(small.max())
-    return np.clip((small - low) / max(high - low, 1e-12), 0, 1)
+    return np.asarray(picture.resize(size, Image.Resampling.BOX), np.float32)
 
 
 def _patient(pixels: Array) -> Array:
-    """bool (rows, columns): the patient in a picture of values 0..1."""
-    shape = pixels.shape
-    if min(shape) < 8:
-        return np.ones(shape, bool)
-    noise = _noise(pixels)
-    grey = ndimage.gaussian_filter(pixels, 1.0 if noise < _NOISY else 1.5, truncate=3)
-    border = np.ones(shape, bool)
-    border[1:-1, 1:-1] = False
-    outside = _outside_field(pixels, grey, border, noise)
-    inside = ~outside
+    """bool (rows, columns): the patient, with a margin of one pixel."""
+    everything = np.ones(pixels.shape, bool)
+    if min(pixels.shape) < 8:
+        return everything
+    field = ~_outside_field(pixels)
+    inner, nearest = field, None
+    if not field.all():  # what is outside takes the greys of the field beside it, so that the field has no edge
+        inner = ~_grown(~field, 2)
+        if inner.sum() < 64:
+            return field
+        nearest = tuple(ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True))
+        pixels = pixels[nearest]
+    low, high = np.percentile(pixels[inner], (0.5, 99.5))
+    if high <= low:
+        low, high = float(pixels[inner].min()), float(pixels[inner].max())
+    grey = ((pixels - low) / max(high - low, 1e-12)).clip(-0.02, 1.02)
+    smoothing = _SMOOTHING if _noise(grey) < _NOISY else _SMOOTHING_OF_NOISE
+    grey = ndimage.gaussian_filter(grey, smoothing, truncate=3, mode="nearest")
     gradient = _gradient(grey)
-    if outside.any():
-        low, high = np.percentile(pixels[inside], (0.5, 99.5))
-        grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
-        gradient = _gradient(grey)
-        gradient[ndimage.binary_dilation(outside, _EIGHT, iterations=2)] = 0
-        border = inside & (border | ndimage.binary_dilation(outside, _EIGHT))
-    middle = _middle(grey[inside], gradient[inside])
-    brighter = _brightened(grey, middle)
-    steeper = np.where(gradient > 0, _gradient(brighter), 0)
-    levels = [level for level in _LEVELS if middle >= _DARK or level < _DARK_LEVEL]
-    dark, dark_evidence = _air(brighter, steeper, inside, border, levels)
-    bright, bright_evidence = _air(1 - grey, gradient, inside, border, _LEVELS)
-    patient = inside
-    if dark_evidence > bright_evidence:
-        patient = inside & ~_without_parts(dark, brighter)
-    elif bright_evidence > _BRIGHT * dark_evidence:
-        patient = inside & ~_without_parts(bright, 1 - grey)
-    labels, count = ndimage.label(patient, _EIGHT)
+    rim = inner & (ndimage.minimum_filter(inner.view(np.uint8), 2 * _RIM + 1, mode="constant") == 0)
+    dark, bright = (_air(sign * grey, gradient, inner, rim) for sign in (1, -1))
+    if dark.score >= _SURE and dark.evidence >= _CLEARER * bright.evidence:
+        air = dark.mask
+    elif bright.score >= _SURE_BRIGHT and bright.evidence >= _CLEARER * dark.evidence:
+        air = bright.mask
+    else:
+        return field
+    patient = field & ~(air if nearest is None else air[nearest])
+    labels, count = ndimage.label(patient, np.ones((3, 3)))
     if count > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         patient = (sizes >= _ISLAND * sizes.max())[labels]
-    return patient if patient.any() else np.ones(shape, bool)
+    return field & _grown(patient, 1) if patient.any() else field
 
 
 def _noise(pixels: Array) -> float:
@@ -209,163 +198,155 @@ def _noise(pixels: Array) -> float:
     return float(np.median(np.abs(rest))) / (0.6745 * 6)
 
 
+def _grown(mask: Array, pixels: int) -> Array:
+    return ndimage.maximum_filter(mask.view(np.uint8), 2 * pixels + 1, mode="nearest").view(bool)
+
+
+def _opened(mask: Array) -> Array:
+    return _grown(ndimage.minimum_filter(mask.view(np.uint8), 3, mode="nearest").view(bool), 1)
+
+
+def _reached(mask: Array, seeds: Array) -> Array:
+    """The connected parts of a mask that hold a seed."""
+    labels, count = ndimage.label(mask)
+    kept = np.zeros(count + 1, bool)
+    kept[labels[seeds]] = True
+    kept[0] = False
+    return kept[labels]
+
+
 def _gradient(grey: Array) -> Array:
-    return np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)) / 8
+    return np.hypot(ndimage.sobel(grey, 0, mode="nearest"), ndimage.sobel(grey, 1, mode="nearest")) / 8
 
 
-def _middle(grey: Array, gradient: Array) -> float:
-    """The grey at which half of all edges, weighted by their steepness, are darker."""
-    order = np.argsort(grey)
-    steps = np.cumsum(gradient[order])
-    return float(grey[order][min(np.searchsorted(steps, steps[-1] / 2), len(order) - 1)])
+def _lowest_mode(values: Array) -> tuple[float, float]:
+    """The lowest clear mode of at least 40 values, and the spread of what belongs to it: what lies below a mode of
+    air is air's own noise, whatever lies above."""
+    values = np.sort(values)
+    part = max(20, len(values) // 15)
+    density = 1 / (values[part:] - values[:-part] + 0.003 * (values[-1] - values[0]) + 1e-6)
+    density = density[int(np.argmax(density > 0.2 * density.max())) :]
+    after = density < 0.5 * np.maximum.accumulate(density)  # the mode has been passed
+    place = len(values) - part - len(density) + int(np.argmax(density[: int(np.argmax(after)) or None]))
+    mode = float(values[place + part // 2])
+    below = 1.4826 * float(np.median(mode - values[: place + part // 2]))
+    return mode, max(below, float(values[place + part] - values[place]) / 2)
 
 
-def _brightened(grey: Array, middle: float) -> Array:
-    """An image whose edges are mostly dark, with a gamma that brings their middle near 0.4; others as they are."""
-    gamma, offset = float(np.clip(np.log(0.4) / np.log(np.clip(middle, 0.02, 0.98)), 0.5, 1.0)), 0.01
-    return ((grey + offset) ** gamma - offset**gamma) / ((1 + offset) ** gamma - offset**gamma)
+def _outside_field(pixels: Array) -> Array:
+    """What the collimator covers: the extreme grey of the border, constant, beyond the hulls of the rest."""
+    outside = np.zeros(pixels.shape, bool)
+    border = np.ones(pixels.shape, bool)
+    border[1:-1, 1:-1] = False
+    same = 1e-5 * float(np.ptp(np.percentile(pixels, (0.5, 99.5)))) or 1e-5 * float(np.ptp(pixels))
+    for sign in (1, -1):
+        if not (border & ~outside).any():
+            break
+        extreme = float((sign * pixels[border & ~outside]).min())
+        covered = (sign * pixels <= extreme + same) & ~outside
+        covered = _reached(covered, border & covered)
+        rest = ~covered & ~outside
+        if covered.sum() < _SMALLEST_SHUTTER * covered.size:
+            continue
+        hull = _hulls(rest, 0.03)
+        deep = covered & ~_grown(~hull, 2)
+        convex = hull.mean() > _SMALLEST_FIELD and rest.sum() > _FILLED * hull.sum()
+        if convex and deep.sum() < 0.1 * covered.sum():
+            outside |= covered & ~hull
+    return outside
 
 
-def _ranks(grey: Array, gradient: Array) -> Array:
-    """Grey values as ranks 0..1 among pixels that vary."""
-    weights = np.minimum(gradient / (gradient.mean() + 1e-12), 3.0) + 0.02
-    histogram, edges = np.histogram(grey, bins=1024, range=(0, 1), weights=weights)
-    ranks = (np.cumsum(histogram) - histogram / 2) / histogram.sum()
-    return np.interp(grey, (edges[1:] + edges[:-1]) / 2, ranks)
-
-
-def _regions(
-    values: Array, gradient: Array, inside: Array, border: Array, levels: Any, smallest: float, reach: int = 7
-) -> list[_Region]:
-    """All regions below each level that touch the border, with the sharpness of their edge by that of their inside."""
-    found = []
-    least = smallest * inside.sum()
-    values = np.where(inside, values, -1)  # what is outside the field makes no edge
-    near = ndimage.maximum_filter(values, footprint=_FOUR, mode="nearest")
-    around = ndimage.maximum_filter(values, reach, mode="nearest")
-    for level in levels:
-        below = (values < level) & inside
-        labels, count = ndimage.label(below)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        contact = np.bincount(labels[border], minlength=count + 1)
-        edges, inner = below & (near >= level), below & (around < level)
-        edge_labels, inner_labels = labels[edges], labels[inner]
-        for label in np.flatnonzero((sizes > least) & (contact > 0)):
-            if not label:
-                continue
-            edge, flat = gradient[edges][edge_labels == label], gradient[inner][inner_labels == label]
-            if len(edge) < 4 or len(flat) < 8:
-                continue
-            score = float(np.percentile(edge, 40) / max(np.percentile(flat, 80), _FLATTEST))
-            flatness = float(np.percentile(flat, 90))
-            place = int(label), edges, float(level), score, flatness, int(sizes[label]), int(contact[label])
-            found.append(_Region(labels, *place))
-    return found
-
-
-def _outside_field(pixels: Array, grey: Array, border: Array, noise: float) -> Array:
-    """What the collimator covers: constant regions at the border with straight inner edges, dark or bright."""
-    sharp = noise < _NOISY  # then even a frame of two pixels shows
-    source, outside = pixels if sharp else grey, np.zeros(grey.shape, bool)
-    gradient = _gradient(source)
-    for values in (source, 1 - source):
-        regions = _regions(values, gradient, ~outside, border & ~outside, _SHUTTER_LEVELS, _SMALLEST_REGION, 3)
-        for region in sorted(regions, key=lambda region: -region.size):
-            small = region.size < _SMALLEST_SHUTTER * grey.size and region.contact < _AROUND * border.sum()
-            varied = region.score < _SURE or region.flatness > 0.0015 + 0.35 * noise
-            constant = bool(np.ptp(pixels[region.mask & ~region.edges]) < _CONSTANT)
-            if (region.mask & outside).any() or (not constant and (small or varied)):
-                continue
-            if not constant and _slope(region, gradient, ~outside) > _STEP:
-                continue
-            if _straightness(region.mask, ~outside) <= _STRAIGHT:
-                continue
-            if (~outside & ~region.mask).mean() > _SMALLEST_FIELD:
-                outside |= region.mask
-    return ndimage.binary_dilation(outside, _EIGHT, iterations=1 if sharp else 2) if outside.any() else outside
-
-
-def _slope(region: _Region, gradient: Array, inside: Array) -> float:
-    """Steepness behind the edge of a region by that at its edge: a collimator makes a step, a limb's side a slope."""
-    near = ndimage.binary_dilation(region.mask, _EIGHT, iterations=2)
-    behind = ndimage.binary_dilation(near, _EIGHT, iterations=2) & ~near & inside
-    if not behind.any():
-        return 0.0
-    return float(np.median(gradient[behind]) / max(np.median(gradient[region.mask & region.edges]), _FLATTEST))
-
-
-def _straightness(region: Array, inside: Array) -> float:
-    """How much of the edge of what is left by a region is straight and at right angles, 0 where the region cuts in."""
-    field = ndimage.binary_opening(inside & ~region, _EIGHT)
-    labels, count = ndimage.label(field)
+def _hulls(mask: Array, smallest: float) -> Array:
+    """The convex hulls of all connected parts of a mask that are larger than a share of the image."""
+    labels, count = ndimage.label(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
-    points = np.argwhere(region)[:, ::-1].astype(float)
-    within = np.zeros(len(points), bool)
-    height, width = region.shape
-    total = straight = 0.0
-    for label in np.flatnonzero(sizes > 0.01 * region.size):
+    rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    hulls = np.zeros(mask.shape, bool)
+    for label in np.flatnonzero(sizes > smallest * mask.size):
         part = labels == label
-        rim = np.argwhere(part & ~ndimage.binary_erosion(part))[:, ::-1].astype(float)
         try:
-            hull = ConvexHull(rim)
+            sides = ConvexHull(np.argwhere(part & ~ndimage.binary_erosion(part)).astype(float)).equations
         except QhullError:
-            return 0.0
-        within |= (points @ hull.equations[:, :2].T + hull.equations[:, 2]).max(1) < -1.5
-        corners = rim[hull.vertices]
-        sides = np.roll(corners, -1, 0) - corners
-        lengths, middles = np.hypot(*sides.T), corners + sides / 2
-        free = ((middles > 1.5) & (middles < (width - 2.5, height - 2.5))).all(1)  # not along the image's border
-        angles = np.degrees(np.arctan2(sides[:, 1], sides[:, 0]))
-        main = np.degrees(np.angle((lengths * free * np.exp(4j * np.radians(angles))).sum())) / 4
-        off = np.abs((angles - main + 45) % 90 - 45)
-        total += float((lengths * free).sum())
-        straight += float((lengths * free * (off < 5)).sum())
-    if within.mean() > 0.06:
-        return 0.0
-    return straight / total if total else 1.0  # all along the border: a thin frame
+            hulls |= part
+            continue
+        inside = np.ones(mask.shape, bool)
+        for down, across, offset in sides:
+            inside &= down * rows + across * columns + offset < 1e-6
+        hulls |= inside
+    return hulls
 
 
-def _air(grey: Array, gradient: Array, inside: Array, border: Array, levels: Any) -> tuple[Array, float]:
-    """Dark air, and the evidence for it: the regions of the best level, 0 where none is sure."""
-    none = np.zeros(grey.shape, bool), 0.0
-    ranks = np.ones_like(grey)
-    ranks[inside] = _ranks(grey[inside], gradient[inside])
-    found = _regions(ranks, gradient, inside, border, levels, _SMALLEST_REGION)
-    found = [region for region in found if region.score >= _POSSIBLE and not _bulges(region)]
-    sure = [region for region in found if region.score >= _SURE]
-    if not sure:
+def _air(grey: Array, gradient: Array, field: Array, rim: Array) -> _Air:
+    """Dark air in the field, and how clearly it is air."""
+    none = _Air(np.zeros(grey.shape, bool), 0.0, 0.0)
+    flat = rim & (gradient <= np.quantile(gradient[rim], 0.7))
+    if flat.sum() < 50:
         return none
-    main = max(sure, key=lambda region: region.evidence)
-    whole, evidence = main.mask, main.evidence
-    for region in sorted(found, key=lambda region: region.level):  # the lowest level that is nearly as large and sharp
-        sharp = region.score >= 0.5 * min(main.score, _MOST) and region.size > 0.85 * main.size
-        if region.level < main.level and sharp and not (region.mask & ~whole).any():
-            main = region
-            break
-    air = main.mask
-    for region in sorted(found, key=lambda region: -region.score):
-        if region.level <= main.level and not (region.mask & air).any():
-            air |= region.mask
-            evidence += region.evidence
-    return air, evidence
+    mode, spread = _lowest_mode(grey[flat])
+    seeds = rim & (abs(grey - mode) < 2 * spread + 1e-4)
+    calm = gradient < max(4 * float(np.median(gradient[seeds])), 1e-3)
+    air = _reached(_opened(field & calm & (abs(grey - mode) < 4 * spread + 0.005)), seeds)
+    if air.sum() < 30:
+        return none
+    air, above, most = _followed(air, grey, gradient, field, _NOISES)
+    rest, far = field & ~air, field & ~_grown(air, 3)
+    if far.sum() < 0.02 * field.sum():
+        return none
+    usual = float(np.median(gradient[air]))
+    darker = float((above[rest] < -most).mean())
+    flatness = float(np.median(gradient[rest])) / (usual + _FLATTEST)
+    if darker > _BELOW:
+        return none
+    size = float(air.sum() / field.sum())
+    step = _BELOW * float(np.median(above[far]))
+    others = field & ~_grown(air, 2) & (gradient < 3 * usual + 1e-3) & (above < step) & (above > -_DARKER * most)
+    for region in _regions(others, rim, _SMALLEST_REGION * field.sum()):
+        other, rise, limit = _followed(region, grey, gradient, field & ~_grown(air, 1), _NOISES)
+        around = field & _grown(other, 6) & ~_grown(other, 3)
+        if around.any() and (rise[around] > limit).mean() > 0.9 and other.sum() < 3 * region.sum() + 50:
+            air = air | other
+    rest = field & ~air
+    edge = rest & _grown(air, 1)
+    if not edge.any():
+        return none
+    steepest = ndimage.maximum_filter(np.where(field, gradient, 0), 5, mode="nearest")[edge]
+    sharpness = float(np.percentile(steepest, 30) / (np.percentile(gradient[air], 80) + _FLATTEST))
+    if max(flatness, sharpness) < _FLAT:  # a body may be as flat as air: then its edge must be clear
+        return none
+    clear = min(sharpness, _MOST) * min(max(flatness, sharpness), _MOST)
+    return _Air(air, clear * (1 - darker) * size**0.5, size)
 
 
-def _without_parts(air: Array, grey: Array) -> Array:
-    """Air without the narrow parts that stand out from the air around them, found by a top-hat filter."""
-    rest = np.where(air, grey - ndimage.grey_opening(grey, _PART_WIDEST, mode="nearest"), 0)
-    usual = np.median(rest[air])
-    spread = 1.4826 * np.median(np.abs(rest[air] - usual))
-    core = ndimage.binary_erosion(air, _EIGHT, iterations=2)
-    step = usual + max(_PART * spread, _PART_LEAST)
-    labels, count = ndimage.label((rest > step) & air, _EIGHT)
-    sizes = np.bincount((labels * core).ravel(), minlength=count + 1)
-    sizes[0] = 0
-    return air & ~(sizes >= _PART_SMALLEST)[labels]
+def _regions(mask: Array, rim: Array, smallest: float) -> list[Array]:
+    """The connected parts of a mask that reach the rim and have at least so many pixels, without what is narrow."""
+    core = ndimage.minimum_filter(mask.view(np.uint8), 5, mode="nearest").view(bool)
+    labels, count = ndimage.label(_grown(core, 2))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    touching = np.bincount(labels[rim], minlength=count + 1) > 0
+    touching[0] = False
+    return [labels == label for label in np.flatnonzero(touching & (sizes > smallest))]
 
 
-def _bulges(region: _Region) -> bool:
-    """Whether a region is convex on average, as parts of a body are and the air around one is not."""
-    mask = region.mask
-    around = ndimage.uniform_filter(mask.astype(np.float32), 13, mode="nearest")
-    return bool(around[mask & region.edges].mean() < _CONVEX)
+def _followed(air: Array, grey: Array, gradient: Array, field: Array, noises: float) -> tuple[Array, Array, float]:
+    """Air that grows along its own surface, how far each pixel is above that surface, and how far air may be."""
+    first = 0.0
+    for turn in range(3):
+        above = grey - _surface(grey, air)
+        rest = above[air]
+        noise = 1.4826 * float(np.median(abs(rest - np.median(rest))))
+        first = noise if turn == 0 else first
+        most = noises * min(noise, 1.5 * first) + _STEP
+        level = field & (above < most) & (above > -_DARKER * most)
+        calm = gradient < _STEEPER * float(np.median(gradient[air])) + _SLOPE
+        air = _reached(_opened(level & calm) | air, air)
+    return air | (_grown(air, 1) & level), above, most
+
+
+def _surface(grey: Array, air: Array) -> Array:
+    """The greys of air as a smooth surface over the whole image: local means, and where air is far, its mean."""
+    mean = np.float32(grey[air].mean())
+    sums = np.where(air, grey - mean, 0).astype(np.float32), air.astype(np.float32)
+    for _ in range(2):
+        sums = tuple(ndimage.uniform_filter(one, _SURFACE, mode="constant") for one in sums)
+    return mean + sums[0] / (sums[1] + 0.01)
