@@ -52,6 +52,8 @@ def started(way: str, step: int, calls: int, rank: int, **arguments) -> None:
     """Trains, and meets its end so many function calls after the start of a step; step -1 lets it end by itself."""
     import runs
 
+    process = os.getpid()
+
     def act() -> None:
         if way in ("KILL", "truncated"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -66,7 +68,9 @@ def started(way: str, step: int, calls: int, rank: int, **arguments) -> None:
     def count(frame, event, argument) -> None:
         nonlocal calls
         calls -= event == "call"
-        if calls < 0:
+        if os.getpid() != process:  # a loader worker that was forked since inherits this
+            sys.setprofile(None)
+        elif calls < 0:
             sys.setprofile(None)
             act()
 

@@ -110,7 +110,7 @@ def test_validation_and_test_are_scored_by_hand_where_there_are_labels_by_hand(l
 
 
 def test_a_file_that_does_not_fit_is_refused(labels, tmp_path):
-    with pytest.raises(FileNotFoundError, match="label-reports writes it"):
+    with pytest.raises(FileNotFoundError, match="no such file, which hf-radmae label-reports writes"):
         joined(rows(exam=["e1"]), tmp_path / "none.parquet")
     with pytest.raises(ValueError, match=r"no image has one of its 5 ids \(the first: e1\)"):
         joined(datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": "/x/y.png"}], "exam": ["z"]}), labels)
