@@ -96,6 +96,7 @@ def test_an_error_is_one_line(error, text, monkeypatch):
 def test_importing_the_package_changes_nothing_elsewhere():
     code = """
 import sys
+import six  # has a finder of its own, and pandas imports it where nothing else did
 from transformers.pipelines import PIPELINE_REGISTRY as registry
 before = [*sys.meta_path], {task: entry["impl"] for task, entry in registry.supported_tasks.items()}
 import hf_radmae

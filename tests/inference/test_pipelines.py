@@ -183,6 +183,7 @@ def test_importing_the_package_changes_nothing_and_importing_the_pipelines_regis
     """In a process of its own, where nothing else has imported anything."""
     code = """
 import sys
+import six  # has a finder of its own, and pandas imports it where nothing else did
 from transformers import AutoConfig, pipelines
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING as models
