@@ -21,7 +21,10 @@ from transformers import (
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset, pixel_values
+from hf_radmae.study.networks import StudyImages
 from hf_radmae.study.rivals import hub_features, majority_features, metadata_features, thumbnail_features
+from hf_radmae.study.rivals.supervised import label_columns, labelled_parts
+from hf_radmae.study.tasks import Task, TaskLabels
 
 BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=8, max_tokens=36, min_images=1)
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -109,3 +112,17 @@ def test_metadata_leaves_out_the_label_by_another_name():
     np.testing.assert_allclose(by_part[:, 2], np.log([1, 2, 3, 4]), atol=1e-6)
     assert set(by_part[:, 3:].ravel().tolist()) == {0, 1}, "steps of the sizes, then a column for each text"
     assert by_part[:, -2:].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
+
+
+def test_a_task_may_be_named_as_a_column_of_the_images_and_as_another_task_with_its_label(parts):
+    values = np.arange(len(SIZES)) % 2
+    names = ("image", "image_id", "height", "width", "label")
+    tasks = [TaskLabels(Task(name, "part"), ["a", "b"], dict.fromkeys(parts, values)) for name in names]
+    for name, classes in (("x", ["y z", "y"]), ("x y", ["z", "y"])):
+        several = np.stack([values, 1 - values], 1)
+        tasks.append(TaskLabels(Task(name, "list"), classes, dict.fromkeys(parts, several)))
+    found = labelled_parts(StudyImages(None, None, parts, [], "images"), tasks)
+    for split, part in found.items():
+        for task in tasks:
+            assert [part.rows[column] for column in label_columns(task)] == list(task.texts(split).values())
+        assert pixel_values(part[0]).isfinite().all()

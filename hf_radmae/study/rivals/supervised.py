@@ -50,12 +50,17 @@ def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str
         rows = part.rows
         rows = rows.select_columns([c for c in ("image", "image_id", "height", "width") if c in rows.column_names])
         for labels in tasks:
-            for name, texts in labels.texts(split).items():
-                rows = rows.add_column(name, texts)
+            for column, texts in zip(label_columns(labels), labels.texts(split).values(), strict=True):
+                rows = rows.add_column(column, texts)
         parts[split] = kind(part)
         parts[split].rows, parts[split].bins = rows, square
         parts[split].bin_ids = assign(part.sizes, square)
     return parts
+
+
+def label_columns(labels: TaskLabels) -> list[str]:
+    """Names of a task's columns in `labelled_parts`: no other task has them, and no column of the images."""
+    return [f"label {number} of {labels.task.name}" for number in range(len(labels.columns))]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class SupervisedTraining:
             labels, draw: of the task, and the training rows whose labels are used.
             learning_rate, seed, steps: of this training.
         """
-        column = ",".join(labels.columns)
+        column = ",".join(label_columns(labels))
         fitted = fit_labels(self.parts["train"].rows, column)
         # Without a progress bar Trainer prints every evaluation.
         with alone() as device, contextlib.redirect_stdout(io.StringIO()):
