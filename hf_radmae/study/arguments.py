@@ -119,7 +119,7 @@ class StudyArguments:
             raise ValueError(f"--kinds {' '.join(sorted(unknown))}: choose from balanced, plain")
         if unknown := set(self.supervised) - {*SUPERVISED, "none"}:
             raise ValueError(f"--supervised {' '.join(sorted(unknown))}: choose from {', '.join(SUPERVISED)}, none")
-        self.supervised = [name for name in self.supervised if name != "none"]
+        self.supervised = [name for name in dict.fromkeys(self.supervised) if name != "none"]
         names = [task.name for task in self.parsed_tasks()]
         for option_name in ("fold_curve", "error_maps"):
             if unknown := set(getattr(self, option_name)) - set(names):

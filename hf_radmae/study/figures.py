@@ -76,8 +76,8 @@ def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) ->
         x, found = zip(*known, strict=True)
         values, low, high = (np.array([row[f"{metric}{end}"] for row in found]) for end in ("", "_low", "_high"))
         ends = np.maximum([values - low, high - values], 0)  # a mean over draws may lie outside of its own interval
-        line = {"trained": "--", "propagated": ":"}.get(head, "-")
-        name = f"{model}, {head}" if head == "propagated" else model
+        line = {"trained": "--", "propagated": ":", "searched": "-."}.get(head, "-")
+        name = f"{model}, {head}" if head in ("propagated", "searched") else model
         axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=name)
     axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
     places = sorted({table["images"] for table in tables})

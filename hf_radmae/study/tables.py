@@ -113,8 +113,8 @@ KINDS = ("ours", "rival", "elsewhere")
 
 def title(candidate: Candidate) -> str:
     """A model with its pooling and head, as texts name it."""
-    spread = ", propagated labels" if candidate.head == "propagated" else ""
-    return candidate.model + (f", {candidate.pooling}" if candidate.pooling else "") + spread
+    head = {"propagated": ", propagated labels", "searched": ", best learning rate"}.get(candidate.head, "")
+    return candidate.model + (f", {candidate.pooling}" if candidate.pooling else "") + head
 
 
 def primary_metric(labels: TaskLabels) -> str:

@@ -12,11 +12,12 @@ from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import PAPER, Comparison
+from hf_radmae.study.figures import curve_figure
 from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve
 from hf_radmae.study.heads import Candidate, candidates
 from hf_radmae.study.report import described, terminal_text, write_report
 from hf_radmae.study.rivals.supervised import SupervisedTraining
-from hf_radmae.study.tables import score_table
+from hf_radmae.study.tables import score_table, title
 from hf_radmae.study.tasks import Task, TaskLabels
 
 CODES = ["1121-120-200-700", "1121-120-310-700", "1123-127-500-000"]
@@ -195,6 +196,46 @@ def test_views_are_shown_with_and_without_those_of_pre_training_and_a_start_from
     assert {name: row["kind"] for name, row in rows.items()} == kinds
     assert described(rows["ViT, supervised"])[2] == "trained, 64 views"
     assert described(rows["MAE, fine-tuned"])[2] == "trained, 64 views, 1,064 with pre-training"
+
+
+@pytest.mark.parametrize(
+    ("finalists", "best", "trained"), [(1, 1e-3, {1e-3}), (2, 1e-2, {1e-3, 1e-2}), (9, 1e-4, {1e-4, 1e-3, 1e-2})]
+)
+def test_the_best_of_short_trainings_are_trained_in_full_and_what_diverges_has_no_rank(
+    comparison, finalists, best, trained
+):
+    task, full = labels(), []
+    short = {1e-1: None, 1e-2: 0.8, 1e-3: 0.8, 1e-4: 0.6}  # of equals the smaller rate is first
+    long = {1e-2: 0.7, 1e-3: 0.6, 1e-4: 0.9}
+
+    class Training(SupervisedTraining):
+        """Stands for trainings of minutes: what is checked is which are run."""
+
+        def inputs(self, kind):
+            return {}
+
+        def __call__(self, folder, kind, labels, draw, rate, seed, steps):
+            if steps == 5:
+                return {"score": short[rate]}
+            full.append(rate)
+            scores = {split: np.full((len(v), 3), 1 / 3).tolist() for split, v in labels.values.items()}
+            return {"score": long[rate], "views": 64, **scores}
+
+    options = {"search_steps": 5, "search_finalists": finalists, "search_fraction": 0.01, "supervised": ["vit", "vit"]}
+    found = comparison(False, task, learning_rates=[1e-2, 1e-1, 1e-4, 1e-3, 1e-2], curve=[0.1], **options)
+    found.train(found.args.supervised, Training({}, found.args, None, None, "mae", None), "weights")
+    (search,) = found.results()["searches"]
+    assert search["best"] == best and set(full) == trained and search["diverged"] == [1e-1]
+    assert search["rates"] == [{"learning_rate": rate, "score": short[rate]} for rate in (1e-4, 1e-3, 1e-2)]
+
+
+def test_every_head_of_a_model_has_a_title_and_a_line_of_its_own():
+    task = labels()
+    found = candidates("m", "ours", [features(task)], task, [np.arange(90), np.arange(30)], ["mean"], rates=[1e-3])
+    assert [title(one) for one in found] == ["m, mean", "m, mean, propagated labels", "m, mean, best learning rate"]
+    table = score_table(found, task, np.arange(90), n=10) | {"images": 60}
+    (legend,) = curve_figure([table], "balanced_accuracy", "balanced accuracy").legends
+    assert len({text.get_text() for text in legend.get_texts()}) == 3
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
