@@ -7,7 +7,7 @@ best evaluation. Trials are kept in one file; an interrupted search resumes, and
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 LEARNING_RATES = tuple(float(f"{rate:.2g}") for rate in np.logspace(-4.5, -2, 10))
 """Ten, evenly spaced in their logarithm."""
 STORAGE = "search.journal"
+
+
+def ranked(scores: Mapping[float, float | None], *, higher_is_better: bool = True) -> list[float]:
+    """Learning rates from the best to the worst; of equals the smaller one is first, and those without a score are not.
+
+    Args:
+        scores: of each learning rate; None where its training diverged.
+        higher_is_better: whether more of it is.
+    """
+    found = {rate: value for rate, value in scores.items() if value is not None}
+    return sorted(found, key=lambda rate: (-found[rate] if higher_is_better else found[rate], rate))
 
 
 class Search(NamedTuple):
@@ -159,5 +170,5 @@ def _summary(study: Study, metric: str, higher_is_better: bool) -> Search:
     if not found:
         rates = ", ".join(f"{rate:g}" for rate in diverged) or "none"
         raise ValueError(f"no trial has a score: trainings that diverged: {rates}; the others were not finished")
-    best = (max if higher_is_better else min)(found, key=lambda rate: found[rate])
+    best = ranked(found, higher_is_better=higher_is_better)[0]
     return Search(metric, higher_is_better, found, best, tuple(rate for rate in diverged if rate not in found))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_radmae.batching.ranks import is_main
+from hf_radmae.classification.search import ranked
 from hf_radmae.study.arguments import SUPERVISED, StudyArguments
 from hf_radmae.study.heads import Candidate, Kind, Splits, candidates
 from hf_radmae.study.rivals.supervised import SupervisedTraining
@@ -147,36 +148,32 @@ class Comparison:
         What is ahead after a short training need not be in the end: the best of those are trained in full.
         """
         args = self.args
-        rates = dict.fromkeys(args.learning_rates)
-        jobs = [Job(*pair, rate, 0, args.most_search_steps) for pair in pairs for rate in rates]
-        scores = {job: run["score"] for job, run in zip(jobs, self._trained(jobs), strict=True)}
-        best: dict[tuple[str, Share], list[Job]] = {}
-        for pair in pairs:
-            ended = [job for job in jobs if job[:2] == pair and scores[job] is not None]
-            if not ended:
-                raise ValueError(
-                    f"{self.training.name(pair[0])}, {pair[1]}: trainings with every learning rate diverged"
-                )
-            best[pair] = sorted(ended, key=lambda job: (-scores[job], job.rate))
-            tried = [{"learning_rate": job.rate, "score": scores[job]} for job in sorted(ended)]
-            diverged = [job.rate for job in jobs if job[:2] == pair and scores[job] is None]
-            search = {
-                "model": self.training.name(pair[0]),
-                "share": str(pair[1]),
-                "rates": tried,
-                "best": best[pair][0].rate,
-            }
-            self.searches.append(search | ({"diverged": diverged} if diverged else {}))
+        tried = self._scores(dict.fromkeys(pairs, args.learning_rates), args.most_search_steps)
+        order = {pair: ranked(scores) for pair, scores in tried.items()}
+        for (kind, share), rates in order.items():
+            if not rates:
+                raise ValueError(f"{self.training.name(kind)}, {share}: trainings with every learning rate diverged")
         if args.search_steps:
-            finals = [
-                job._replace(steps=args.supervised_steps) for p in pairs for job in best[p][: args.search_finalists]
-            ]
-            scores = {job: run["score"] for job, run in zip(finals, self._trained(finals), strict=True)}
-            for search, pair in zip(self.searches, pairs, strict=True):
-                ended = [job for job in finals if job[:2] == pair and scores[job] is not None]
-                best[pair] = sorted(ended, key=lambda job: (-scores[job], job.rate)) or best[pair]
-                search["best"] = best[pair][0].rate
-        return {pair: jobs[0].rate for pair, jobs in best.items()}
+            best = {pair: rates[: args.search_finalists] for pair, rates in order.items()}
+            finals = self._scores(best, args.supervised_steps)
+            order = {pair: ranked(scores) or order[pair] for pair, scores in finals.items()}
+        for (kind, share), scores in tried.items():
+            search: dict[str, Any] = {"model": self.training.name(kind), "share": str(share)}
+            search["rates"] = [{"learning_rate": rate, "score": scores[rate]} for rate in sorted(ranked(scores))]
+            search["best"] = order[kind, share][0]
+            diverged = [rate for rate, score in scores.items() if score is None]
+            self.searches.append(search | ({"diverged": diverged} if diverged else {}))
+        return {pair: rates[0] for pair, rates in order.items()}
+
+    def _scores(
+        self, rates: Mapping[tuple[str, Share], Sequence[float]], steps: int
+    ) -> dict[tuple[str, Share], dict[float, float | None]]:
+        """The validation score of trainings on the first draw with some rates each; None where one diverged."""
+        jobs = [Job(*pair, rate, 0, steps) for pair, some in rates.items() for rate in dict.fromkeys(some)]
+        found: dict[tuple[str, Share], dict[float, float | None]] = {pair: {} for pair in rates}
+        for job, run in zip(jobs, self._trained(jobs), strict=True):
+            found[job.kind, job.share][job.rate] = run["score"]
+        return found
 
     def _trained(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """The results of trainings, each by one process."""
