@@ -16,6 +16,7 @@ from datasets import load_dataset
 from PIL import Image
 from tiny_dicom import tiny_dicom
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -28,6 +29,7 @@ from transformers import (
 )
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEModel
 
+from hf_radmae.pretraining.interrupts import start_worker
 from hf_radmae.pretraining.upstream import PRIVATE, TrainerHooks
 
 SMALL = {
@@ -209,6 +211,32 @@ def test_accelerates_state_is_kept_where_a_process_of_several_is_taken_for_the_o
     states = AcceleratorState, GradientState, PartialState
     assert all(type(kind._shared_state) is dict for kind in states)
     assert isinstance(TrainingArguments.__dict__["_setup_devices"], functools.cached_property)
+
+
+class Unsendable:
+    """Something that a loader worker cannot hand over, as a batch for which shared memory has no room."""
+
+    def __reduce__(self):
+        raise OSError("no room")
+
+
+def unsendable(items):
+    return Unsendable()
+
+
+@mended("hf_radmae.pretraining.interrupts.start_worker")
+def test_a_batch_that_a_worker_cannot_hand_over_ends_the_loader():
+    loader = DataLoader([0], num_workers=1, timeout=3, collate_fn=unsendable)
+    with pytest.raises(RuntimeError) as error:
+        next(iter(loader))
+    assert "timed out" not in str(error.value)  # without a timeout it would wait for ever
+
+
+def test_a_worker_that_cannot_hand_over_a_batch_ends_where_the_hook_of_its_queue_says_so():
+    """`start_worker` sets `multiprocessing.Queue._on_queue_feeder_error`, a private hook of Python."""
+    loader = DataLoader([0], num_workers=1, timeout=60, collate_fn=unsendable, worker_init_fn=start_worker)
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iter(loader))
 
 
 # The private methods of `Trainer` that `hf_radmae.pretraining.upstream` overrides: one test for each.

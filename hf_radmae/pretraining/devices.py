@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from hf_radmae.pretraining.interrupts import launched
@@ -14,6 +15,7 @@ from hf_radmae.pretraining.interrupts import launched
 logger = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
+_RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def available_cores() -> int:
@@ -58,9 +60,6 @@ def _launcher_was_given_threads() -> bool:
         return False
 
 
-_RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-
-
 def check_ranks(use_cpu: bool) -> None:
     """Check that a number of processes in the environment comes from a launcher, which numbers them too.
 
@@ -68,7 +67,7 @@ def check_ranks(use_cpu: bool) -> None:
         ValueError: it does not: on a CPU this process would wait half an hour for others that nobody starts.
     """
     size = os.environ.get("WORLD_SIZE", "1")
-    on_cpu = use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    on_cpu = use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     if on_cpu and size != "1" and not any(name in os.environ for name in _RANKS):
         raise ValueError(
             f"WORLD_SIZE is {size} in the environment and RANK is not set: unset WORLD_SIZE to train on one process, "

@@ -1,9 +1,9 @@
 """A run that is asked to end saves at its next step, and ends with an exit code of its own.
 
 SIGTERM and SIGUSR1 are what Slurm, Kubernetes and machines that may be taken away send, SIGHUP is what a terminal sends
-when it is closed (not to a process that `nohup` started). A launcher that dies counts as
-a request too: `accelerate launch` does not pass SIGTERM to the process that it started. Such signals often go to all
-processes of a job, so loader workers ignore them: the batches that are on their way are still needed.
+when it is closed (not to a process that `nohup` started). A launcher that dies counts as a request too: `accelerate
+launch` does not pass SIGTERM to the process that it started. Such signals often go to all processes of a job, so loader
+workers ignore them: the batches that are on their way are still needed.
 """
 
 from __future__ import annotations
