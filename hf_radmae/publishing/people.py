@@ -146,10 +146,10 @@ def label_findings(text: str) -> Iterator[Finding]:
 
     A name that is one of a fracture, a grade or a sign ("Weber B", "Smith fracture") is none of a person.
     """
+    for form in dict.fromkeys((text, re.sub(r"[_.]+", " ", text))):
+        yield from findings(form)
     if key := key_finding(text):
         yield "the name of a field that identifies people", f"{text} ({key})"
-    for form in (text, re.sub(r"[_.]+", " ", text)):
-        yield from findings(form)
     found = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))
     others = {plain_name(word) for word in found} - words("eponyms")
     is_eponym = bool(others & words("of_eponyms")) or (not others and "-" in text)

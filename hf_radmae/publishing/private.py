@@ -87,15 +87,18 @@ class Private:
 
     def findings(self, text: str) -> Iterator[Finding]:
         """(kind, words) of all that a text tells."""
-        for form in dict.fromkeys((text, readable(text))):
-            for kind, pattern in self._patterns.items():
-                yield from ((kind, found[0][:80]) for found in pattern.finditer(form))
+        yield from self._of_a_machine(text)
         yield from findings(text)
 
     def label_findings(self, text: str) -> Iterator[Finding]:
         """As `findings`, for the name of a class, a column or a file, where any known name of a person is one too."""
-        yield from self.findings(text)
+        yield from self._of_a_machine(text)
         yield from label_findings(text)
+
+    def _of_a_machine(self, text: str) -> Iterator[Finding]:
+        for form in dict.fromkeys((text, readable(text))):
+            for kind, pattern in self._patterns.items():
+                yield from ((kind, found[0][:80]) for found in pattern.finditer(form))
 
     def find(self, text: str) -> str | None:
         """The first thing that a text tells and the words that tell it, or None."""

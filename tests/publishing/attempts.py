@@ -176,14 +176,11 @@ def in_keys(name: str) -> dict[str, Callable[[Path], None]]:
 def _changed(file: str, /, **parts) -> Callable[[Path], None]:
     """Updates a file of JSON, part by part where one is a table already."""
 
-    def plant(folder: Path) -> None:
-        path = folder / file
-        value = json.loads(path.read_text()) if path.is_file() else {}
+    def change(value: dict) -> None:
         for key, part in parts.items():
             value[key] = {**value[key], **part} if isinstance(part, dict) and key in value else part
-        path.write_text(json.dumps(value))
 
-    return plant
+    return _json(file, change)
 
 
 def _with(text: str, instead_of: str = "") -> Callable[[Path], None]:
