@@ -85,7 +85,7 @@ def folder_parts(
     files = list(walk(str(found.root), found)) if found.root.is_dir() else []
     files += [Found(str(found.root / name), name, 0) for name, _ in found.listed]
     fits = re.compile(glob_translate(pattern)).match
-    images = (file for file in files if not is_hidden(file.name) and _place(file)[-1] not in METADATA)
+    images = (file for file in files if not is_hidden(file.name) and _place(file)[-1].lower() not in METADATA)
     files = sorted((file for file in images if fits(file.name)), key=_place)
     if not files:
         raise FileNotFoundError(f"{folder} is no folder with files that fit {pattern!r}")
@@ -267,7 +267,7 @@ class Embedder:
         Args:
             rows: columns, `image_id` among them, and what `read_image` takes.
             skipped: receives `image_id` and `reason` of the images that cannot be used.
-            tick: called with the number 1 after each image.
+            tick: called with the number of images that are done, after each batch and each image that is skipped.
         """
         columns: list[Mapping[str, Any]] = []
         found: dict[int, dict[str, np.ndarray]] = {}

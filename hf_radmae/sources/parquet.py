@@ -28,7 +28,7 @@ def holds_parquet(folder: str | Place) -> bool:
     path = locate(folder)
     if path.is_file():
         return _is_table(path.name)
-    return any(file.stem != "metadata" for file in path.rglob("*") if _is_table(file.name))
+    return any(file.stem.lower() != "metadata" for file in path.rglob("*") if _is_table(file.name))
 
 
 def written_here(path: str) -> bool:

@@ -203,7 +203,7 @@ def test_the_script_writes_what_datasets_reads(embedder, archive, tmp_path, monk
     (archive / "note.txt").write_text("no image")
     (archive / ".hidden").write_text("left out")
     (archive / "metadata.csv").write_text("file_name,fracture\n")
-    pq.write_table(pa.table({"file_name": ["a.png"]}), archive / "Mustermann_0" / "metadata.parquet")
+    pq.write_table(pa.table({"file_name": ["a.png"]}), archive / "Mustermann_0" / "Metadata.parquet")
     small_mae().save_pretrained(tmp_path / "mae")
     embedder.processor.save_pretrained(tmp_path / "mae")
     words = ["--model", tmp_path / "mae", "--data_dir", archive, "--output_dir", tmp_path / "out"]
