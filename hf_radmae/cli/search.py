@@ -92,17 +92,14 @@ def _write(table: list[dict[str, Any]], file: TextIO) -> None:
 
 def _sheet(args: SearchArguments, table: list[dict[str, Any]]) -> Image.Image:
     ids = [args.query, *(row["image_id"] for row in table)]
-    found: dict[str, ImageSource] = pictures(ids, args.data_dir or "")
-    missing = [name for name in ids[1:] if name not in found]
+    query: dict[str, ImageSource] = {args.query: args.query} if locate(args.query).is_file() else {}
     path = key_path(args.embeddings, args.key_file)
-    if missing and path.exists():
-        found |= pictures(ids, args.data_dir or "", load_key(path))
+    wanted = [name for name in ids if name not in query]
+    found = pictures(wanted, args.data_dir or "", load_key(path) if path.exists() else None) | query
     if not set(found).intersection(ids[1:]):
         raise ValueError(
             f"no picture of the neighbours is in --data_dir {args.data_dir}: give the folder that was embedded, and "
             "the key of its hashes with --key_file"
         )
-    if locate(args.query).is_file():
-        found[args.query] = args.query
     captions = ["query", *(f"{row['rank']}: {row['similarity']}\n{row['image_id'][-30:]}" for row in table)]
     return contact_sheet([(caption, found.get(name)) for caption, name in zip(captions, ids, strict=True)])

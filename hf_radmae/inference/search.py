@@ -155,17 +155,21 @@ def pictures(
         data_dir: of the images or the prepared shards.
         key: of the hashes in a folder of files; None where the ids are relative paths.
         pattern: of the files.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no file in it that fits.
     """
     wanted, found = set(ids), dict[str, ImageSource]()
     shards = parquet_files(data_dir) if holds_parquet(data_dir) else []
     for path in shards:
         found |= steady(partial(_pictures_of, path, wanted), str(path))
-    if not shards and key is None:
-        files = {name: locate(data_dir) / name for name in ids}
-        return {name: str(file) for name, file in files.items() if file.is_file()}
-    if not shards:
+    if shards:
+        return found
+    files = {name: locate(data_dir) / name for name in ids}
+    found |= {name: str(file) for name, file in files.items() if file.is_file()}
+    if wanted - found.keys():  # hashes, members of a zip, names that are not UTF-8: the folder is listed as for embed
         rows = (row for part in folder_parts(data_dir, key, pattern=pattern) for row in part.rows())
-        found = {columns["image_id"]: path for columns, path in rows if columns["image_id"] in wanted}
+        found |= {columns["image_id"]: path for columns, path in rows if columns["image_id"] in wanted}
     return found
 
 

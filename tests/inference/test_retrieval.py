@@ -1,8 +1,10 @@
 """Search: the neighbours of a plain computation, for files and ids, with pictures of folders and of shards."""
 
 import csv
+import os
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rows import make_rows
+from tiny_dicom import write_dicom
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.cli import embed, search
-from hf_radmae.inference.embeddings import folder_parts, shard_parts
-from hf_radmae.inference.search import CAPTION, TILE, EmbeddingIndex, contact_sheet, pictures
+from hf_radmae.images.image import read_image
+from hf_radmae.inference.embeddings import Embedder, folder_parts, shard_parts
+from hf_radmae.inference.search import CAPTION, TILE, EmbeddingIndex, contact_sheet, embed_query, pictures
+from hf_radmae.models.starts import load_encoder
 from hf_radmae.shards.prepare import prepare
 from hf_radmae.shards.shrink import PrepareOptions
 
@@ -115,6 +120,39 @@ def test_pictures_of_a_folder_with_a_table_of_metadata(archive, key, tmp_path):
     pq.write_table(pa.table({"file_name": ["00.png"]}), tmp_path / "metadata.parquet")
     ((row, path),) = (row for part in folder_parts(tmp_path, key) for row in part.rows())
     assert pictures([row["image_id"]], tmp_path, key) == {row["image_id"]: path}
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_pictures_of_a_zip_of_a_linked_folder_and_of_a_name_that_is_not_utf_8(archive, key, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "linked").symlink_to(archive)
+    with zipfile.ZipFile(folder / "more.zip", "w") as packed:
+        packed.write(archive / "00.png", "packed.png")
+    shutil.copy(archive / "01.png", os.fsencode(folder) + b"/Sch\xe4del.png")
+    expected = {row["image_id"]: path for part in folder_parts(folder, key) for row, path in part.rows()}
+    assert len(expected) == 14
+    found = pictures([*expected, "none"], folder, key)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert np.array_equal(read_image(found[name]), read_image(expected[name]))
+
+
+def test_a_query_file_has_the_vector_that_embed_writes_for_it(archive, model, tmp_path):
+    """DICOM and PNG, by path and by content, with names of any kind."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_dicom(folder / "1.2.3 knee", limb(seed=3).astype(np.uint16) * 100)
+    shutil.copy(archive / "01.png", folder)
+    processor = RadiographImageProcessor.from_pretrained(model)
+    embedder = Embedder(load_encoder(model), processor, "mean+max")
+    assert embedder.write(folder_parts(folder, None), tmp_path / "e", lambda _: None) == []
+    index = EmbeddingIndex.load(tmp_path / "e")
+    for path in folder.iterdir():
+        for query in (path, str(path), path.read_bytes()):
+            rows, similarities = index.search(embed_query(index, embedder, query), 1)
+            assert index.ids[int(rows[0])].as_py() == path.name
+            assert similarities[0] == pytest.approx(1, abs=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 100))
