@@ -65,9 +65,9 @@ class Study:
         training: of the pre-training.
 
     Raises:
-        ValueError: a task does not suit the data, see `read_labels`, or what is asked of it; a patient is in two
-            splits, see `patients`; a checkpoint has seen test images, see `check_unseen`; or the ViT from scratch would
-            be of another size than the masked autoencoder.
+        ValueError: a task does not suit the data, see `read_labels` and `TaskLabels.without_rare`, or what is asked of
+            it; a patient is in two splits, see `patients`; a checkpoint has seen test images, see `check_unseen`; or
+            the ViT from scratch would be of another size than the masked autoencoder.
     """
 
     def __init__(
@@ -91,6 +91,8 @@ class Study:
         )
         check_agreement(self.images.fingerprint)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
+        for found in self.labels:
+            found.without_rare(args.min_test_images)  # what is left is checked before the pre-training
         self.patients = patients(self.images.rows, allow_shared=self.data_args.allow_shared_patients)
         self._check_two_classes()
         given = [args.mae_checkpoint, *args.more_checkpoints, args.vit_checkpoint, args.resnet50_checkpoint]

@@ -85,6 +85,9 @@ class TaskLabels:
         """The same without the classes of fewer than `least` test images, of which one moves every score.
 
         All stay where two classes or more would not be left, and of several labels at once.
+
+        Raises:
+            ValueError: as `checked`.
         """
         counts = self.counts()["test"]
         kept = [number for number, count in enumerate(counts) if count >= least]
@@ -94,7 +97,27 @@ class TaskLabels:
         numbers[kept] = np.arange(len(kept))  # the last one is that of a missing label, -1
         values = {split: numbers[found] for split, found in self.values.items()}
         dropped = {self.classes[number]: count for number, count in enumerate(counts) if number not in kept}
-        return TaskLabels(self.task, [self.classes[number] for number in kept], values, dropped)
+        return TaskLabels(self.task, [self.classes[number] for number in kept], values, dropped).checked()
+
+    def checked(self) -> TaskLabels:
+        """The same labels, if there are two classes to learn, and something to choose on and to score on.
+
+        Raises:
+            ValueError: training holds fewer than two classes, or no image of validation or test has a label.
+        """
+        name, values = self.task.name, self.values
+        left = f", without classes of fewer test images than --min_test_images ({', '.join(self.dropped)})"
+        left = left if self.dropped else ""
+        trained = np.unique(values["train"][values["train"] >= 0])
+        if not self.multi and trained.size < 2:
+            names = ", ".join(self.classes[number] for number in trained) or "no label at all"
+            raise ValueError(
+                f"task {name}: the training images hold {names}{left}, and two classes are needed to tell apart"
+            )
+        for split in ("validation", "test"):
+            if (values[split] < 0).all():
+                raise ValueError(f"task {name}: no image of the split {split} has a label{left}")
+        return self
 
     def one_sided(self, draw: np.ndarray) -> list[str]:
         """Of a multi-label task the labels that all training images of a draw have, or that none has."""
@@ -156,30 +179,17 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
             raise ValueError(f"task {task.name}: training needs images with {lacking[0]} and images without it")
         if len(labels.classes) == 1:  # of one name in the lists: two classes
             labels = TaskLabels(task, ["no", "yes"], {split: part[:, 0] for split, part in values.items()})
-        return _scorable(labels)
+        return labels.checked()
     present = {name for part in found.values() for name in part if name is not None}
     classes = [name for name in fitted.names if name in present] + sorted(present - set(fitted.names))
     numbers = {None: -1} | {name: number for number, name in enumerate(classes)}
     values = {split: np.array([numbers[name] for name in part], dtype=np.int64) for split, part in found.items()}
-    if (trained := np.unique(values["train"][values["train"] >= 0])).size < 2:
-        names = ", ".join(classes[number] for number in trained) or "no label at all"
-        raise ValueError(
-            f"task {task.name}: the training images hold {names}, and two classes are needed to tell apart"
-        )
-    return _scorable(TaskLabels(task, classes, values))
+    return TaskLabels(task, classes, values).checked()
 
 
 def _plain(name: str) -> str:
     """A name as it may stand in a list that is joined by commas."""
     return " ".join(name.replace(",", " ").split())
-
-
-def _scorable(labels: TaskLabels) -> TaskLabels:
-    """The same labels, if there is something to choose on and to score on."""
-    for split in ("validation", "test"):
-        if (labels.values[split] < 0).all():
-            raise ValueError(f"task {labels.task.name}: no image of the split {split} has a label")
-    return labels
 
 
 def group_columns(rows: Mapping[str, datasets.Dataset]) -> list[str]:

@@ -178,3 +178,17 @@ def test_classes_of_few_test_images_are_dropped_and_said():
     assert labels.classes == ["a", "c"] and labels.dropped == {"b": 2}
     assert labels.values["train"].tolist() == [0, -1, 1, 1, -1] and labels.counts()["test"] == [12, 10]
     assert labels.without_rare(11) is labels, "two classes stay in any case"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("train", "task t: the training images hold a, without .*--min_test_images .b.*, and two classes are needed"),
+        ("validation", "task t: no image of the split validation has a label, without .*--min_test_images .b."),
+    ],
+)
+def test_what_is_left_without_rare_classes_must_be_learned_and_chosen_on(lacking, message):
+    values = {"train": np.array([0, 1, 2]), "validation": np.array([0, 1, 2]), "test": np.repeat([0, 1, 2], (9, 1, 9))}
+    values[lacking] = np.array([0, 1] if lacking == "train" else [1, 1])
+    with pytest.raises(ValueError, match=message):
+        TaskLabels(Task("t", "t"), ["a", "b", "c"], values).checked().without_rare(2)
