@@ -185,7 +185,10 @@ def piece(batch: Array, index: int, pieces: int) -> Array:
 
 
 PIXELS_PER_TOKEN = 4
-"""Most patches of pixels that a batch within a token budget holds per token: background takes memory too."""
+"""Most patches, background included, that the images of a batch within a token budget have per token.
+
+A loader worker reads whole images, and a classifier is given them; the masked autoencoder gets what it uses of them.
+"""
 
 
 def batch_sizes(bins: Bins, tokens_per_batch: int) -> Array:
@@ -197,8 +200,8 @@ def batch_sizes(bins: Bins, tokens_per_batch: int) -> Array:
 def images_within(tokens_per_batch: int, tokens: int, patches: int) -> int:
     """Images of `tokens` patches that take part, of `patches` in all, within a budget of the first; at least one.
 
-    Whole images are at most `PIXELS_PER_TOKEN` times as many patches as the budget, so that a bin of images that are
-    mostly background does not fill the memory with pixels.
+    Whole images are at most `PIXELS_PER_TOKEN` times as many patches as the budget, so that images that are mostly
+    background do not fill the memory of who holds them whole.
     """
     return max(min(tokens_per_batch // tokens, PIXELS_PER_TOKEN * tokens_per_batch // patches), 1)
 
