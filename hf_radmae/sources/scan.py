@@ -8,6 +8,7 @@ What has no telling suffix is looked at: DICOM files of archives have none.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +47,9 @@ _MAGIC = re.compile(
     rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|P[1-6][\s#]",
     re.DOTALL,
 )
+
+_DAMAGES = (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+"""What a member of a zip that is damaged, encrypted or packed in another way raises."""
 
 
 @dataclass(frozen=True)
@@ -214,14 +219,14 @@ def local_copy(path: str | Path) -> Path:
     target = Path(datasets.config.HF_DATASETS_CACHE) / "radmae_remote" / digest / _plain(remote.name)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as partial:
-            remote.download(partial)
+        with whole_file(target) as unfinished:
+            remote.download(unfinished)
     return target
 
 
 def _plain(name: str) -> str:
     """A file's name without what a file system may refuse."""
-    return re.sub(r"[^\w.\- ]", "_", name)[-120:]
+    return re.sub(r"[^\w.\- ]", "_", name, flags=re.ASCII)[-120:]
 
 
 class _Folder(NamedTuple):
@@ -282,31 +287,35 @@ def _unpacked(file: Found, result: Scan) -> Iterator[Found]:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "radmae_zips" / digest
     prefix = f"{file.name}/" if file.name else ""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename[-1:] not in ("/", "\\")]
-            for number, member in enumerate(members):
-                name = prefix + member.filename.replace("\\", "/")  # which some writers put in place of /
-                target = folder / str(number) / _plain(member.filename.rsplit("/", 1)[-1])
-                try:
-                    _unpack_member(archive, member, target)
-                except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-                    result.listed.append((name, f"cannot be unpacked: {error}"))
-                    continue
-                inner = Found(str(target), name, member.file_size, member.CRC)
-                if member.filename.lower().endswith(".zip"):
-                    yield from _unpacked(inner, result)
-                else:
-                    yield inner
+        archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         steady(lambda: path.open("rb").close(), file.path)
         result.listed.append((file.name or file.path, f"is a zip that cannot be opened: {error}"))
+        return
+    with archive:
+        members = [member for member in archive.infolist() if member.filename[-1:] not in ("/", "\\")]
+        for number, member in enumerate(members):
+            name = prefix + member.filename.replace("\\", "/")  # which some writers put in place of /
+            target = folder / str(number) / _plain(member.filename.rsplit("/", 1)[-1])
+            try:
+                steady(partial(_unpack_member, archive, member, target), name)
+            except (*_DAMAGES, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:  # of the disk; that of bzip2 has no number
+                    raise
+                result.listed.append((name, f"cannot be unpacked: {error}"))
+                continue
+            inner = Found(str(target), name, member.file_size, member.CRC)
+            if member.filename.lower().endswith(".zip"):
+                yield from _unpacked(inner, result)
+            else:
+                yield inner
 
 
 def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     if target.is_file() and target.stat().st_size == member.file_size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as partial, archive.open(member) as source, partial.open("wb") as copy:
+    with whole_file(target) as unfinished, archive.open(member) as source, unfinished.open("wb") as copy:
         shutil.copyfileobj(source, copy)
 
 
