@@ -3,7 +3,7 @@
 `locate` gives a `Path` for what is local, which takes no code of this module, and a `RemotePath` for a URL. That holds
 a text, so that it can be sent to another process; connections are fsspec's, per process, and are made anew when they
 were lost. Each call is repeated while the store does not answer, see `storage.steady`. Names are taken as they are: a
-key may hold spaces, `#`, `?` and `%`.
+key may hold spaces, `#`, `?` and `%`. One that reads as a token in a URL (`?key=`) is listed with that reason.
 
 Passwords in a URL are taken out of it at once (`without_credentials`) and kept in memory, so that no list, log, result
 or card can hold them. Better places are those of each storage: ~/.aws, ~/.ssh, environment variables such as
@@ -44,6 +44,7 @@ _OBJECTS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "hf")
 SCHEMES = (*_HOSTS, *_OBJECTS, "memory")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _CREDENTIAL = re.compile(r"[?&][^=&/]*(token|sig|secret|passw|credential|access|key)[^=&/]*=", re.IGNORECASE)
+_LIKE_A_CREDENTIAL = "has a name that reads as a token in a URL, such as ?key=, which is refused: rename it"
 
 _credentials: dict[str, dict[str, str]] = {}
 """Scheme and authority -> arguments of fsspec that a URL held; of this process and those that it forks."""
@@ -276,6 +277,8 @@ class RemotePath:
                 problem = "has a name that ends with /, as a folder's: rename it" * name.endswith("/")
                 if "?versionId=" in name:
                     problem = "has a name with ?versionId=, which the reader of s3:// takes for a version: rename it"
+                if _CREDENTIAL.search(name[start:]):
+                    problem = _LIKE_A_CREDENTIAL
                 yield name[start:], info, problem
             return
         level = [""]
@@ -287,7 +290,9 @@ class RemotePath:
                         yield folder, {}, problem
                     for base, info in entries:
                         name = f"{folder}/{base}" if folder else base
-                        if info["type"] == "directory":
+                        if _CREDENTIAL.search(name):
+                            yield name, info, _LIKE_A_CREDENTIAL
+                        elif info["type"] == "directory":
                             level += [name] * deep
                         else:
                             yield name, *self._followed(name, info)

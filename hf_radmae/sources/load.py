@@ -140,8 +140,9 @@ def say(text: str) -> None:
 def _read(name: str, data_dir: str | None, num_proc: int | None, options: dict[str, Any]) -> tuple[Source, set[str]]:
     """The source's rows, and the splits whose sizes are believed because this package wrote them."""
     named = name in (*BUILDERS, "imagefolder", "parquet") or data_dir is not None
-    if not named and (is_url(name) or Path(name).exists()):
-        data_dir = without_credentials(name)
+    place = name if named else without_credentials(name)
+    if place != name or (not named and (is_url(name) or Path(name).exists())):
+        data_dir = place
         name = "parquet" if holds_parquet(data_dir) else "imagefolder"
     data_dir = data_dir and without_credentials(data_dir)
     path = locate(data_dir or "")

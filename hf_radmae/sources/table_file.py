@@ -24,6 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from hf_radmae.images.remote import Place, open_file
+from hf_radmae.images.storage import steady
 
 MISSING_TEXTS = ("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A")
 """What an empty cell is written as."""
@@ -179,8 +180,12 @@ def read_csv(path: Place, text: str | None = None) -> tuple[list[str], Iterator[
 
 def refuse_pickle(path: Place) -> None:
     """Raise for a pickle, which runs code when it is read, with the command that converts one that is trusted."""
-    with open_file(path) as file:
-        magic = file.read(2)
+
+    def start() -> bytes:
+        with open_file(path) as file:
+            return file.read(2)
+
+    magic = steady(start, str(path))
     if path.suffix.lower() in (".pkl", ".pickle", ".p") or magic in (
         b"\x80\x02",
         b"\x80\x03",

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -143,6 +144,44 @@ def test_images_in_a_zip_are_rows(tmp_path, inside, beside):
         archive.write(nested, "nested.zip")
     assert accounted(root)[:2] == (6 + beside, 0)
     assert accounted(root / "more.zip")[:2] == (6, 0)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_of_a_zip_only_what_is_damaged_is_listed(tmp_path, kind, number):
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for n in range(6):
+            archive.writestr(f"{n}.png", picture("png"))
+        member = archive.infolist()[number]
+    content = bytearray(path.read_bytes())
+    start = member.header_offset + 30 + len(member.filename) + 9 * (kind == zipfile.ZIP_LZMA)  # behind the headers
+    end = member.header_offset + 30 + len(member.filename) + member.compress_size
+    content[start:end] = bytes(byte ^ 0x5A for byte in content[start:end])
+    path.write_bytes(content)
+    source = read_folder(tmp_path)
+    assert len(source.splits["train"]) == 5
+    assert [entry["image"] for entry in source.listed] == [f"z.zip/{number}.png"]
+
+
+def test_names_in_a_zip_may_be_long_in_any_script(tmp_path):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name in ("a" * 250, "語" * 130, "ü" * 200):
+            archive.writestr(f"{name}.png", picture("png"))
+    source = read_folder(tmp_path)
+    assert (len(source.splits["train"]), source.listed) == (3, [])
+
+
+def test_a_full_disk_lists_no_image_of_a_zip(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a.png", picture("png"))
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        read_folder(tmp_path)
 
 
 def test_a_table_in_a_zip_and_one_beside_it_name_its_images(tmp_path):

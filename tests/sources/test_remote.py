@@ -16,6 +16,7 @@ from hf_radmae.batching.streaming import open_shards
 from hf_radmae.cli.embed import EmbedArguments
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.prepare import RunArguments, main
+from hf_radmae.images import remote
 from hf_radmae.images.image import image_size, read_image
 from hf_radmae.images.remote import RemotePath, locate, redacted, without_credentials
 from hf_radmae.images.storage import StorageError
@@ -27,6 +28,7 @@ from hf_radmae.shards.shrink import PrepareOptions
 from hf_radmae.sources.load import load_radiographs
 from hf_radmae.sources.parquet import holds_parquet
 from hf_radmae.sources.pseudonyms import key_path
+from hf_radmae.sources.scan import scan
 
 NAMES = ("p1/a b.png", "p1/ü.PNG", "p2/c#1?x=%20&y.png", "p2/deep/er/[d]*.png", "p3/no suffix")
 OPTIONS = PrepareOptions(longest_side=32, images_per_shard=2)
@@ -215,6 +217,26 @@ def test_keys_of_any_letters_are_read_as_they_are(name):
     assert [found for found, _, _ in place.files()] == [name]
     assert (place / name).read_bytes() == b"content" and (place / name).exists() and (place / name).is_file()
     assert (place / name).parent == place and (place / name).name == name
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_names_that_read_as_tokens_are_listed_and_the_others_read(objects, monkeypatch):
+    if objects:  # the listing of storages without folders
+        monkeypatch.setattr(remote, "_OBJECTS", (*remote._OBJECTS, "memory"))
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    for name in ("a.png", "b?x=1.png", "c?key=3.png", "sig?sig=x/d.png", "e&token=.png"):
+        memory.pipe_file(f"/tokens/{name}", encode(radiograph(40, 48, seed=hash_of(name)), "PNG"))
+    found = scan("memory://tokens")
+    assert [file.name for file in found.images] == ["a.png", "b?x=1.png"]
+    listed = {"c?key=3.png", "sig?sig=x/d.png" if objects else "sig?sig=x", "e&token=.png"}
+    assert {name for name, reason in found.listed if "token" in reason} == listed
+
+
+@pytest.mark.parametrize("form", ["file:{}", "file://{}", "FILE://localhost{}"])
+def test_a_local_url_is_a_data_set_by_itself(archive, form):
+    rows, _ = load_radiographs(form.format(archive / "archive"))
+    assert sum(map(len, rows.values())) == len(NAMES) + 2
 
 
 @pytest.mark.parametrize(
