@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from hf_radmae.metrics.bootstrap import Interval, bootstrap_interval
+from hf_radmae.metrics.classification import per_class
 from hf_radmae.reports.reading import ANSWERS
 
 NOTHING = "nothing"
@@ -95,9 +96,8 @@ def _share(count: int, whole: int) -> Interval:
 
 
 def _f1(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    weights = np.ones((1, len(references))) if weights is None else weights
-    hits = weights @ (references & predictions)
-    return 2 * hits / np.maximum(weights @ (references.astype(float) + predictions), 1e-9)
+    """F1 of what is True, which both hold; 0 in a resample in which neither does."""
+    return np.nan_to_num(per_class(references, predictions, weights)[:, 2, -1])
 
 
 def _percent(row: Mapping[str, Any], key: str) -> str:

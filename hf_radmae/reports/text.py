@@ -71,6 +71,7 @@ _HL7_ESCAPES = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\", "H": "", "N":
 _TAGS = re.compile(
     r"</?(?P<name>br|p|div|tr|li|ul|ol|table|tbody|td|th|b|i|u|em|strong|span|font|html|body)\b[^<>]*>", re.I
 )
+_HALVES = re.compile("[\ud800-\udfff]")  # of a character, as RTF and JSON write emojis; no file can hold one alone
 _INLINE = {"b", "i", "u", "em", "strong", "span", "font"}
 # UTF-8 that was read as Windows-1252.
 _TWICE = {letter.encode().decode("cp1252", "replace"): letter for letter in "äöüÄÖÜßéèµ°–„“”’"}
@@ -80,7 +81,8 @@ def plain(text: str) -> str:
     """A report without the markup that systems put around it.
 
     RTF, HL7 escapes (`\\X0D\\`, `\\.br\\`) and repetitions (`~`), HTML tags and entities, Excel's `_x000D_`, line ends
-    written as a backslash and a letter, and umlauts that were decoded by the wrong encoding. Other text stays as it is.
+    written as a backslash and a letter, characters as two halves, and umlauts that were decoded by the wrong encoding.
+    Other text stays as it is.
     """
     if text.lstrip("\ufeff \r\n\t").startswith("{\\rtf"):
         text = _without_rtf(text)
@@ -101,6 +103,8 @@ def plain(text: str) -> str:
     if "Ã" in text or "â€" in text:
         for wrong, right in _TWICE.items():
             text = text.replace(wrong, right)
+    if _HALVES.search(text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
 
 
@@ -127,7 +131,7 @@ def as_text(content: str | bytes | None) -> str:
 def decode(content: bytes) -> str:
     """The text of a file: UTF-8 (a byte order mark is dropped), UTF-16 with its mark, else Windows-1252 or Latin-1."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
+        return content.decode("utf-16", "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -166,6 +166,21 @@ def test_text_that_only_looks_like_markup_stays(text):
     assert plain(text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{\\rtf1\\ansi \\u-10179?\\u-8704? Keine Fraktur.}",
+        json.loads('"\\ud83d\\ude00 Keine Fraktur"'),
+        "\ud83d Keine Fraktur.",
+        "Keine Fraktur \ude00",
+        "Keine Fraktur.".encode("utf-16") + b"x",
+    ],
+)
+def test_halves_of_characters_reach_no_table(text):
+    row = label_reports([text], ["fracture"])[0]
+    assert row["fracture"] == "no" and "Keine Fraktur" in row["fracture_evidence"].encode().decode()
+
+
 def test_each_report_is_read_by_the_rules_of_its_language():
     texts = [
         "Keine Fraktur.",
