@@ -88,7 +88,9 @@ def patch_mask(image: Array | torch.Tensor, grid: tuple[int, int]) -> Array:
 
 def background_mask(image: Array | torch.Tensor) -> Array:
     """The decision for one image: bool (`SIDE`, `SIDE`) over the whole image, True where any part shows the patient."""
-    pixels = image.numpy(force=True) if isinstance(image, torch.Tensor) else np.asarray(image)
+    if isinstance(image, torch.Tensor):
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy(force=True)  # NumPy has no bfloat16
+    pixels = np.asarray(image)
     if pixels.ndim != 2 or not pixels.size:
         raise ValueError(f"image of shape {tuple(pixels.shape)}: expected (height, width)")
     patient = _patient(_scaled_down(pixels))
@@ -289,7 +291,7 @@ def _air(grey: Array, gradient: Array, field: Array, rim: Array) -> _Air:
     air = _reached(_opened(field & calm & (abs(grey - mode) < 4 * spread + 0.005)), seeds)
     if air.sum() < 30:
         return none
-    air, above, most = _followed(air, grey, gradient, field, _NOISES)
+    air, above, most = _followed(air, grey, gradient, field)
     rest, far = field & ~air, field & ~_grown(air, 3)
     if far.sum() < 0.02 * field.sum():
         return none
@@ -302,7 +304,7 @@ def _air(grey: Array, gradient: Array, field: Array, rim: Array) -> _Air:
     step = _BELOW * float(np.median(above[far]))
     others = field & ~_grown(air, 2) & (gradient < 3 * usual + 1e-3) & (above < step) & (above > -_DARKER * most)
     for region in _regions(others, rim, _SMALLEST_REGION * field.sum()):
-        other, rise, limit = _followed(region, grey, gradient, field & ~_grown(air, 1), _NOISES)
+        other, rise, limit = _followed(region, grey, gradient, field & ~_grown(air, 1))
         around = field & _grown(other, 6) & ~_grown(other, 3)
         if around.any() and (rise[around] > limit).mean() > 0.9 and other.sum() < 3 * region.sum() + 50:
             air = air | other
@@ -328,7 +330,7 @@ def _regions(mask: Array, rim: Array, smallest: float) -> list[Array]:
     return [labels == label for label in np.flatnonzero(touching & (sizes > smallest))]
 
 
-def _followed(air: Array, grey: Array, gradient: Array, field: Array, noises: float) -> tuple[Array, Array, float]:
+def _followed(air: Array, grey: Array, gradient: Array, field: Array) -> tuple[Array, Array, float]:
     """Air that grows along its own surface, how far each pixel is above that surface, and how far air may be."""
     first = 0.0
     for turn in range(3):
@@ -336,7 +338,7 @@ def _followed(air: Array, grey: Array, gradient: Array, field: Array, noises: fl
         rest = above[air]
         noise = 1.4826 * float(np.median(abs(rest - np.median(rest))))
         first = noise if turn == 0 else first
-        most = noises * min(noise, 1.5 * first) + _STEP
+        most = _NOISES * min(noise, 1.5 * first) + _STEP
         level = field & (above < most) & (above > -_DARKER * most)
         calm = gradient < _STEEPER * float(np.median(gradient[air])) + _SLOPE
         air = _reached(_opened(level & calm) | air, air)

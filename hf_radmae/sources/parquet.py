@@ -31,11 +31,6 @@ def holds_parquet(folder: str | Place) -> bool:
     return any(file.stem.lower() != "metadata" for file in path.rglob("*") if _is_table(file.name))
 
 
-def written_here(path: str) -> bool:
-    """True for a Parquet file whose footer says that this package wrote it."""
-    return FOOTER in (read_footer(path).metadata or {})
-
-
 def read_footer(path: str | Place) -> pq.FileMetaData:
     """What the footer of a Parquet file says.
 
@@ -99,7 +94,7 @@ def read_parquet(
                 )
             else:
                 chosen[split or "train"].append(file.path)
-    expected = _check([path for part in chosen.values() for path in part])
+    footers = _footers([path for part in chosen.values() for path in part])
     if num_proc is not None:  # no more than the split with the fewest files has, of which `datasets` would warn
         num_proc = min(num_proc, *(len(part) for part in chosen.values()))
     with ThreadPoolExecutor(16) as pool:
@@ -107,7 +102,9 @@ def read_parquet(
     loaded = datasets.load_dataset("parquet", data_files=copies, num_proc=num_proc, **options)
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     count = sum(len(rows) for rows in splits.values())
-    trusted = {split for split, part in chosen.items() if all(map(written_here, part))}
+    ours = {path for path, footer in footers.items() if FOOTER in (footer.metadata or {})}
+    trusted = {split for split, part in chosen.items() if ours.issuperset(part)}
+    expected = sum(footer.num_rows for footer in footers.values())
     return Source(splits, listed, expected + len(listed), count, others), trusted
 
 
@@ -126,24 +123,24 @@ def _splits_of(names: Sequence[str]) -> dict[str, str | None]:
     return {name: split_of(part, words=words) for name, part in parts.items()}
 
 
-def _check(paths: list[str]) -> int:
-    """The number of rows that the footers say; raises for a file that is damaged or has other columns."""
+def _footers(paths: list[str]) -> dict[str, pq.FileMetaData]:
+    """Path -> footer; raises for a file that is damaged or has other columns."""
 
-    def read(path: str) -> tuple[int, list[str]]:
+    def read(path: str) -> pq.FileMetaData:
         try:
-            metadata = read_footer(path)
+            return read_footer(path)
         except StorageError:
             raise
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{path} is no readable Parquet file ({type(error).__name__}); export it again") from error
-        return metadata.num_rows, metadata.schema.to_arrow_schema().names
 
     with ThreadPoolExecutor(16) as pool:
-        footers = list(pool.map(read, paths))
-    for path, (_, names) in zip(paths, footers, strict=True):
-        if {*names} != {*footers[0][1]}:
+        footers = dict(zip(paths, pool.map(read, paths), strict=True))
+    columns = {path: footer.schema.to_arrow_schema().names for path, footer in footers.items()}
+    for path, names in columns.items():
+        if {*names} != {*columns[paths[0]]}:
             raise TableError(
-                f"{path}: its columns are {', '.join(names)}, those of {paths[0]} {', '.join(footers[0][1])}; give "
+                f"{path}: its columns are {', '.join(names)}, those of {paths[0]} {', '.join(columns[paths[0]])}; give "
                 "files of one kind, each kind in a folder of its own"
             )
-    return sum(rows for rows, _ in footers)
+    return footers

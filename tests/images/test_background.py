@@ -100,6 +100,8 @@ def test_tensors_and_arrays_of_every_depth_say_the_same():
     expected = patch_mask(image, (20, 20))
     for other in (image.astype(np.int32), torch.from_numpy(image.astype(np.int32)), image.astype(np.float64)):
         assert np.array_equal(patch_mask(other, (20, 20)), expected)
+    coarse = torch.from_numpy(image.astype(np.float32)).bfloat16()
+    assert np.array_equal(patch_mask(coarse, (20, 20)), patch_mask(coarse.float(), (20, 20)))
 
 
 @pytest.mark.parametrize(("image", "grid"), [(np.zeros((3, 4, 5)), (2, 2)), (np.zeros((0, 4)), (2, 2))])
