@@ -131,7 +131,8 @@ class RadiographDataset(torch.utils.data.Dataset):
                 self.seconds += time.perf_counter() - start
                 return {**item, "index": candidate, "skipped": skipped, "repeated": repeated}
         first = skipped[0]
-        others = f"none of the other {len(skipped) - 1} images that were tried can be read"
+        count = len(skipped) - 1
+        others = f"none of the other {count} images that were tried can be read" if count else "there is no other image"
         raise ImageError(first["image"], f"{first['reason']}; and {others}")
 
     def _skip(self, index: int, image: str, reason: str) -> Skipped:

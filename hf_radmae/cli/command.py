@@ -82,9 +82,11 @@ def describe(error: Exception) -> str:
     if _of_another_process(error):
         return "error: another process of this run has ended; its own message, if it left one, says why"
     text = redacted(str(error).strip())
+    ours = type(error).__module__.startswith("hf_radmae")
     if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1]
-    ours = type(error).__module__.startswith("hf_radmae")
+        if text.startswith("hf_radmae."):  # torch makes a RuntimeError of what takes more than a message
+            ours, text = True, text.partition(": ")[2]
     if (ours or isinstance(error, EXPECTED)) and text:
         return f"error: {text}"
     return f"{type(error).__name__}: {text} (--debug shows where it was raised)"

@@ -212,6 +212,8 @@ def test_images_of_which_none_is_good_are_an_error():
         ImageError, match="row 1: is empty: 0 bytes; and none of the other 1 images that were tried can be read"
     ):
         dataset[1]
+    with pytest.raises(ImageError, match="row 0: is empty: 0 bytes; and there is no other image"):
+        RadiographDataset(make_rows([b""]), BINS)[0]
 
 
 def test_the_first_images_of_the_fullest_bins_are_of_different_bins():

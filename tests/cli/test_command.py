@@ -75,6 +75,12 @@ def test_that_name_without_a_checkpoint_is_an_error_as_for_ours(words, capsys):
             ValueError("Caught in a worker.\nTraceback (most recent call last)\n  File\nValueError: row 3"),
             "error: Value",
         ),
+        (
+            RuntimeError(
+                "Caught.\nTraceback (most recent call last)\n  File\nhf_radmae.images.image.ImageError: a.png: bad"
+            ),
+            "error: a.png: bad",
+        ),
         (KeyError("pixels"), "KeyError: 'pixels' (--debug shows"),
     ],
 )
