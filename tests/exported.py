@@ -1,4 +1,7 @@
-"""A small masked autoencoder with weights that make its outputs tell images apart, and pictures with background."""
+"""A small masked autoencoder with weights that make its outputs tell images apart, and pictures with background.
+
+And what a process begins with that has transformers and not this package.
+"""
 
 import numpy as np
 import torch
@@ -8,6 +11,18 @@ from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 
 PATCH, SIDE = 8, 64
 LABELS = ["hand", "knee", "chest"]
+
+# Runs a text with what follows, in a process that cannot import this package.
+WITHOUT_PACKAGE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_radmae":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
 
 
 def small_mae(num_channels: int = 1) -> RadMAEForPreTraining:

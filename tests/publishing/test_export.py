@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from damaged import encode
-from exported import LABELS, PATCH, SIDE, head, limb, pixels, small_mae
+from exported import LABELS, PATCH, SIDE, WITHOUT_PACKAGE, head, limb, pixels, small_mae
 from rows import make_rows
 from transformers import (
     AutoModelForImageClassification,
@@ -39,18 +39,6 @@ from hf_radmae.publishing.probe import probe_classifier
 GRIDS = [(SIDE, SIDE), (48, 80), (96, 40)]
 POOLINGS = ["cls", "mean", "max+std", "flat"]
 WIDTHS = {pooling: pooled_width(pooling, 32) for pooling in POOLINGS}
-
-# Runs a text with what follows, in a process that cannot import this package.
-WITHOUT_PACKAGE = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_radmae":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-"""
 
 
 @pytest.fixture(scope="module")

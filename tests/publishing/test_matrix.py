@@ -14,7 +14,7 @@ import pytest
 import torch
 from clients import pusher
 from damaged import encode
-from exported import LABELS, SIDE, head, limb, pixels, small_mae
+from exported import LABELS, SIDE, WITHOUT_PACKAGE, head, limb, pixels, small_mae
 from rows import make_rows
 
 from hf_radmae.batching.processing import RadiographImageProcessor
@@ -38,14 +38,7 @@ PROCESSOR = RadiographImageProcessor(size={"height": SIDE, "width": SIDE})
 STATEMENT = Statement("cc-by-4.0", "Generated pictures that show nobody, with ids hashed by a secret key.", True)
 
 STRANGER = """
-import importlib.abc, json, sys, warnings
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_radmae":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
+import json, warnings
 import torch
 from PIL import Image
 from torchvision import transforms as T
@@ -122,7 +115,7 @@ def stranger(cells: list, folder: Path, **environment: str) -> dict:
     """What each cell gives in one new process without this package; its caches are empty."""
     quiet = {"HF_HOME": str(folder / "cache"), "HF_DATASETS_CACHE": str(folder / "cache/data"), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", STRANGER, json.dumps(cells)],
+        [sys.executable, "-c", WITHOUT_PACKAGE + STRANGER, json.dumps(cells)],
         capture_output=True,
         cwd=folder,
         stdin=subprocess.DEVNULL,
