@@ -149,7 +149,7 @@ def number_findings(text: str) -> Iterator[Finding]:
     for kind, pattern in _IDS.items():
         source = text if kind == "a number of a case" else public
         yield from (
-            (kind, found[0].strip()[:80]) for found in pattern.finditer(source) if not _is_amount(source, found)
+            (kind, found[0].strip()[:80]) for found in pattern.finditer(source) if not _is_harmless(source, found)
         )
     for found in _RUN.finditer(public):
         if not is_amount(public, found.start(), found.end()):
@@ -161,7 +161,7 @@ def is_amount(text: str, start: int, end: int) -> bool:
     return bool(_AFTER.match(text, end) or _BEFORE.search(text[max(0, start - 60) : start]))
 
 
-def _is_amount(text: str, found: re.Match[str]) -> bool:
+def _is_harmless(text: str, found: re.Match[str]) -> bool:
     """Whether what was found is digits alone, and an amount; or stands behind "in this case" and the like."""
     if re.match("case ", found[0], re.IGNORECASE) and _COMMON.search(text[max(0, found.start() - 20) : found.start()]):
         return True
