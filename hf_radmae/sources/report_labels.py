@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hf_radmae.reports.evaluation import WRITTEN, evaluate
 from hf_radmae.reports.join import speaks_of
 from hf_radmae.reports.labels import label_reports
 from hf_radmae.sources.mri.body_parts import BodyParts
+from hf_radmae.sources.patients import normalise_patient
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,9 @@ def with_report_labels(splits: datasets.DatasetDict, path: str | Path) -> tuple[
     """Fill labels that are missing from reports on the same exam that speak of the same body part and side.
 
     Args:
-        splits: images as rows. An image's report is found by the first of `ID_COLUMNS` that holds ids of reports, or
-            else by the folder of its path, its file's name, or the end of its path, that is named as the report is.
+        splits: images as rows. An image's report is found by the first of `ID_COLUMNS` that holds ids of reports
+            (leading zeros, `.0` and case do not matter), or else by the folder of its path, its file's name, or the end
+            of its path, that is named as the report is.
             Of several reports with its id those count that speak of its body part and side; where they disagree the
             label is "unsure".
         path: what `hf-radmae label-reports` wrote; or the name of a column of texts, which are then read by the rules
@@ -163,13 +166,28 @@ def from_reports(rows: Any, label: str) -> np.ndarray:
 def _reports_of(rows: datasets.Dataset, reports: dict[str, list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
     """The reports of each row."""
     candidates = [_texts(rows, name) for name in ID_COLUMNS if name in rows.column_names]
-    best = next((ids for ids in candidates if any(value in reports for value in ids)), None)
+    spelled = (_spelled(ids, reports) for ids in candidates)
+    best = next((ids for ids in spelled if any(value in reports for value in ids)), None)
     if best is None:
         paths = pc.struct_field(arrow_column(rows, "image"), "path").to_pylist()
         parts = [_names(Path(path)) if path else [] for path in paths]
         levels = [[part[level] if level < len(part) else None for part in parts] for level in range(2 + 2 * _FOLDERS)]
         best = max(levels, key=lambda ids: sum(value in reports for value in ids))
     return [reports.get(value, []) if value is not None else [] for value in best]
+
+
+def _spelled(ids: list[str | None], reports: Iterable[str]) -> list[str | None]:
+    """Ids as the reports spell them: leading zeros, `.0` and case do not matter where that joins no two ids."""
+    known = _by_key(reports)
+    found = {value: known.get(key, value) for key, value in _by_key(ids).items()}
+    return [None if value is None else found.get(value, value) for value in ids]
+
+
+def _by_key(ids: Iterable[str | None]) -> dict[str, str]:
+    """Key of `normalise_patient` -> the one id that has it."""
+    keys = {value: normalise_patient(value) or value for value in ids if value}
+    counts = Counter(keys.values())
+    return {key: value for value, key in keys.items() if counts[key] == 1}
 
 
 def _names(path: Path) -> list[str]:

@@ -184,6 +184,23 @@ def test_a_report_is_named_as_the_image_in_any_table_is(tmp_path, name):
     assert joined(rows(note=["a", "b"]), tmp_path / "labels.parquet")["fracture"] == ["yes", "no"]
 
 
+@pytest.mark.parametrize("images", [["007", "0008"], [7, 8], [7.0, 8.0], ["7", "8"]])
+@pytest.mark.parametrize("ids", [["007", "0008"], ["7", "8"], ["7.0", "8.0"]])
+def test_numbers_are_one_id_with_and_without_leading_zeros(tmp_path, images, ids):
+    found = label_reports(["Radiusfraktur.", "Keine Fraktur."], ["fracture"])
+    table = [{"id": name} | answers for name, answers in zip(ids, found, strict=True)]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "labels.parquet")
+    assert joined(rows(study_id=images), tmp_path / "labels.parquet")["fracture"] == ["yes", "no"]
+
+
+def test_ids_that_only_zeros_tell_apart_are_taken_as_they_are(tmp_path):
+    found = label_reports(["Radiusfraktur.", "Keine Fraktur."], ["fracture"])
+    table = [{"id": name} | answers for name, answers in zip(["007", "7"], found, strict=True)]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "labels.parquet")
+    data = rows(study_id=["7", "007", "0007"])
+    assert joined(data, tmp_path / "labels.parquet")["fracture"] == ["no", "yes", None]
+
+
 def test_a_column_of_texts_is_read_in_place_and_leaves():
     data = rows(befund=["Radiusfraktur.", None, "No fracture.", "Keine Fraktur."], fracture=[None, "yes", None, "yes"])
     found, _ = with_report_labels(datasets.DatasetDict({"train": data}), "befund")
