@@ -39,7 +39,13 @@ def run(folder: Path, *options: str) -> tuple[Study, dict]:
 
 def without_times(results: dict) -> dict:
     """What has to repeat: all but seconds and speeds."""
-    timed = ("seconds", "images_per_second", "tokens_per_second", "loader_images_per_second")
+    timed = (
+        "seconds",
+        "images_per_second",
+        "tokens_per_second",
+        "loader_images_per_second",
+        "device_hours_per_100k_images",
+    )
     return json.loads(json.dumps(results), object_hook=lambda d: {k: v for k, v in d.items() if k not in timed})
 
 
