@@ -22,11 +22,9 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from hf_radmae.batching.processes import process_pool
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.images.storage import whole_file, write_whole
@@ -94,7 +93,7 @@ def main() -> None:
         bar = stack.enter_context(tqdm(total=len(texts), unit="report", desc="reports"))
         spread: Any = map
         if args.num_proc > 1 and args.second_reader is None:
-            spread = stack.enter_context(ProcessPoolExecutor(args.num_proc, mp_context=get_context("spawn"))).map
+            spread = stack.enter_context(process_pool(args.num_proc)).map
         for chunk, file in zip(chunks, spread(work, chunks), strict=True):
             files.append(file)
             bar.update(len(chunk[0]))

@@ -47,7 +47,17 @@ _CREDENTIAL = re.compile(r"[?&][^=&/]*(token|sig|secret|passw|credential|access|
 _LIKE_A_CREDENTIAL = "has a name that reads as a token in a URL, such as ?key=, which is refused: rename it"
 
 _credentials: dict[str, dict[str, str]] = {}
-"""Scheme and authority -> arguments of fsspec that a URL held; of this process and those that it forks."""
+"""Scheme and authority -> arguments of fsspec that a URL held."""
+
+
+def credentials() -> dict[str, dict[str, str]]:
+    """What URLs held, for `add_credentials` in a process that this one starts."""
+    return dict(_credentials)
+
+
+def add_credentials(known: Mapping[str, dict[str, str]]) -> None:
+    """Take over what another process knows."""
+    _credentials.update(known)
 
 
 def is_url(path: object) -> bool:
@@ -389,7 +399,7 @@ class _Raw(io.RawIOBase):
 def _restored(url: str, credentials: dict[str, str] | None) -> RemotePath:
     """A path in a process that another machine's sent it to."""
     if credentials:
-        _credentials[_origin(url)] = credentials
+        add_credentials({_origin(url): credentials})
     return RemotePath(url)
 
 

@@ -6,16 +6,12 @@ goes into the output folder: ids are keyed hashes, labels are those of an allow-
 """
 
 import json
-import multiprocessing as mp
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from itertools import islice
-from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 import datasets
@@ -23,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_radmae.batching.binning import Bins, fit_bins
+from hf_radmae.batching.processes import process_pool
 from hf_radmae.batching.skipped import write_skipped
 from hf_radmae.images.remote import Place, locate
 from hf_radmae.images.storage import write_whole
@@ -126,7 +123,7 @@ def prepare(
         if "memory://" in f"{folder} {root}":  # which is of one process
             own: Executor = ThreadPoolExecutor(workers)
         else:
-            own = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+            own = process_pool(workers)
         with own as pool:
             _run(writer, tasks, total, pool, 2 * num_proc)
     manifest |= _finish(folder, shards, [anonymous_entry(entry, key, root) for entry in unreadable])
@@ -182,18 +179,6 @@ def _run(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _end_with_parent() -> None:
-    """Let a worker end with the process that started it, even if that was killed: a pool does not see to that."""
-
-    def watch() -> None:
-        parent = mp.parent_process()
-        if parent is not None:
-            wait_for([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_not_empty(manifest: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def load_radiographs(
         name: "phantom", "irma", "mri", "imagefolder" (a folder or a zip), "parquet", the path of a folder, or the id
             of a data set on the Hub.
         data_dir: the folder, where the source needs one; of imagefolder and parquet it may be a URL.
-        num_proc: processes that build the data set.
+        num_proc: processes that draw a phantom; others only read, in threads.
         seed: of the split, where the source has none of its own.
         patient_column: column that holds the patient, where its name does not say so.
         allow_shared_patients: whether a patient or a file in two splits of the source is a warning, not an error.
@@ -167,19 +167,19 @@ def _read(name: str, data_dir: str | None, num_proc: int | None, options: dict[s
             raise ValueError(f"imagefolder has no options {', '.join(sorted(unknown))}: data_files, drop_labels")
         return read_folder(str(data_dir), **options), set()
     if name == "parquet":
-        return read_parquet(str(data_dir), num_proc=num_proc, **options)
+        return read_parquet(str(data_dir), **options)
     if name in BUILDERS:
         arguments = {**options, **({"data_dir": data_dir} if data_dir else {})}
         module, _, builder_class = BUILDERS[name].partition(":")
         builder = getattr(import_module(module), builder_class)(**arguments)
-        builder.download_and_prepare(num_proc=num_proc)
+        builder.download_and_prepare(**({"num_proc": num_proc} if name == "phantom" else {}))
         loaded = builder.as_dataset()
         source = _counted(loaded)
         if hasattr(builder, "skipped"):
             entries = builder.skipped()
             source.listed, source.found = entries, source.found + len(entries)
         return source, {*loaded}
-    return _counted(datasets.load_dataset(name, data_dir=data_dir, num_proc=num_proc, **options)), set()
+    return _counted(datasets.load_dataset(name, data_dir=data_dir, **options)), set()
 
 
 def _counted(loaded: datasets.DatasetDict) -> Source:

@@ -45,9 +45,7 @@ def read_footer(path: str | Place) -> pq.FileMetaData:
     return steady(read, str(path))
 
 
-def read_parquet(
-    folder: str | Place, *, num_proc: int | None = None, data_files: Any = None, **options: Any
-) -> tuple[Source, set[str]]:
+def read_parquet(folder: str | Place, *, data_files: Any = None, **options: Any) -> tuple[Source, set[str]]:
     """Rows of all Parquet files below a folder; the split is that of a file's name or of a folder.
 
     `train-00000-of-00002.parquet`, `test.parquet` and `validation/a.parquet` say a split; other files are in train,
@@ -55,7 +53,6 @@ def read_parquet(
 
     Args:
         folder: searched with its sub-folders; or one file. Remote files are copied into the cache of `datasets`.
-        num_proc: processes that copy the rows into the cache of `datasets`.
         data_files: split -> file, glob pattern, or list of them, in place of all that.
         **options: of `datasets.load_dataset`.
 
@@ -95,11 +92,9 @@ def read_parquet(
             else:
                 chosen[split or "train"].append(file.path)
     footers = _footers([path for part in chosen.values() for path in part])
-    if num_proc is not None:  # no more than the split with the fewest files has, of which `datasets` would warn
-        num_proc = min(num_proc, *(len(part) for part in chosen.values()))
     with ThreadPoolExecutor(16) as pool:
         copies = {split: [*map(str, pool.map(local_copy, part))] for split, part in chosen.items()}
-    loaded = datasets.load_dataset("parquet", data_files=copies, num_proc=num_proc, **options)
+    loaded = datasets.load_dataset("parquet", data_files=copies, **options)
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     count = sum(len(rows) for rows in splits.values())
     ours = {path for path, footer in footers.items() if FOOTER in (footer.metadata or {})}

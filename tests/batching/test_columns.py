@@ -1,7 +1,5 @@
-"""Columns come from Arrow in the order of the rows, and work in processes does not hang on threads of the parent."""
+"""Columns come from Arrow in the order of the rows."""
 
-import subprocess
-import sys
 import tracemalloc
 
 import datasets
@@ -48,30 +46,6 @@ def test_a_column_takes_no_python_object_a_row():
     tracemalloc.stop()
     assert found[0] == 199_999
     assert peak < 30 * len(many)  # an integer object and its place in a list take 40 bytes
-
-
-HANG = """
-import sys
-sys.path[:0] = {path!r}
-import datasets, numpy as np, torch
-from rows import make_rows
-from hf_radmae.batching.content import measure_content
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    torch.randn(1500, 1500) @ torch.randn(1500, 1500)
-    rows = make_rows(images=200)
-    few = [measure_content(rows, patch_size=8, max_tokens=64, num_proc=n) for n in (1, 2)]
-    assert np.array_equal(few[0].informative, few[1].informative) and np.array_equal(few[0].boxes, few[1].boxes)
-    print("measured", len(few[1].informative))
-"""
-
-
-@pytest.mark.slow
-def test_measuring_in_processes_after_torch_used_threads_ends(tmp_path):
-    script = tmp_path / "measure.py"
-    script.write_text(HANG.format(path=sys.path))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
-    assert "measured 200" in done.stdout, done.stderr[-2000:]
 
 
 def test_no_bin_has_fewer_training_images_than_a_batch():

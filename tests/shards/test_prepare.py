@@ -105,6 +105,7 @@ def start_slowly(splits: datasets.DatasetDict, archive: Path, folder: Path, new_
     return process
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_same_bytes_and_makes_no_finished_shard_anew(archive, splits, whole, tmp_path):
     finished: dict[str, int] = {}
     for _ in range(2):

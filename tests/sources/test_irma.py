@@ -58,9 +58,9 @@ def write(
     return folder
 
 
-def build(folder: Path, cache: Path, num_proc: int | None = None, **options) -> datasets.DatasetDict:
+def build(folder: Path, cache: Path, **options) -> datasets.DatasetDict:
     builder = IRMA(data_dir=str(folder), cache_dir=str(cache), **options)
-    builder.download_and_prepare(num_proc=num_proc)
+    builder.download_and_prepare()
     return builder.as_dataset()
 
 
@@ -236,11 +236,6 @@ def test_a_stratified_split_is_by_the_label_of_the_configuration(tmp_path):
         counts = Counter(splits["train"][column])
         assert all(abs(count - per_class * 76 / 120) <= 2 for count in counts.values())
         assert len(splits["train"]) == 76
-
-
-def test_more_processes_give_the_same_rows_in_the_same_order(tmp_path):
-    folder = write(tmp_path / "irma")
-    assert rows_of(build(folder, tmp_path / "one")) == rows_of(build(folder, tmp_path / "two", num_proc=2))
 
 
 def test_streaming_gives_the_same_rows(tmp_path):

@@ -6,12 +6,12 @@ headers, paths and reports is invented and listed, so that a test can search for
 
 import csv
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from hf_radmae.batching.processes import processes
 from hf_radmae.sources.phantom.cohort import FREQUENCIES, generate
 from hf_radmae.sources.phantom.dicom import DIRT, RLE, Header, spoil, write_dicom
 from hf_radmae.sources.phantom.people import identifiers, person, uid, visit
@@ -102,11 +102,8 @@ def write_archive(
     cohort = generate(num_images, seed=seed, scale=scale, frequencies=frequencies)
     patients = [list(images) for _, images in groupby(cohort, key=lambda image: image.patient)]
     write = partial(_write_patient, folder, dirt, compressed)
-    if num_proc == 1:
-        written = [write(images) for images in patients]
-    else:
-        with ProcessPoolExecutor(num_proc) as pool:
-            written = list(pool.map(write, patients, chunksize=4))
+    with processes(num_proc) as in_processes:
+        written = in_processes(write, patients)
     files = [file for found, _ in written for file in found]
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table, lineterminator="\n")

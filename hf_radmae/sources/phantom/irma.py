@@ -1,13 +1,13 @@
 """Generated radiographs in the layout of IRMA (ImageCLEFmed 2009): 8-bit PNGs and a table of four-axis codes."""
 
 import csv
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from hf_radmae.batching.processes import processes
 from hf_radmae.sources.phantom.cohort import generate
 from hf_radmae.sources.phantom.radiograph import PhantomImage
 from hf_radmae.sources.phantom.streams import Purpose, stream
@@ -96,22 +96,15 @@ def write_irma(
         place = Path(folder) / name / name if doubled else Path(folder) / name
         place.mkdir(parents=True)
         files = [place / f"{number:0{digits}d}.png" for number in numbers[part]]
-        _write_images(images[part], files, num_proc)
+        with processes(num_proc) as in_processes:
+            in_processes(_write_image, [*zip(images[part], files, strict=True)])
         _write_table(Path(folder) / table, numbers[part].tolist(), [irma_code(image) for image in images[part]], rng)
     return images
 
 
-def _write_images(images: list[PhantomImage], files: list[Path], num_proc: int) -> None:
-    if num_proc == 1:
-        for image, file in zip(images, files, strict=True):
-            _write_image(image, file)
-        return
-    with ProcessPoolExecutor(num_proc) as pool:
-        list(pool.map(_write_image, images, files, chunksize=8))
-
-
-def _write_image(image: PhantomImage, file: Path) -> None:
+def _write_image(task: tuple[PhantomImage, Path]) -> None:
     """Write a radiograph with its upper eight bits."""
+    image, file = task
     Image.fromarray((image.pixels() >> (image.bits - 8)).astype(np.uint8)).save(file)
 
 

@@ -4,16 +4,20 @@ import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import datasets
 from PIL import Image
 
+from hf_radmae.batching.processes import Map, in_this_process, processes
 from hf_radmae.sources.phantom.anatomy import REGIONS
 from hf_radmae.sources.phantom.cohort import generate, split_of
 from hf_radmae.sources.phantom.positioning import VIEW_ANGLE
 from hf_radmae.sources.phantom.radiograph import PhantomImage
 
-CHUNK = 32  # radiographs per shard; enough shards for any number of processes
+CHUNK = 64
+"""Radiographs that the processes draw at once."""
 
 
 @dataclass
@@ -36,6 +40,12 @@ class Phantom(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = PhantomConfig
     config: PhantomConfig
+    _in_processes: Map = staticmethod(in_this_process)
+
+    def download_and_prepare(self, *args: Any, num_proc: int | None = None, **options: Any) -> None:
+        """As that of `datasets`, but `num_proc` processes draw, which are not forked."""
+        with processes(num_proc or 1) as self._in_processes:
+            super().download_and_prepare(*args, **options)
 
     def _info(self) -> datasets.DatasetInfo:
         """Declare the columns: a 16-bit PNG, its size, ids and labels."""
@@ -65,17 +75,18 @@ class Phantom(datasets.GeneratorBasedBuilder):
         generators = []
         for split in ("train", "validation", "test"):
             rows = [radiograph for radiograph in cohort if split_of(radiograph.patient) == split]
-            chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"chunks": chunks}))
+            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"rows": rows}))
         return generators
 
-    def _generate_examples(self, chunks: list[list[PhantomImage]]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, rows: list[PhantomImage]) -> Iterator[tuple[str, dict]]:
         """Yield (image id, row)."""
-        for radiograph in (radiograph for chunk in chunks for radiograph in chunk):
+        chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+        drawn = (zip(chunk, self._in_processes(encode_png, chunk), strict=True) for chunk in chunks)
+        for radiograph, png in chain.from_iterable(drawn):
             yield (
                 radiograph.image_id,
                 {
-                    "image": {"bytes": encode_png(radiograph), "path": f"{radiograph.image_id}.png"},
+                    "image": {"bytes": png, "path": f"{radiograph.image_id}.png"},
                     "image_id": radiograph.image_id,
                     "patient": f"{radiograph.patient:06d}",
                     "height": radiograph.height,
