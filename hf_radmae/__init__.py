@@ -6,6 +6,8 @@ Names are imported when they are asked for, so that a part works where only what
 from importlib import import_module
 from typing import Any
 
+__version__ = "0.1.0"
+
 _HOME = {
     "BucketBatchSampler": "hf_radmae.batching.sampler",
     "BucketCollator": "hf_radmae.batching.collator",

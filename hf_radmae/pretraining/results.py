@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from hf_radmae import __version__
 from hf_radmae.pretraining.devices import available_cores
 
-PACKAGES = ("hf_radmae", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "scikit-image")
-"""Those whose versions a run's results say."""
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn", "scikit-image")
+"""Those whose versions a run's results say, beside this one's."""
 
 
 def environment() -> dict[str, Any]:
     """Versions and hardware of this process, without the names of host, user or folders."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    versions = {package: version(package) for package in PACKAGES}
+    versions = {"hf_radmae": __version__, **{package: version(package) for package in PACKAGES}}
     return {"device": device, "cpus": available_cores(), "python": platform.python_version(), **versions}
 
 

@@ -40,7 +40,7 @@ _LOCAL = {
     *("name_or_path", "logging_dir", "run_name", "hub_model_id", "hub_token", "_commit_hash", "left_out_columns"),
 }
 """Keys whose texts are places on this machine or name someone's account: they are taken out."""
-_VERSIONS = {"python", *PACKAGES, "torchvision", "pillow", "pyarrow", "pydicom", "transformers_version", "version"}
+_VERSIONS = {"python", "hf_radmae", *PACKAGES, "torchvision", "pillow", "pyarrow", "pydicom", "transformers_version", "version"}
 _GOES_NOWHERE = {
     "manifest.json": frozenset({"input", "key", "left_out"}),
     "results.json": frozenset({"refused", "fingerprint", "label_sources"}),

@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
+from hf_radmae import __version__
 from hf_radmae.batching.binning import Bins, fit_bins
 from hf_radmae.batching.processes import process_pool
 from hf_radmae.batching.skipped import write_skipped
@@ -38,7 +39,7 @@ from hf_radmae.shards.writer import (
 from hf_radmae.sources.pseudonyms import key_check
 
 MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"
-PACKAGES = ("hf_radmae", "datasets", "numpy", "pillow", "pyarrow", "pydicom")
+PACKAGES = ("datasets", "numpy", "pillow", "pyarrow", "pydicom")
 
 
 class OtherOptionsError(ValueError):
@@ -219,7 +220,7 @@ def _finish(folder: Place, shards: list[Shard], unreadable: list[dict[str, Any]]
         if leftover.name[1:].rpartition(".")[0] in names:
             leftover.unlink(missing_ok=True)
     write_skipped(folder / QUARANTINE, quarantine)
-    versions = {name: version(name) for name in PACKAGES}
+    versions = {"hf_radmae": __version__, **{name: version(name) for name in PACKAGES}}
     return {"complete": True, "counts": counts, "unreadable_in_source": len(unreadable), "versions": versions}
 
 

@@ -13,12 +13,12 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_radmae import __version__
 from hf_radmae.images.storage import write_whole
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Steps:
     def path(self, name: str, **inputs: Any) -> Path:
         """The file of a step; another version of the package has files of its own."""
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:100]
-        return self.folder / f"{name}-{fingerprint([version('hf_radmae'), inputs])}.json"
+        return self.folder / f"{name}-{fingerprint([__version__, inputs])}.json"
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a run writes down is finite, names no machine, and its pictures and probes are of what the network saw."""
 
 import getpass
+import importlib.metadata
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from PIL import Image
 from rows import SIZES, make_rows
 from transformers import BitImageProcessor, ResNetConfig, ResNetModel
 
+import hf_radmae
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
@@ -201,3 +203,16 @@ def test_a_probe_without_one_per_cent_says_so_and_keeps_the_rest():
 def test_an_unknown_column_is_refused_with_those_that_exist():
     with pytest.raises(ValueError, match="no column dark; the columns are image, height, width, light, patient"):
         probe_against_rivals(make_model(1), make_model(2), probed_parts(4), "dark")
+
+
+def test_versions_are_told_where_the_package_itself_is_not_installed(monkeypatch):
+    """A checkout on PYTHONPATH has no metadata, which was met after a whole `prepare`."""
+
+    def missing(name):
+        if name == "hf_radmae":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    real = importlib.metadata.distribution
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    assert environment()["hf_radmae"] == hf_radmae.__version__
