@@ -40,7 +40,8 @@ _LOCAL = {
     *("name_or_path", "logging_dir", "run_name", "hub_model_id", "hub_token", "_commit_hash", "left_out_columns"),
 }
 """Keys whose texts are places on this machine or name someone's account: they are taken out."""
-_VERSIONS = {"python", "hf_radmae", *PACKAGES, "torchvision", "pillow", "pyarrow", "pydicom", "transformers_version", "version"}
+_OTHER_PACKAGES = ("hf_radmae", "torchvision", "pillow", "pyarrow", "pydicom")
+_VERSIONS = {"python", "transformers_version", "version", *PACKAGES, *_OTHER_PACKAGES}
 _GOES_NOWHERE = {
     "manifest.json": frozenset({"input", "key", "left_out"}),
     "results.json": frozenset({"refused", "fingerprint", "label_sources"}),
