@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+from hf_radmae.reports.layout import with_items, with_tables
 from hf_radmae.reports.rules import LabelRules, LabelSet
-from hf_radmae.reports.text import Text, normalise, substitute
+from hf_radmae.reports.text import Text, normalise, replaced, substitute
 
 ANSWERS = ("yes", "unsure", "no")
 """The strongest first."""
 _WORD = re.compile(r"[a-z]+")
 _REACH = 200  # characters; no cue is further away, and a text without full stops stays fast
-_SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=\s*(?:[-*•]|\d{1,2}[.)] ))|\n[ ]*\n|$(?!\n)")
+_SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=[ ]*(?:[-*•]|\d{1,2}[.)] ))|\n[ ]*\n|$(?!\n)")
 _TAIL_WORDS, _ENTRY_WORDS = 1, 3  # of an entry of a list: behind the term, and of each that follows
 _FEW_ENTRIES = 3  # a list without "or" has at least as many
 _FEW_WORDS = 4  # a question with fewer words beside the term is one of the referring physician's
@@ -60,6 +61,7 @@ def read_report(
         Name of a label -> what is said, None where nothing is.
     """
     report = _corrected(normalise(text) if isinstance(text, str) else text, label_set)
+    report = with_items(with_tables(report, label_set.any_term))
     for pattern, replacement in label_set.abbreviations:
         report = substitute(report, pattern, replacement)
     report = _with_line_ends(report, label_set)
@@ -122,19 +124,8 @@ def read_mixed(
 
 
 def _corrected(report: Text, label_set: LabelSet) -> Text:
-    content: list[str] = []
-    places: list[int] = []
-    last = 0
-    for word in _WORD.finditer(report.content):
-        meant = label_set.corrected(word.group())
-        if meant != word.group():
-            begin, end = word.span()
-            content += [report.content[last:begin], meant]
-            places += [*report.places[last:begin], *(report.places[min(begin + i, end - 1)] for i in range(len(meant)))]
-            last = end
-    if not content:
-        return report
-    return Text("".join([*content, report.content[last:]]), (*places, *report.places[last:]), report.original)
+    words = ((word, label_set.corrected(word.group())) for word in _WORD.finditer(report.content))
+    return replaced(report, ((*word.span(), meant) for word, meant in words if meant != word.group()))
 
 
 def place_of(text: str | Text, label_set: LabelSet) -> tuple[str | None, str | None]:
@@ -160,7 +151,7 @@ def _with_line_ends(report: Text, label_set: LabelSet) -> Text:
     if len(filled) < 2 or stopped * 3 > len(filled):
         return report
     begins = [
-        report.original[report.places[match.start()]] for match in re.finditer(r"(?:^|(?<=\n))\s*\w", report.content)
+        report.original[report.places[match.start()]] for match in re.finditer(r"(?:^|(?<=\n))[ ]*\w", report.content)
     ]
     mixed = any(first.isupper() for first in begins) and report.original.upper() != report.original
     content: list[str] = []

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _FOLDED = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "œ": "oe", "’": "'", "‐": "-", "‑": "-", "–": "-"}
+# A word that a line's end cuts; and what is too long to be a word, on which expressions for parts of words are slow.
+_CUTS = re.compile(r"(?<=[a-z])-[ ]*\n\s*(?=[a-z])(?!und\b|oder\b|bzw)|\b\w{101,}")
 _DROPPED = {"\u00ad", "\ufeff", "\u200b", "\u200c", "\u200d", "\u2060"}
 
 
@@ -24,6 +27,10 @@ class Text:
     content: str
     places: tuple[int, ...]
     original: str
+
+    def part(self, start: int, end: int) -> Text:
+        """What stands at `content[start:end]`."""
+        return Text(self.content[start:end], self.places[start:end], self.original)
 
     def quote(self, start: int, end: int) -> str:
         """The original of `content[start:end]`, spaces as one."""
@@ -50,13 +57,8 @@ def normalise(text: str) -> Text:
         characters += folded
         places += [index] * len(folded)
     content = "".join(characters)
-    keep = bytearray(b"\1") * len(content)
-    for cut in re.finditer(r"(?<=[a-z])-[ ]*\n\s*(?=[a-z])(?!und\b|oder\b|bzw)", content):
-        keep[cut.start() : cut.end()] = bytes(cut.end() - cut.start())
-    if 0 in keep:
-        content = "".join(character for character, kept in zip(content, keep, strict=True) if kept)
-        places = [place for place, kept in zip(places, keep, strict=True) if kept]
-    return Text(content, tuple(places), original)
+    cuts = _CUTS.finditer(content)
+    return replaced(Text(content, tuple(places), original), ((*cut.span(), "") for cut in cuts))
 
 
 _HEX = r"[0-9A-Fa-f]"
@@ -72,7 +74,8 @@ _TAGS = re.compile(
     r"</?(?P<name>br|p|div|tr|li|ul|ol|table|tbody|td|th|b|i|u|em|strong|span|font|html|body)\b[^<>]*>", re.I
 )
 _HALVES = re.compile("[\ud800-\udfff]")  # of a character, as RTF and JSON write emojis; no file can hold one alone
-_INLINE = {"b", "i", "u", "em", "strong", "span", "font"}
+_CELL_BEGINS = re.compile(r"(?<!\s)\s*<t[dh]\b[^<>]*>", re.I)
+_INLINE = {"b", "i", "u", "em", "strong", "span", "font", "td", "th"}
 # UTF-8 that was read as Windows-1252.
 _TWICE = {letter.encode().decode("cp1252", "replace"): letter for letter in "äöüÄÖÜßéèµ°–„“”’"}
 
@@ -95,6 +98,7 @@ def plain(text: str) -> str:
     if "~" in text:  # about, before a number
         text = re.sub(r"~(?!\s*\d)", "\n", text)
     if "<" in text:
+        text = _CELL_BEGINS.sub(" | ", text)
         text = _TAGS.sub(lambda tag: "" if tag["name"].lower() in _INLINE else "\n", text)
     if "&" in text:
         text = html.unescape(text)
@@ -143,15 +147,21 @@ def decode(content: bytes) -> str:
 
 
 def substitute(text: Text, pattern: re.Pattern[str], replacement: str) -> Text:
-    """`re.sub` that keeps the places: what replaces a match has the place of its beginning."""
+    """`re.sub` that keeps the places."""
+    return replaced(text, ((*match.span(), match.expand(replacement)) for match in pattern.finditer(text.content)))
+
+
+def replaced(text: Text, spans: Iterable[tuple[int, int, str | Text]]) -> Text:
+    """The text with something in place of each span (start, end), in order; new letters take the places there."""
     content: list[str] = []
     places: list[int] = []
     last = 0
-    for match in pattern.finditer(text.content):
-        new = match.expand(replacement)
-        content += [text.content[last : match.start()], new]
-        places += [*text.places[last : match.start()], *[text.places[match.start()]] * len(new)]
-        last = match.end()
+    for start, end, new in spans:
+        if isinstance(new, str):
+            new = Text(new, tuple(text.places[min(start + i, end - 1)] for i in range(len(new))), text.original)
+        content += [text.content[last:start], new.content]
+        places += [*text.places[last:start], *new.places]
+        last = end
     if not content:
         return text
     return Text("".join([*content, text.content[last:]]), (*places, *text.places[last:]), text.original)

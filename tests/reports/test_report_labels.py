@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_radmae import label_reports, load_radiographs
+from hf_radmae.batching.bucketing import bucketed
+from hf_radmae.classification.data import LabelledRadiographs
+from hf_radmae.classification.labels import fit_labels
 from hf_radmae.shards.anonymous import kept_labels
 from hf_radmae.sources.report_labels import against_hand, by_hand_where_any, with_report_labels
 
@@ -225,3 +228,15 @@ def test_where_a_label_is_from_goes_into_shards_and_a_column_that_holds_more_doe
     names = ["Dr. Meier", "report", None, "hand", "hand"]
     splits["train"] = splits["train"].remove_columns("fracture_source").add_column("fracture_source", names)
     assert kept_labels(splits, ["fracture"]) == ["fracture", "fracture_report"]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_training_drops_what_reports_leave_unsure_and_weighs_the_rest(labels, weight):
+    data = rows(exam=list(TEXTS), fracture=[None, "yes", None, "no", None], height=[32] * 5, width=[32] * 5)
+    part = with_report_labels(datasets.DatasetDict(train=data), labels)[0]["train"]
+    assert list(part["fracture"]) == ["yes", "yes", "unsure", "no", "no"]
+    images = bucketed({"train": part}, patch_size=8, max_tokens=16, batch_size=4, binning="square", background="keep")
+    found = LabelledRadiographs(images.parts["train"], fit_labels(part, "fracture", None), report_label_weight=weight)
+    assert found.labels.names == ("no", "yes") and found.targets.tolist() == [1, 1, -1, 0, 0]
+    assert found.label_weights[found.bin_ids >= 0].tolist() == [weight, 1.0, 1.0, weight]
+    assert len(found) == 4 and found.sources() == {"hand": 2, "report": 2}

@@ -8,15 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
+import datasets
 import pytest
+from PIL import Image
 
+from hf_radmae import label_reports
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.sources.phantom import write_irma
-from hf_radmae.study import Study, StudyArguments, steps, write_report
+from hf_radmae.sources.phantom.cohort import generate
+from hf_radmae.sources.phantom.people import person, visit
+from hf_radmae.sources.phantom.reports import findings
+from hf_radmae.sources.phantom.reports import write_report as report_of
+from hf_radmae.study import Study, StudyArguments, steps, terminal_text, write_report
 from hf_radmae.study.seen import check_unseen, save_seen
 
 pytestmark = pytest.mark.slow  # trains real networks, small as they are; the killed run starts the script several times
@@ -171,3 +179,30 @@ def test_killed_at_any_point_it_ends_with_the_same_results_and_repeats_no_finish
     assert process.returncode == 0, said[-3000:]
     assert without_times(json.loads((folder / "results.json").read_text())) == without_times(straight)
     assert (folder / "report.html").is_file() and "steps were run now" in said
+
+
+def test_labels_of_reports_train_a_study_and_are_measured_and_score_nothing(tmp_path):
+    texts, hand = {}, []
+    for patient, images in groupby(generate(160, seed=5, scale=0.04), key=lambda image: image.patient):
+        for number, exam in groupby(images, key=lambda image: image.exam):
+            taken, when = list(exam), visit(5, patient, number)
+            texts[when.exam] = report_of(taken, False, person(5, patient), when, None)
+            place = Path(f"patient{patient}") / when.exam
+            (tmp_path / "images" / place).mkdir(parents=True)
+            for image in taken:
+                Image.fromarray(image.pixels()).save(tmp_path / "images" / place / f"{image.image}.png")
+                said = findings(image).fracture.lower() if patient % 3 else ""
+                hand.append({"file_name": f"{place}/{image.image}.png", "fracture": said})
+    datasets.Dataset.from_list(hand).to_csv(tmp_path / "images" / "metadata.csv")
+    read = label_reports(texts.values(), ["fracture"])
+    table = [{"id": exam, **row} for exam, row in zip(texts, read, strict=True)]
+    datasets.Dataset.from_list(table).to_parquet(tmp_path / "labels.parquet")
+    source = ["--dataset", "imagefolder", "--data_dir", f"{tmp_path}/images", "--tasks", "fracture"]
+    study, results = run(tmp_path / "out", *source, "--report_labels", f"{tmp_path}/labels.parquet")
+    sources = {split: set(rows["fracture_source"]) for split, rows in study.images.rows.items()}
+    assert {"hand", "report"} <= sources["train"] and not {"report"} & (sources["validation"] | sources["test"])
+    measured = results["report_labels"]["labels"]["fracture"]
+    assert measured["compared"] > 50 and measured["right"] > 0.9
+    write_report(results, tmp_path / "out")
+    assert "Labels of reports" in terminal_text(results)
+    assert f"{measured['compared']}" in (tmp_path / "out" / "report.md").read_text()

@@ -1,0 +1,111 @@
+"""Lists and tables within a report's text: an entry is a sentence of its own, and the head of a table is no finding."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from hf_radmae.reports.text import Text, replaced
+
+_MARKER = re.compile(r"(?:(?<=\s)|^)(?:\(?(?P<number>\d{1,2}|[a-z])(?P<end>[.)])|(?P<bullet>[-*+•·●▪►‣]))(?=\s)")
+_OPENING = re.compile(r"(?:^|[\n:.;])\s*\Z")  # what stands before a list's first entry
+_SEPARATOR = re.compile(r"(?<=\S) +([-/+]) +(?=\S)")
+_ROW = re.compile(r"[^\n]*\|[^\n]*")
+
+
+def with_items(report: Text) -> Text:
+    """A report whose lists within a line are cut: "1) ... 2) ..." and "- ... - ..." into sentences.
+
+    Such a list begins with 1, a or a bullet, where a sentence may begin (a number in brackets anywhere), and
+    counts on. A sign between words that a line has twice or more, "... / ... / ...", becomes a comma.
+    """
+    report = replaced(report, ((*marker.span(), ";") for marker in _markers(report.content)))
+    return replaced(report, ((*separator.span(), ", ") for separator in _separators(report.content)))
+
+
+def _markers(content: str) -> Iterator[re.Match[str]]:
+    opened: dict[str, re.Match[str]] = {}  # kind of list -> its last marker
+    for marker in _MARKER.finditer(content):
+        kind = marker["bullet"] or marker["end"] + ("1" if marker["number"].isdigit() else "a")
+        last = opened.get(kind)
+        if last is not None and "\n" not in content[last.end() : marker.start()] and _follows(last, marker):
+            yield marker
+            opened[kind] = marker
+        elif _begins(marker, content):
+            opened[kind] = marker
+
+
+def _begins(marker: re.Match[str], content: str) -> bool:
+    if marker["number"] not in ("1", "a", None):
+        return False
+    return marker["end"] == ")" or bool(_OPENING.search(content[max(0, marker.start() - 3) : marker.start()]))
+
+
+def _follows(last: re.Match[str], marker: re.Match[str]) -> bool:
+    if marker["bullet"]:
+        return True
+    first, second = last["number"], marker["number"]
+    return int(second) == int(first) + 1 if second.isdigit() else ord(second) == ord(first) + 1
+
+
+def _separators(content: str) -> Iterator[re.Match[str]]:
+    for line in re.finditer(r"[^\n]+", content):
+        found = list(_SEPARATOR.finditer(content, *line.span()))
+        counts = Counter(separator[1] for separator in found)
+        yield from (separator for separator in found if counts[separator[1]] > 1)
+
+
+def with_tables(report: Text, terms: re.Pattern[str]) -> Text:
+    """A report whose tables, lines of cells between "|", have no head.
+
+    Where the head names findings and no row does, each row is read as "head: cell;" of all its columns.
+    """
+    tables: list[list[tuple[int, int]]] = []
+    for row in _ROW.finditer(report.content):
+        if tables and not report.content[tables[-1][-1][1] : row.start()].strip():
+            tables[-1].append(row.span())
+        else:
+            tables.append([row.span()])
+    return replaced(report, (span for rows in tables for span in _without_head(rows, report, terms)))
+
+
+def _without_head(
+    rows: list[tuple[int, int]], report: Text, terms: re.Pattern[str]
+) -> Iterator[tuple[int, int, str | Text]]:
+    """What is put in the place of a table's head and rows."""
+    lines = [report.content[slice(*row)] for row in rows]
+    body = [number for number in range(1, len(rows)) if not _is_rule(lines[number])]
+    if body and terms.search(lines[0]) and not any(terms.search(lines[number]) for number in body):
+        yield (*rows[0], "")
+        names = list(_cells(report, rows[0]))
+        for number in body:
+            content, places = "", []
+            cells = list(_cells(report, rows[number]))
+            for name, cell in zip(names, cells[len(cells) > len(names) :], strict=False):  # a row may have a name first
+                if name.content and cell.content:
+                    content += f" {name.content}: {cell.content};"
+                    places += [*name.places[:1], *name.places, *cell.places[:1] * 2, *cell.places, *cell.places[-1:]]
+            yield (*rows[number], Text(content, tuple(places), report.original))
+    elif len(rows) > 1 and _is_rule(lines[1]):
+        yield (*rows[0], "")
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line stands between the head of a table and its rows."""
+    return "--" in line and not line.strip(" |:+=-")
+
+
+def _cells(report: Text, row: tuple[int, int]) -> Iterator[Text]:
+    """The cells of a row, empty ones too, without the spaces around them."""
+    line = report.content[slice(*row)]
+    start, end = row[0] + len(line) - len(line.lstrip()), row[0] + len(line.rstrip())
+    start += report.content[start] == "|"
+    end -= end > start and report.content[end - 1] == "|"
+    while start <= end:
+        stop = report.content.find("|", start, end)
+        stop = end if stop < 0 else stop
+        cell = report.content[start:stop]
+        begin = start + len(cell) - len(cell.lstrip())
+        yield report.part(begin, begin + len(cell.strip()))
+        start = stop + 1
