@@ -115,14 +115,21 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def main_first(function: Callable[[], T]) -> T:
-    """What a function gives on each process; the first one calls it before the others, who find what it has cached.
+    """What a function gives on each process; those that call it later find what it has cached.
+
+    The first process calls it first, then the first one of each machine, whose cache may be another, then all others.
 
     Raises:
         OtherProcessError: as `from_main`.
     """
     found: list[T] = []
     from_main(lambda: found.append(function()))
-    return found[0] if found else function()
+    of_machine = this_process().local_process_index == 0
+    for turn in (True, False):
+        if not found and of_machine == turn:
+            found.append(function())
+        gathered(None)
+    return found[0]
 
 
 def wait_until_seen(path: str | Path) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.v2.functional import normalize
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.ranks import gathered
 from hf_radmae.classification.data import LabelCollator, LabelledRadiographs
 from hf_radmae.classification.loss import fit_class_weights, label_weights, summed_loss
 from hf_radmae.classification.networks import parameter_groups
@@ -105,7 +106,7 @@ class ClassifierTrainer(RadMAETrainer):
     ) -> EvalLoopOutput:
         self._evaluated = []
         output = self.run_evaluation(dataloader, description, ignore_keys, metric_key_prefix)
-        parts = gather_object(self._evaluated) if self.args.world_size > 1 else self._evaluated
+        parts = [*chain.from_iterable(gathered(self._evaluated))]
         self._evaluated = []
         data: LabelledRadiographs = dataloader.dataset
         rows, first = np.unique(np.concatenate([rows for rows, _ in parts]), return_index=True)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_radmae.batching.ranks import main_first
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import train_classifier
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
@@ -61,8 +62,7 @@ def finetune(
         say(f"{folder} holds this run, finished: test {test}. Nothing was changed; --resume none starts anew.")
         return
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    with args.main_process_first(desc="build the data set"):
-        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
+    setup = main_first(lambda: set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES))
     labels, images = setup.labels, {split: len(part) for split, part in setup.parts.items()}
     say(f"\n{sum(images.values())} images {images}, {len(setup.unreadable)} unreadable.")
     say(

@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 
 from hf_radmae.batching.bin_report import compare, format_table, report
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.content import COLUMNS as CONTENT
-from hf_radmae.batching.ranks import gathered, wait_until_seen
+from hf_radmae.batching.ranks import from_main, gathered, main_first, wait_until_seen
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import probe_text, save_results
@@ -57,7 +56,7 @@ from hf_radmae.study.steps import data_fingerprint
 COMPARED = 20_000
 """Images, drawn at random, on which ways to batch are compared where there are more."""
 UNPREPARED = 20_000
-"""Images that several processes may start on unprepared: one reads them all, while the others wait `ddp_timeout`."""
+"""Images that several processes may start on unprepared: one reads them all, while the others wait."""
 
 
 def check_prepared(images: int, columns: list[str], background: str, world_size: int) -> None:
@@ -69,7 +68,7 @@ def check_prepared(images: int, columns: list[str], background: str, world_size:
     if world_size > 1 and background == "drop" and images > UNPREPARED and not set(CONTENT) <= set(columns):
         raise ValueError(
             f"{images:,} images without the columns {', '.join(CONTENT)}: one process would read all of them while the "
-            f"other {world_size - 1} wait, and are ended after --ddp_timeout. Run scripts/prepare.py once and train on "
+            f"other {world_size - 1} wait. Run scripts/prepare.py once and train on "
             "its folder (--dataset parquet or --streaming), or train on the background too with --background keep."
         )
 
@@ -83,8 +82,7 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
         ValueError: an evaluation does not give what the best model is chosen by.
     """
     file = folder / "before.json"
-    found = json.loads(file.read_text())["eval_loss"] if resumed and file.is_file() else None
-    known = broadcast_object_list([found])[0]
+    known = from_main(lambda: json.loads(file.read_text())["eval_loss"] if resumed and file.is_file() else None)
     if known is None:
         metrics = trainer.evaluate()
         known, best = metrics["eval_loss"], f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
@@ -121,8 +119,7 @@ def pretrain(
             f"{losses['validation']:.3f} after. Nothing was changed; --resume none starts anew."
         )
         return
-    with args.main_process_first(desc="build the data set"):
-        rows, unreadable = load_rows(data_args, streaming=args.streaming)
+    rows, unreadable = main_first(lambda: load_rows(data_args, streaming=args.streaming))
     check_probe_column(rows, data_args.probe_column)
     images = {split: len(part) for split, part in rows.items()}
     if empty := [split for split in ("train", "validation", "test") if not images[split]]:
@@ -133,9 +130,8 @@ def pretrain(
     check_prepared(sum(images.values()), rows["train"].column_names, data_args.background, args.world_size)
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
-    with args.main_process_first(desc="measure the images"):
-        options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES}
-        data = bucketed(rows, patch_size=patch_size, batch_size=batch_size, **options)
+    options = data_args.buckets() | {"patch_size": patch_size, "seed": args.seed, "num_proc": PROCESSES}
+    data = main_first(lambda: bucketed(rows, batch_size=batch_size, **options))
     bins, parts = data.bins, data.parts
     bin_ids = np.concatenate([part.bin_ids for part in parts.values()])
     binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)

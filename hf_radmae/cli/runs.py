@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
+from hf_radmae.batching.ranks import from_main
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.cli.results import save_results
 from hf_radmae.pretraining.checkpoints import OtherOptionsError, archive, choose_checkpoint, discard_newer
@@ -185,22 +185,22 @@ def start_of(args: RadMAETrainingArguments, say: Callable[[str], Any]) -> tuple[
     Raises:
         CheckpointError: see `choose_checkpoint`.
     """
-    found: list[str | None] = [None, None]
-    if args.process_index == 0:
+
+    def choose() -> tuple[str | None, str | None]:
         chosen = choose_checkpoint(args.resume, args.output_dir)
         if args.resume in ("none", "weights"):
             moved = archive(args.output_dir)
             if moved is not None:
                 say(f"The checkpoints that were in {args.output_dir} are in {moved} now.")
-            if chosen is not None:
-                found[1] = str(moved / Path(chosen).name) if moved else chosen
-                say(f"A new schedule starts from the weights of {found[1]}: optimiser and steps begin anew.")
-        else:
-            found[0] = chosen
-            if args.resume == "auto":
-                discard_newer(chosen, args.output_dir)
-            if chosen:
-                say(f"Resuming from {chosen}; give another --output_dir, or --resume none, to start anew.")
-    if args.world_size > 1:
-        broadcast_object_list(found)
-    return found[0], found[1]
+            if chosen is None:
+                return None, None
+            weights = str(moved / Path(chosen).name) if moved else chosen
+            say(f"A new schedule starts from the weights of {weights}: optimiser and steps begin anew.")
+            return None, weights
+        if args.resume == "auto":
+            discard_newer(chosen, args.output_dir)
+        if chosen:
+            say(f"Resuming from {chosen}; give another --output_dir, or --resume none, to start anew.")
+        return chosen, None
+
+    return from_main(choose)

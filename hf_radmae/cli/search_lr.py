@@ -24,6 +24,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.collator import BucketCollator
+from hf_radmae.batching.ranks import main_first
 from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
 from hf_radmae.classification.train import classifier_trainer
@@ -61,8 +62,7 @@ def supervised_trainer(
 ) -> ClassifierTrainer:
     """What scripts/finetune.py trains with, from the start in each trial."""
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    with args.main_process_first(desc="build the data set"):
-        setup = set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES)
+    setup = main_first(lambda: set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES))
     return classifier_trainer(setup.parts, setup.labels, args, model_init=lambda: setup.build(args.seed))[0]
 
 
@@ -70,9 +70,8 @@ def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadM
     """What scripts/pretrain.py trains with, from the start in each trial."""
     model_args.check_start()
     options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": patch_size_of(model_args)}
-    with args.main_process_first(desc="build the data set"):
-        rows, _ = load_rows(data_args, streaming=args.streaming)
-        data = bucketed(rows, batch_size=args.images_per_update(data_args.max_tokens), **options)
+    options["batch_size"] = args.images_per_update(data_args.max_tokens)
+    data = main_first(lambda: bucketed(load_rows(data_args, streaming=args.streaming)[0], **options))
     return RadMAETrainer(
         None,
         args,

@@ -14,13 +14,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
@@ -31,6 +31,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from hf_radmae.batching.collator import BucketCollator, PatchCollator
 from hf_radmae.batching.dataset import RadiographDataset, Skipped
 from hf_radmae.batching.loader import bucket_loader
+from hf_radmae.batching.ranks import gathered
 from hf_radmae.batching.sampler import batch_sizes, images_within
 from hf_radmae.batching.skipped import SkippedImages
 from hf_radmae.batching.streaming import StreamBatchSampler
@@ -261,7 +262,7 @@ class RadMAETrainer(TrainerHooks):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         # Ranks that see a folder of network storage at different times would start from different checkpoints.
-        resume_from_checkpoint = broadcast_object_list([resume_from_checkpoint])[0]
+        resume_from_checkpoint = gathered(resume_from_checkpoint)[0]
         self._batches = self._order()
         check_agreement(self._batches)
         self._manifest, self.seconds, self.changed = {}, 0.0, {}
@@ -302,7 +303,7 @@ class RadMAETrainer(TrainerHooks):
             Stopped: a rank was asked, and the last step is saved.
         """
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        asked = gather_object([(self._stop.reason, read_manifest(folder) is not None)])
+        asked = gathered((self._stop.reason, read_manifest(folder) is not None))
         reasons = [reason for reason, _ in asked if reason]
         if reasons and asked[0][1]:
             raise Stopped(self._stop.reason or reasons[0], str(folder))
@@ -317,8 +318,8 @@ class RadMAETrainer(TrainerHooks):
 
     def _gather_unusable(self) -> None:
         """Lists what all ranks found, written by the first; all count them, so that all stop at too many."""
-        found, self._found_unusable = gather_object(self._found_unusable), []
-        self.skipped.add(found, write=self.args.process_index == 0)
+        found, self._found_unusable = gathered(self._found_unusable), []
+        self.skipped.add([*chain.from_iterable(found)], write=self.args.process_index == 0)
 
     def _checked(self, checkpoint: str) -> dict[str, Any]:
         """The manifest of a checkpoint of this very run."""
@@ -582,12 +583,12 @@ class RadMAETrainer(TrainerHooks):
         self._evaluated = None if prediction_loss_only else []
         output = self.run_evaluation(dataloader, description, ignore_keys, metric_key_prefix)
         sums = torch.stack(self._eval_sums).cpu().double().sum(0) if self._eval_sums else torch.zeros(2)
-        loss, count = np.sum(gather_object([sums.tolist()]), axis=0)
+        loss, count = np.sum(gathered(sums.tolist()), axis=0)
         metrics = dict(output.metrics or {}, **{f"{metric_key_prefix}_loss": float(loss / max(count, 1))})
         check_finite(metrics, f"the evaluation ({metric_key_prefix}) is not finite: the network has diverged")
         if self._evaluated is None:
             return output._replace(metrics=metrics)
-        parts = gather_object(self._evaluated) if self.args.world_size > 1 else self._evaluated
+        parts = [*chain.from_iterable(gathered(self._evaluated))]
         self._evaluated = None
         rows, first = np.unique(np.concatenate([rows for rows, _ in parts]), return_index=True)
         losses = np.concatenate([values for _, values in parts])[first]
@@ -694,7 +695,7 @@ def check_agreement(order: Any) -> None:
     Raises:
         ValueError: a rank has another order than rank 0, whose ranks would wait for each other for ever.
     """
-    orders = gather_object([order])
+    orders = gathered(order)
     if other := [rank for rank, found in enumerate(orders) if found != orders[0]]:
         raise ValueError(
             f"rank {other[0]} found other batches than rank 0: {orders[other[0]]}, not {orders[0]}. All ranks must see "

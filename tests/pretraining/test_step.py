@@ -166,7 +166,7 @@ def test_the_trial_of_a_budget_trains_as_training_does(tmp_path):
 
 def test_ranks_that_disagree_on_the_order_of_batches_are_told(monkeypatch):
     check_agreement({"checksum of bins": 1})
-    monkeypatch.setattr("hf_radmae.pretraining.trainer.gather_object", lambda found: [*found, {"checksum of bins": 2}])
+    monkeypatch.setattr("hf_radmae.pretraining.trainer.gathered", lambda found: [found, {"checksum of bins": 2}])
     with pytest.raises(ValueError, match="rank 1 found other batches than rank 0"):
         check_agreement({"checksum of bins": 1})
 
