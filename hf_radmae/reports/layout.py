@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 from hf_radmae.reports.text import Text, replaced
 
-_MARKER = re.compile(r"(?:(?<=\s)|^)(?:\(?(?P<number>\d{1,2}|[a-z])(?P<end>[.)])|(?P<bullet>[-*+•·●▪►‣]))(?=\s)")
+_MARKER = re.compile(
+    r"(?:(?<=\s)|^)(?:[(#]?(?P<number>\d{1,2}|[a-z])(?P<end>[.):]|(?<=#\d))|(?P<bullet>[-*+•·●▪►‣]))(?=\s)"
+)
 _OPENING = re.compile(r"(?:^|[\n:.;])\s*\Z")  # what stands before a list's first entry
-_SEPARATOR = re.compile(r"(?<=\S) +([-/+]) +(?=\S)")
+_SEPARATOR = re.compile(r"(?<=\S) +(--?|[/+]) +(?=\S)")
+_BOX = re.compile(r"[(\[](?P<mark>[ x✓]?)[)\]]|(?P<empty>☐)|[☑☒]")
 _ROW = re.compile(r"[^\n]*\|[^\n]*")
 
 
@@ -27,7 +30,7 @@ def with_items(report: Text) -> Text:
 def _markers(content: str) -> Iterator[re.Match[str]]:
     opened: dict[str, re.Match[str]] = {}  # kind of list -> its last marker
     for marker in _MARKER.finditer(content):
-        kind = marker["bullet"] or marker["end"] + ("1" if marker["number"].isdigit() else "a")
+        kind = marker["bullet"] or (marker["end"] or "#") + ("1" if marker["number"].isdigit() else "a")
         last = opened.get(kind)
         if last is not None and "\n" not in content[last.end() : marker.start()] and _follows(last, marker):
             yield marker
@@ -54,6 +57,26 @@ def _separators(content: str) -> Iterator[re.Match[str]]:
         found = list(_SEPARATOR.finditer(content, *line.span()))
         counts = Counter(separator[1] for separator in found)
         yield from (separator for separator in found if counts[separator[1]] > 1)
+
+
+def with_boxes(report: Text) -> Text:
+    """A report whose boxes of a form, "[ ]" and "[x]" before or behind each finding of a line, end statements.
+
+    What has an empty box is denied by "ø".
+    """
+    spans: list[tuple[int, int, str]] = []
+    for line in re.finditer(r"[^\n]+", report.content):
+        boxes = list(_BOX.finditer(report.content, *line.span()))
+        between = report.content[line.start() : boxes[0].start()] if boxes else ""
+        before = (
+            bool(boxes)
+            and bool(_OPENING.search(between))
+            and bool(report.content[boxes[-1].end() : line.end()].strip())
+        )
+        for box in boxes:
+            sign = "ø" if box["empty"] or box["mark"] in ("", " ") else ""
+            spans.append((*box.span(), f"; {sign}" if before else f"{sign};"))
+    return replaced(report, spans)
 
 
 def with_tables(report: Text, terms: re.Pattern[str]) -> Text:

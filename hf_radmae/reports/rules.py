@@ -10,7 +10,8 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 * `sections`: headings of `skip` (history, question), `aside` (earlier images, for one sentence), `findings` and
   `conclusion`, which outranks the findings.
 * `clause_breaks`: words that end the reach of a cue, as "but".
-* `negated_before`, `negated_behind`, `not_negated`; `doubted`, `not_doubted`: cues, and what only looks like one.
+* `negated_before`, `negated_behind`, `not_negated`; `doubted`, `not_doubted`: cues, and what only looks like one;
+  `negated_within`: a denial within a term of several words. An empty box of a form is read as `ø`.
 * `doubts_onward`: doubts only of what follows, as "suspicious for"; `undated`: doubts behind a term, over commas too.
 * `requested`, `elsewhere`: what makes a mention no finding: a request, the other side. A request counts up to the next
   comma, and over one before the term unless that is denied of its own. `requested_behind` counts over one behind it;
@@ -18,7 +19,7 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 * `exception`: what makes a mention a finding although the clause denies ("apart from the known ...").
 * `past`, `remembered`, `healed`, `healing`, `gone`, `removed`: what dates a finding.
 * `attributes`, `attribute_compounds`, `attributes_behind`: what is denied in place of the finding, as in "no
-  displacement of the fracture".
+  displacement of the fracture"; `attributes_of`: what may stand between an attribute of one word and its finding.
 * `lists`: words of a list, over whose commas a cue reaches; `joins`: those of them, as "and", that may also add to a
   new statement; `list_breaks`: words after a comma that begin a new statement and so end its reach.
 * `normal`: phrases that deny every finding.
@@ -49,6 +50,7 @@ _CUES = (
     "clause_breaks",
     "negated_before",
     "negated_behind",
+    "negated_within",
     "not_negated",
     "doubted",
     "doubts_onward",
@@ -66,6 +68,7 @@ _CUES = (
     "gone",
     "removed",
     "attributes",
+    "attributes_of",
     "attribute_compounds",
     "attributes_behind",
     "lists",

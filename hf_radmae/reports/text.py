@@ -8,7 +8,19 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_FOLDED = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "œ": "oe", "’": "'", "‐": "-", "‑": "-", "–": "-"}
+_FOLDED = {
+    "ä": "ae",
+    "ö": "oe",
+    "ü": "ue",
+    "ß": "ss",
+    "æ": "ae",
+    "œ": "oe",
+    "’": "'",
+    "‐": "-",
+    "‑": "-",
+    "–": "-",
+    "—": "-",
+}
 # A word that a line's end cuts; and what is too long to be a word, on which expressions for parts of words are slow.
 _CUTS = re.compile(r"(?<=[a-z])-[ ]*\n\s*(?=[a-z])(?!und\b|oder\b|bzw)|\b\w{101,}")
 _DROPPED = {"\u00ad", "\ufeff", "\u200b", "\u200c", "\u200d", "\u2060"}

@@ -362,6 +362,41 @@ def test_numbers_and_signs_that_are_no_list(text, meant):
     assert answer(text, "fracture") == meant
 
 
+@pytest.mark.parametrize("empty", ["[ ]", "[]", "( )", "☐"])
+@pytest.mark.parametrize("form", ["{0} {f} {1} {e} {0} {l}", "{f} {0} {e} {1} {l} {0}", "{f}: {0}\n{e}: {1}\n{l}: {0}"])
+def test_what_has_an_empty_box_is_denied(form, empty):
+    text = form.format(empty, {"☐": "☒", "( )": "(x)"}.get(empty, "[x]"), f="Fraktur", e="Gelenkerguss", l="Luxation")
+    row = label_reports(["Befund:\n" + text], ["fracture", "effusion", "dislocation"])[0]
+    assert (row["fracture"], row["effusion"], row["dislocation"]) == ("no", "yes", "no")
+
+
+VERBS = ["ist nicht nachweisbar", "fehlt", "besteht nicht", "stellt sich nicht dar", "kommt nicht zur Ansicht"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "wurde nicht beobachtet", "lässt sich nicht feststellen"])
+def test_what_a_verb_behind_denies_is_its_subject(verb):
+    assert answer(f"Eine Fraktur {verb}.", "fracture") == "no"
+    assert answer(f"Eine Dislokation der Fraktur {verb}.", "fracture") == "yes"
+    assert answer(f"Eine Lockerung der einliegenden Schrauben {verb}.", "foreign_material") == "yes"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "label"),
+    [
+        ("de", "Gelenkspalt nicht verschmälert.", "arthrosis"),
+        ("de", "Nicht vergrößertes Herz.", "cardiomegaly"),
+        ("de", "Die Weichteile sind nicht wesentlich vermehrt.", "soft_tissue_swelling"),
+        ("de", "Radius nicht frakturiert.", "fracture"),
+        ("de", "Es fehlen Frakturzeichen.", "fracture"),
+        ("de", "Fraktur (nein), Erguss (ja).", "fracture"),
+        ("de", "Fraktur = 0, Erguss = 1", "fracture"),
+        ("en", "Fracture (no), effusion (yes).", "fracture"),
+    ],
+)
+def test_a_denial_within_a_phrase_counts(language, text, label):
+    assert answer(text, label, language) == "no"
+
+
 @pytest.mark.parametrize("rule", ["", "|---|---|---|\n", "| :--- | :-: | ---: |\n"])
 @pytest.mark.parametrize("frame", ["{}", "| {} |"])
 @pytest.mark.parametrize("yes_no", [("ja", "nein"), ("vorhanden", "nicht vorhanden"), ("Positiv", "Negativ")])
