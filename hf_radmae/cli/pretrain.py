@@ -48,7 +48,6 @@ from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
-from hf_radmae.study.networks import deciding_options
 from hf_radmae.study.pretrained import probe_against_rivals
 from hf_radmae.study.seen import check_unseen, save_seen
 from hf_radmae.study.steps import data_fingerprint
@@ -189,7 +188,6 @@ def pretrain(
         shown["patients"] = patients
     results |= {
         "data": vars(data_args) | shown | {"images": images, "skipped": len(skipped), "bins": bins.shapes.tolist()},
-        "options": deciding_options(args),
         "model": vars(model_args) | {"parameters": model.num_parameters(), "image_size": model.config.image_size},
         "training": train_figures(trainer) | {"tokens_per_image": binned.total.tokens},
         "losses": losses,

@@ -47,7 +47,7 @@ class Comparison:
         labels: of the task.
         patients: split -> (images,) keys.
         args: of the study.
-        each: does steps of which each process takes its share, as `SharedSteps.each` does; only needed to train.
+        each: does steps of which each process takes its share, as `Steps.each` does; only needed to train.
         is_irma: whether the images are those of the paper.
         pretraining_views: images that passed through the network in pre-training, where that is known.
     """

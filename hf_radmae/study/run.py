@@ -50,8 +50,7 @@ from hf_radmae.study.pretrained import OURS, SPLITS, UNTRAINED, Models, metadata
 from hf_radmae.study.rivals import network_features
 from hf_radmae.study.rivals.supervised import SupervisedTraining, labelled_parts
 from hf_radmae.study.seen import check_unseen
-from hf_radmae.study.shared_steps import SharedSteps
-from hf_radmae.study.steps import Step
+from hf_radmae.study.steps import Step, Steps
 from hf_radmae.study.tasks import TaskLabels, patients, read_labels
 
 
@@ -99,7 +98,7 @@ class Study:
         given += [model_args.model, *data_args.rivals]
         test = self.images.rows["test"]
         self.unseen = from_main(lambda: {name: check_unseen(name, test) for name in given if name})
-        self.steps = SharedSteps(self.folder / "steps")
+        self.steps = Steps(self.folder / "steps")
         self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm or not is_main())
 
     def run(self) -> dict[str, Any]:
