@@ -14,7 +14,7 @@ _MARKER = re.compile(
 _OPENING = re.compile(r"(?:^|[\n:.;])\s*\Z")  # what stands before a list's first entry
 _SEPARATOR = re.compile(r"(?<=\S) +(--?|[/+]) +(?=\S)")
 _BOX = re.compile(r"[(\[](?P<mark>[ x✓]?)[)\]]|(?P<empty>☐)|[☑☒]")
-_ROW = re.compile(r"[^\n]*\|[^\n]*")
+_ROW = re.compile(r"^[^\n|]*\|[^\n]*", re.MULTILINE)
 
 
 def with_items(report: Text) -> Text:
@@ -53,6 +53,8 @@ def _follows(last: re.Match[str], marker: re.Match[str]) -> bool:
 
 
 def _separators(content: str) -> Iterator[re.Match[str]]:
+    if not _SEPARATOR.search(content):
+        return
     for line in re.finditer(r"[^\n]+", content):
         found = list(_SEPARATOR.finditer(content, *line.span()))
         counts = Counter(separator[1] for separator in found)

@@ -197,8 +197,10 @@ def test_labels_of_reports_train_a_study_and_are_measured_and_score_nothing(tmp_
     read = label_reports(texts.values(), ["fracture"])
     table = [{"id": exam, **row} for exam, row in zip(texts, read, strict=True)]
     datasets.Dataset.from_list(table).to_parquet(tmp_path / "labels.parquet")
-    source = ["--dataset", "imagefolder", "--data_dir", f"{tmp_path}/images", "--tasks", "fracture"]
-    study, results = run(tmp_path / "out", *source, "--report_labels", f"{tmp_path}/labels.parquet")
+    source = (
+        f"--dataset imagefolder --data_dir {tmp_path}/images --tasks fracture --num_train_epochs 1 --supervised none"
+    )
+    study, results = run(tmp_path / "out", *source.split(), "--report_labels", f"{tmp_path}/labels.parquet")
     sources = {split: set(rows["fracture_source"]) for split, rows in study.images.rows.items()}
     assert {"hand", "report"} <= sources["train"] and not {"report"} & (sources["validation"] | sources["test"])
     measured = results["report_labels"]["labels"]["fracture"]
