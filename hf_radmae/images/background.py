@@ -10,8 +10,11 @@ which hold for any exposure, contrast and polarity:
 * nothing else in the field is darker, its inside is flatter than the rest, and its edge is steeper than its inside.
 
 How clearly an image shows the last properties decides which polarity it has, and whether there is air at all: where
-neither polarity is clearly the better explanation, all of the field is kept. Keeping air costs time, leaving out a
-part of the patient costs the patient. What skin encloses does not reach the border of the field and is kept.
+neither polarity is clearly the better explanation, all of the field is kept. Bright air needs more evidence, since a
+burnt-out belly is as flat and reaches the border as well: thin structures must be darker than what is around them, as
+bones and vessels are in an inverted image. At last, what is connected to the patient and faintly above air on average
+over a few pixels is returned to the patient. Keeping air costs time, leaving out a part of the patient costs the
+patient. What skin encloses does not reach the border of the field and is kept.
 
 The decision is kept as `SIDE` x `SIDE` bits over the whole image, whatever its size.
 """
@@ -35,13 +38,13 @@ Array = NDArray[Any]
 Box = tuple[float, float, float, float]
 
 SIDE = 64  # rows and columns of a stored mask
-VERSION = 3  # of the rule: a stored mask of another one is refused
+VERSION = 4  # of the rule: a stored mask of another one is refused
 
 # Lengths are in pixels of the decision's scale, greys and gradients in shares of the field's range of greys.
 _LONGEST = 192  # pixels of the longest side: three per cell of a stored mask
 _SMOOTHING, _SMOOTHING_OF_NOISE, _NOISY = 1.2, 1.8, 0.004  # the second from that standard deviation of the noise on
 _RIM = 6  # width of the rim of the field in which air is looked for
-_SURFACE = 23  # window of the two means that make the surface of air
+_SURFACE = 11  # window of the two means that make the surface of air, of every second pixel
 _NOISES, _STEP = 2.5, 0.004  # a pixel is no air if it rises above the surface by so many deviations and one 8-bit level
 _DARKER = 2.5  # times as far below the surface is still air
 _STEEPER, _SLOPE = 4.0, 0.001  # times the gradient of air, and so much more: a pixel that is steeper is no air
@@ -49,10 +52,15 @@ _FLAT, _MOST = 4.0, 12.0  # how much flatter than the rest, or than its edge, ai
 _FLATTEST = 5e-4  # gradient: what is flatter is no better
 _BELOW = 0.35  # share of the rest that may be darker than air, and share of the patient's step that other air may have
 _SURE, _SURE_BRIGHT, _CLEARER = 5.5, 9.0, 1.5  # scores of air, of bright air, and one polarity's by the other's
+_THIN = 7  # pixels of every second one: width of bones and vessels
+_AGAINST, _INVERTED = -0.25, 0.05  # ratio of thin structures below which air is not dark, and above which not bright
+_LARGEST_BRIGHT = 0.9  # share of the field
+_FAINT, _FAINTEST = 2.0, 0.003  # local means so many deviations and so much above air are the patient
+_NEAR, _TURNS = 5, 3  # width of the local means, and how often the patient grows by them
 _SMALLEST_REGION = 0.003  # of the field: smaller regions of other air are kept
 _SMALLEST_SHUTTER, _SMALLEST_FIELD = 0.01, 0.15  # shares of the image
 _FILLED = 0.93  # share of its convex hull that a field fills
-_ISLAND = 0.02  # of the largest part of the patient: smaller parts are markers
+_ISLAND = 0.02  # of the largest part of the patient: smaller parts that do not touch it are markers
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class _Air:
     mask: Array
     score: float
     size: float  # share of the field
+    sharpness: float = 0.0  # how much steeper its edge is than its inside
 
     @property
     def evidence(self) -> float:
@@ -178,18 +187,28 @@ def _patient(pixels: Array) -> Array:
     gradient = _gradient(grey)
     rim = inner & (ndimage.minimum_filter(inner.view(np.uint8), 2 * _RIM + 1, mode="constant") == 0)
     dark, bright = (_air(sign * grey, gradient, inner, rim) for sign in (1, -1))
-    if dark.score >= _SURE and dark.evidence >= _CLEARER * bright.evidence:
-        air = dark.mask
-    elif bright.score >= _SURE_BRIGHT and bright.evidence >= _CLEARER * dark.evidence:
-        air = bright.mask
+    ridges = _ridges(grey, inner)
+    if dark.score >= _SURE and dark.evidence >= _CLEARER * bright.evidence and ridges > _AGAINST:
+        air = _without_faint(dark.mask, grey, inner)
+    elif (
+        bright.score >= max(_SURE_BRIGHT, dark.score)
+        and bright.evidence >= _CLEARER * dark.evidence
+        and bright.size < _LARGEST_BRIGHT
+        and ridges < min(_INVERTED, float(np.log((bright.sharpness + 1e-5) / _FLAT)))
+    ):
+        air = _without_faint(bright.mask, -grey, inner)
     else:
         return field
+    air = _reached(air, air & rim)
     patient = field & ~(air if nearest is None else air[nearest])
     labels, count = ndimage.label(patient, np.ones((3, 3)))
     if count > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
-        patient = (sizes >= _ISLAND * sizes.max())[labels]
+        kept = sizes >= _ISLAND * sizes.max()
+        kept[np.unique(labels[_grown(kept[labels], 1)])] = True
+        kept[0] = False
+        patient = kept[labels]
     return field & _grown(patient, 1) if patient.any() else field
 
 
@@ -236,7 +255,10 @@ def _lowest_mode(values: Array) -> tuple[float, float]:
 
 
 def _outside_field(pixels: Array) -> Array:
-    """What the collimator covers: the extreme grey of the border, constant, beyond the hulls of the rest."""
+    """What the collimator covers: the extreme grey of the border, constant, beyond the hulls of the rest.
+
+    Grey that rises slowly to its extreme is burnt out: air where thin structures fit its polarity, else the patient.
+    """
     outside = np.zeros(pixels.shape, bool)
     border = np.ones(pixels.shape, bool)
     border[1:-1, 1:-1] = False
@@ -253,9 +275,24 @@ def _outside_field(pixels: Array) -> Array:
         hull = _hulls(rest, 0.03)
         deep = covered & ~_grown(~hull, 2)
         convex = hull.mean() > _SMALLEST_FIELD and rest.sum() > _FILLED * hull.sum()
-        if convex and deep.sum() < 0.1 * covered.sum():
-            outside |= covered & ~hull
+        beyond = covered & ~hull
+        if (
+            convex
+            and deep.sum() < 0.1 * covered.sum()
+            and (
+                _stepped(abs(pixels - sign * extreme), beyond)
+                or sign * _ridges(ndimage.gaussian_filter(pixels, _SMOOTHING) / (1e5 * same), rest) > _INVERTED
+            )
+        ):
+            outside |= beyond
     return outside
+
+
+def _stepped(difference: Array, covered: Array) -> bool:
+    """Whether grey leaves that of a covered region within two pixels, as at a collimator."""
+    distance = ndimage.distance_transform_edt(~covered)
+    near, far = (difference[(distance > pixels) & (distance <= pixels + 1)] for pixels in (1, 5))
+    return bool(near.size and far.size) and float(np.median(near)) > 0.4 * float(np.median(far))
 
 
 def _hulls(mask: Array, smallest: float) -> Array:
@@ -317,7 +354,40 @@ def _air(grey: Array, gradient: Array, field: Array, rim: Array) -> _Air:
     if max(flatness, sharpness) < _FLAT:  # a body may be as flat as air: then its edge must be clear
         return none
     clear = min(sharpness, _MOST) * min(max(flatness, sharpness), _MOST)
-    return _Air(air, clear * (1 - darker) * size**0.5, size)
+    return _Air(air, clear * (1 - darker) * size**0.5, size, sharpness)
+
+
+def _ridges(grey: Array, field: Array) -> float:
+    """Thin bright structures by thin dark ones, as a logarithm: bones and vessels are bright where air is dark."""
+    inside = ndimage.minimum_filter(field[::2, ::2].view(np.uint8), _THIN, mode="constant").view(bool)
+    if not inside.any():
+        return 0.0
+    grey = grey[::2, ::2]
+    bright = float((grey - ndimage.grey_opening(grey, (_THIN, _THIN)))[inside].mean())
+    dark = float((ndimage.grey_closing(grey, (_THIN, _THIN)) - grey)[inside].mean())
+    return float(np.log((bright + 1e-5) / (dark + 1e-5)))
+
+
+def _without_faint(air: Array, grey: Array, field: Array) -> Array:
+    """Air without the faint parts of the patient that are connected to its clear ones.
+
+    A thin hand may rise out of air by less than one pixel's noise, so that means of several pixels are looked at; the
+    surface of air is measured without what was found, since it follows whatever it is measured on.
+    """
+    patient = field & ~air
+    for _ in range(_TURNS):
+        base = field & ~_grown(patient, 1)
+        if base.sum() < 100:
+            break
+        above, weight = np.where(base, grey - _surface(grey, base), 0), base.astype(np.float32)
+        for _ in range(2):
+            above, weight = (ndimage.uniform_filter(one, _NEAR, mode="constant") for one in (above, weight))
+        above = above / (weight + 1e-3)
+        usual = float(np.median(above[base]))
+        noise = 1.4826 * float(np.median(abs(above[base] - usual)))
+        faint = _opened(patient | (field & (above > usual + _FAINT * noise + _FAINTEST)))
+        patient |= _reached(faint | patient, patient) & field
+    return air & ~patient
 
 
 def _regions(mask: Array, rim: Array, smallest: float) -> list[Array]:
@@ -347,8 +417,9 @@ def _followed(air: Array, grey: Array, gradient: Array, field: Array) -> tuple[A
 
 def _surface(grey: Array, air: Array) -> Array:
     """The greys of air as a smooth surface over the whole image: local means, and where air is far, its mean."""
-    mean = np.float32(grey[air].mean())
-    sums = np.where(air, grey - mean, 0).astype(np.float32), air.astype(np.float32)
+    mean, rows, columns = np.float32(grey[air].mean()), *grey.shape
+    few = air[::2, ::2]  # a surface this smooth needs no more
+    sums = np.where(few, grey[::2, ::2] - mean, 0).astype(np.float32), few.astype(np.float32)
     for _ in range(2):
         sums = tuple(ndimage.uniform_filter(one, _SURFACE, mode="constant") for one in sums)
-    return mean + sums[0] / (sums[1] + 0.01)
+    return np.repeat(np.repeat(mean + sums[0] / (sums[1] + 0.01), 2, 0)[:rows], 2, 1)[:, :columns]

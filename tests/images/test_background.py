@@ -192,6 +192,55 @@ def test_fingers_that_are_darker_than_the_level_of_air_elsewhere_are_kept():
     assert not kept.all()
 
 
+def chest(frame: int | None, burnt: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A chest whose belly is burnt out at the border of the field, in a black or white frame, and where its body is."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:192, :176].astype(float)
+    across, down = (x - 88) / 88, (y - 96) / 96
+    grey = 0.75 + 0.1 * np.cos(across * 2)
+    for side in (-1, 1):
+        lung = ((across - 0.45 * side) / 0.33) ** 2 + ((down + 0.15) / 0.6) ** 2
+        grey -= 0.45 / (1 + np.exp(12 * (lung - 1)))
+    ribs = np.maximum(np.cos(15 * down + 6 * across**2 + rng.uniform(0, 6)) - 0.6, 0)
+    grey += 0.35 * ribs * (down < 0.4) + rng.normal(0, 0.004, grey.shape)
+    grey = np.minimum(grey + 1.2 * burnt / (1 + np.exp(-14 * (down - 0.45 + 0.3 * across**2))), 1.0)
+    image, body = (4000 * grey).astype(np.uint16), np.ones(grey.shape, bool)
+    if frame is not None:
+        framed, body = np.full((232, 216), frame, np.uint16), np.zeros((232, 216), bool)
+        framed[20:-20, 20:-20], body[20:-20, 20:-20] = image, True
+        image = framed
+    return image, body
+
+
+@pytest.mark.parametrize("change", ["as it is", "gamma 0.5", "gamma 2", "noise", "inverted"])
+@pytest.mark.parametrize("frame", [None, 0, 4095])
+def test_a_burnt_out_belly_at_the_border_is_no_bright_air(frame, change):
+    if (frame, change) == (4095, "noise"):
+        pytest.skip("a noisy white frame and a white belly are one region")
+    for seed, burnt in enumerate((0.8, 1.5)):
+        image, body = chest(frame, burnt, seed)
+        kept = patch_mask(CHANGES[change](image), (64, 64))
+        assert kept[shares(body, (64, 64)) == 1].mean() > 0.97
+
+
+@pytest.mark.parametrize("noise", [3.0, 4.0])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_faint_hand_is_kept_where_its_arm_is_clear(inverted, noise):
+    y, x = np.mgrid[:192, :160].astype(float)
+    arm = (abs(x - 80) < 16) & (y < 80)
+    hand = (abs(x - 80) < 28) & (y >= 70) & (y < 120)
+    fingers = (abs(x - 80) < 28) & (((x - 52) % 14) < 8) & (y >= 110) & (y < 150)
+    rng = np.random.default_rng(3)
+    plate = 300 + 0.1 * y + 0.05 * x + 0.7 * np.sin(x / 3)
+    image = plate + arm * (500 * np.sqrt(np.maximum(1 - ((x - 80) / 17) ** 2, 0)) + 250 * (abs(abs(x - 80) - 6) < 3))
+    image = ndimage.gaussian_filter(image, 1)
+    image += (8 + noise) * ndimage.gaussian_filter((hand | fingers).astype(float), 1) + rng.normal(0, noise, x.shape)
+    kept = patch_mask(2000 - image if inverted else image, (64, 64))
+    for part, least in ((arm, 1.0), (hand, 0.99), (fingers, 0.95)):
+        assert kept[shares(part, (64, 64)) > 0.6].mean() >= least
+    assert inverted or kept.mean() < 0.5
+
+
 @pytest.mark.parametrize("value", [0, 4095])
 def test_a_thin_white_or_black_frame_costs_nothing_of_the_patient(value):
     image = limb()
