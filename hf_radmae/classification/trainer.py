@@ -48,6 +48,7 @@ class ClassifierTrainer(RadMAETrainer):
         self.class_weights = fit_class_weights(train_dataset.targets, self.labels, args.class_weights)
         self._evaluated: list[tuple[np.ndarray, np.ndarray]] = []  # type: ignore[assignment]
         self._best_weights: dict[str, torch.Tensor] | None = None
+        self._stop.saves = not self.args.keeps_best_in_memory
 
     def predicted(self, data: LabelledRadiographs) -> Predictions:
         """What the model says of the labelled images."""

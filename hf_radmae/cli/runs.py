@@ -63,7 +63,7 @@ class LastingStream:
 def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
     """Runs in the output folder, which nobody else writes to, on the cores of this process; gives a `print`.
 
-    The first process alone prints.
+    The first process alone prints. It tells how a training was stopped.
     """
     end_with_launcher()
     if args.use_cpu:  # for whoever asks Accelerate anew which processes there are
@@ -73,7 +73,12 @@ def own_folder(args: RadMAETrainingArguments) -> Iterator[Callable[..., Any]]:
     try:
         with RunFolder(args.output_dir, owner=args.process_index == 0):
             use_available_cores(args)
-            yield print if args.process_index == 0 else lambda *_: None
+            say: Callable[..., Any] = print if args.process_index == 0 else lambda *_: None
+            try:
+                yield say
+            except Stopped as stopped:
+                say(f"S{str(stopped)[1:]}. The same command continues the run.")
+                raise
     finally:
         sys.stdout, sys.stderr = streams
 
@@ -156,7 +161,6 @@ def save_stopped(results: Mapping[str, Any], args: RadMAETrainingArguments, stop
     if args.process_index == 0:
         training = {**more, "stopped_by": stopped.reason}
         save_results({**results, "status": STOPPED, "training": training}, args.output_dir)
-        print(f"Stopped by {stopped.reason}, saved {stopped.checkpoint}.")
 
 
 def skipped_images(

@@ -28,19 +28,19 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Stopped(SystemExit):
-    """A training was asked to end and has saved its checkpoint; without a handler the process exits with `EXIT_CODE`.
+    """A training was asked to end; without a handler the process exits with `EXIT_CODE`.
 
     Attributes:
         reason: the signal's name, or "the launcher ended".
-        checkpoint: the folder that was saved.
+        checkpoint: the folder that was saved, or None where the training does not write any.
     """
 
-    def __init__(self, reason: str, checkpoint: str):
+    def __init__(self, reason: str, checkpoint: str | None):
         super().__init__(EXIT_CODE)
         self.reason, self.checkpoint = reason, checkpoint
 
     def __str__(self) -> str:
-        return f"stopped by {self.reason}, saved {self.checkpoint}"
+        return f"stopped by {self.reason}, {f'saved {self.checkpoint}' if self.checkpoint else 'nothing was saved'}"
 
 
 class StopOnRequest(TrainerCallback):
@@ -52,12 +52,15 @@ class StopOnRequest(TrainerCallback):
             by the trainer where there are several ranks, so that all of them save at the same step.
         postponed: whether an evaluation was due at the step at which the training stops. It may take longer than the
             time that is left, so the resumed run makes it.
+        saves: whether a request saves a checkpoint. One of a training that keeps its best weights in memory would be
+            resumed without them.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.votes: torch.Tensor | None = None
         self.postponed = False
+        self.saves = True
         self._before: dict[int, Any] = {}
         self._parent = os.getppid()
 
@@ -80,6 +83,9 @@ class StopOnRequest(TrainerCallback):
             self.reason = "the end of the launcher"
         if self._agreed(args):
             self.reason = self.reason or "a request to another process"
+            if not self.saves:
+                self.restore()
+                raise Stopped(self.reason, None)
             control.should_save = True
             self.postponed = control.should_evaluate
             control.should_evaluate = False

@@ -255,7 +255,7 @@ class RadMAETrainer(TrainerHooks):
 
         Raises:
             CheckpointError: the checkpoint is damaged, or the run is not the one that it is of.
-            Stopped: the training was asked to end; it has saved a checkpoint.
+            Stopped: the training was asked to end; it has saved a checkpoint, if it writes any.
             DivergedError: a number is NaN or infinite. A trial of `hyperparameter_search` gets the worst score instead.
             DiskFullError: a checkpoint could not be written.
         """
@@ -300,13 +300,20 @@ class RadMAETrainer(TrainerHooks):
         """Ends a run that was asked to stop after its last step, which has no next one to stop at.
 
         Raises:
-            Stopped: a rank was asked, and the last step is saved.
+            Stopped: a rank was asked. The last step is saved, unless the best model has taken its place.
         """
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         asked = gathered((self._stop.reason, read_manifest(folder) is not None))
         reasons = [reason for reason, _ in asked if reason]
-        if reasons and asked[0][1]:
-            raise Stopped(self._stop.reason or reasons[0], str(folder))
+        if not reasons:
+            return
+        found: str | None = str(folder) if self._stop.saves else None
+        if self._stop.saves and not asked[0][1]:
+            if self.args.load_best_model_at_end:
+                found = gathered(last_complete_checkpoint(self.args.output_dir))[0]
+            else:
+                self.save_whole_checkpoint(self.model, None)
+        raise Stopped(self._stop.reason or reasons[0], found)
 
     def _skipped_trial(self, trial: Any, error: DivergedError) -> TrainOutput:
         """The end of a trial of `hyperparameter_search` that diverged: the worst score, and the search continues."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pytest
 import torch
 from damaged import damaged_files
 from patterns import KINDS, make_parts, picture, small
+from transformers import TrainerCallback
 
 from hf_radmae.batching.skipped import read_skipped
 from hf_radmae.classification import (
@@ -23,6 +25,7 @@ from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.metrics import balanced_accuracy
 from hf_radmae.pretraining.checkpoints import OtherOptionsError
+from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.pretraining.trainer import last_complete_checkpoint
 
 SPLITS = {"train": 45, "validation": 20, "test": 25}
@@ -35,10 +38,22 @@ def arguments(folder, **options) -> ClassifierTrainingArguments:
     return ClassifierTrainingArguments(**{"output_dir": str(folder), **quiet, **quick, **options})
 
 
-def train(parts, folder, *, label="kind", network="vit", draw=None, resume=None, task=None, bootstrap=0, **options):
+def train(
+    parts,
+    folder,
+    *,
+    label="kind",
+    network="vit",
+    draw=None,
+    resume=None,
+    task=None,
+    bootstrap=0,
+    callbacks=(),
+    **options,
+):
     model = small(network, fit_labels(parts["train"].rows, label, task))
-    options = arguments(folder, **options)
-    return train_classifier(model, parts, label, options, draw=draw, bootstrap=bootstrap, resume_from_checkpoint=resume)
+    given = {"draw": draw, "bootstrap": bootstrap, "resume_from_checkpoint": resume, "callbacks": callbacks}
+    return train_classifier(model, parts, label, arguments(folder, **options), **given)
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -143,6 +158,24 @@ def test_the_best_model_is_the_one_at_the_end_from_memory_as_from_a_checkpoint(p
     for run in (memory, disk):
         assert run.results["validation"]["balanced_accuracy"] == pytest.approx(run.results["training"]["best"])
     assert not (tmp_path / "memory").exists() or not list((tmp_path / "memory").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("event", ["on_step_begin", "on_evaluate", "on_train_end"])
+def test_a_request_to_stop_never_ends_in_another_best_model(parts, tmp_path, event):
+    """With the best weights in memory nothing is saved: a run that resumed would have lost them."""
+    request = TrainerCallback()
+    setattr(request, event, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    options = {"num_train_epochs": 4, "learning_rate": 0.02, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    with pytest.raises(Stopped, match="stopped by SIGTERM, nothing was saved"):
+        train(parts, tmp_path / "memory", callbacks=[request], **options)
+    assert not list((tmp_path / "memory").glob("*"))
+    straight = train(parts, tmp_path / "straight", save_strategy="epoch", **options)
+    with pytest.raises(Stopped, match="stopped by SIGTERM, saved "):
+        train(parts, tmp_path / "disk", save_strategy="epoch", callbacks=[request], **options)
+    resume = last_complete_checkpoint(tmp_path / "disk")
+    assert same(
+        weights(train(parts, tmp_path / "disk", save_strategy="epoch", resume=resume, **options)), weights(straight)
+    )
 
 
 def test_training_stops_when_it_no_longer_gets_better(parts, tmp_path):

@@ -155,16 +155,21 @@ def test_patience_that_ends_with_the_evaluation_that_was_due_takes_no_further_st
     assert resumed.state.best_global_step == 8
 
 
-def test_a_request_after_the_last_step_ends_the_run_with_the_same_code(tmp_path):
-    trainer = make_trainer(tmp_path, num_train_epochs=1, eval_strategy="no")
-
-    class Late(TrainerCallback):
-        def on_train_end(self, args, state, control, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    trainer.callback_handler.callbacks.insert(0, Late())
+@pytest.mark.parametrize("saved", ["epoch", "no"])
+@pytest.mark.parametrize("event", ["on_evaluate", "on_train_end"])
+def test_a_request_after_the_last_step_saves_it_and_ends_the_run_with_the_same_code(tmp_path, saved, event):
+    trainer = make_trainer(tmp_path, num_train_epochs=1, save_strategy=saved, load_best_model_at_end=False)
+    late = TrainerCallback()
+    setattr(late, event, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    trainer.callback_handler.callbacks.insert(0, late)
     with pytest.raises(Stopped, match=r"stopped by SIGTERM, saved .*checkpoint-8"):
         trainer.train()
+    found = weights(tmp_path)
+    assert all(torch.equal(found[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    resumed = make_trainer(tmp_path, num_train_epochs=1, save_strategy=saved, load_best_model_at_end=False)
+    resumed.train(last_complete_checkpoint(tmp_path))
+    assert resumed.state.global_step == 8
+    assert all(torch.equal(found[name], tensor) for name, tensor in resumed.model.state_dict().items())
 
 
 @pytest.mark.slow
