@@ -1,6 +1,6 @@
 """Metrics whose references are rows of a table of labels: what `bootstrap_interval` resamples are then images.
 
-A row may hold several labels, of which some are missing, and images without a label are told by their rows alone.
+A row may hold several labels, of which some are missing, and images without a label have a row too.
 """
 
 from collections.abc import Callable

@@ -138,8 +138,8 @@ def searched_probe(
                 torch.stack(losses).sum().backward()
                 optimiser.step()
             with torch.no_grad():
-                told = [classes[head(queries).argmax(1).numpy()] for head in heads]
-            scores = [float(balanced_accuracy(validation[1], answer)[0]) for answer in told]
+                answers = [classes[head(queries).argmax(1).numpy()] for head in heads]
+            scores = [float(balanced_accuracy(validation[1], answer)[0]) for answer in answers]
             waited += 1
             if max(scores) > best:
                 best, waited, head = max(scores), 0, heads[int(np.argmax(scores))]
@@ -190,15 +190,17 @@ def propagated_probe(
     for _ in range(50):  # 0.9 ** 50 is half a per cent
         spread = alpha * (graph @ spread) + (1 - alpha) * flat
     spread = spread.reshape(seeds.shape)
-    told = np.zeros_like(seeds)  # one label for each image and draw; none in a part of the graph without labels
+    targets = np.zeros_like(seeds)  # one label for each image and draw; none in a part of the graph without labels
     image, draw_number = np.nonzero(spread.max(2) > 0)
-    told[image, draw_number, spread.argmax(2)[image, draw_number]] = 1
+    targets[image, draw_number, spread.argmax(2)[image, draw_number]] = 1
     for i, draw in enumerate(draws):
-        told[np.searchsorted(rows, draw), i] = np.eye(len(classes))[codes[draw]]
+        targets[np.searchsorted(rows, draw), i] = np.eye(len(classes))[codes[draw]]
     # Least squares: the images are the same for every draw, so that one factorisation solves all heads.
     images = features[rows]
     mean, std = images.mean(0), np.sqrt(images.var(0) + VARIANCE_EPS)
-    head = Ridge(alpha=penalty * len(rows), solver="cholesky").fit((images - mean) / std, told.reshape(len(rows), -1))
+    head = Ridge(alpha=penalty * len(rows), solver="cholesky").fit(
+        (images - mean) / std, targets.reshape(len(rows), -1)
+    )
     shape = (len(draws), len(classes), -1)
     weight, bias = fold_into_linear(mean, std, head.coef_.reshape(shape), head.intercept_.reshape(shape[:2]))
     bias[[[c not in codes[draw] for c in range(len(classes))] for draw in draws]] = -np.inf

@@ -149,11 +149,6 @@ class StudyArguments:
         steps = self.supervised_epochs * -(-images // self.supervised_batch_size)
         return min(self.supervised_steps, max(self.supervised_min_steps, steps))
 
-    @property
-    def most_search_steps(self) -> int:
-        """Most steps of a training that searches."""
-        return min(self.supervised_steps, self.search_steps or self.supervised_steps)
-
     def search_share(self, share: Share) -> Share:
         """The share on which the rate of a training on `share` is searched."""
         if share.fraction <= self.search_fraction and share.kind != "plain":

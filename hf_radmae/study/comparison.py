@@ -148,7 +148,7 @@ class Comparison:
         What is ahead after a short training need not be in the end: the best of those are trained in full.
         """
         args = self.args
-        tried = self._scores(dict.fromkeys(pairs, args.learning_rates), args.most_search_steps)
+        tried = self._scores(dict.fromkeys(pairs, args.learning_rates), args.search_steps or args.supervised_steps)
         order = {pair: ranked(scores) for pair, scores in tried.items()}
         for (kind, share), rates in order.items():
             if not rates:

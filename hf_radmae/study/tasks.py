@@ -192,11 +192,6 @@ def _plain(name: str) -> str:
     return " ".join(name.replace(",", " ").split())
 
 
-def group_columns(rows: Mapping[str, datasets.Dataset]) -> list[str]:
-    """The columns by which images belong together, those that all splits have."""
-    return [name for name in GROUP_COLUMNS if all(name in part.column_names for part in rows.values())]
-
-
 def patients(rows: Mapping[str, datasets.Dataset], *, allow_shared: bool = False) -> dict[str, np.ndarray]:
     """Split -> int64 (images,), equal for images that belong together, over all splits.
 
@@ -205,7 +200,8 @@ def patients(rows: Mapping[str, datasets.Dataset], *, allow_shared: bool = False
     """
     columns = [
         [value for part in rows.values() for value in arrow_column(part, name).to_pylist()]
-        for name in group_columns(rows)
+        for name in GROUP_COLUMNS
+        if all(name in part.column_names for part in rows.values())
     ]
     split = np.repeat([*rows], [len(part) for part in rows.values()])
     groups = connected_groups(columns, len(split))
