@@ -1,6 +1,6 @@
 """What labels of reports are worth: n labels by hand a class, against the same and the labels of all reports.
 
-    python scripts/benchmarks/reports.py --json out/reports.json
+    python scripts/benchmarks/reports.py --model out/mae --json out/reports.json
 
 On the generated archive's long bones: images, their true labels ("by hand") and a German report per exam, which the
 rules of hf_radmae.reports read. A linear probe on frozen features is solved on n hand-labelled images of each class,
@@ -8,20 +8,17 @@ and on the same images and all other training images of whose exam a report says
 hand-labelled test images of other patients; intervals of the difference are over test patients and draws. At
 --noise_at labels a class the labels of reports are also flipped at random, exam by exam.
 
-The features are written for these fractures: how deep gaps across a bone are (see `gap_features`), so that labels
-decide and not the encoder. --model takes an encoder in their place, a checkpoint or "untrained".
+The encoder, --model, is a checkpoint of hf-radmae pretrain, or "untrained" for the tiny one before training. It sees
+each image in a square; the features are the mean, maximum, minimum and spread of each of its outputs over the patches.
 """
 
 import argparse
 import json
-from collections.abc import Callable
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
 
@@ -42,10 +39,10 @@ LABELS = ("fracture", "foreign_material")
 
 
 class Drawn(Dataset):
-    """Generated radiographs, each drawn and made into `form` by a loader's worker; 0 is black, 1 the brightest bone."""
+    """Generated radiographs, each drawn by a loader's worker, as float32 (1, side, side) from -1 to 1."""
 
-    def __init__(self, images: list, form: Callable[[np.ndarray], np.ndarray]):
-        self.images, self.form = images, form
+    def __init__(self, images: list, side: int):
+        self.images, self.side = images, side
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,42 +50,17 @@ class Drawn(Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         pixels = self.images[index].pixels().astype(np.float32)
         low, high = np.percentile(pixels, [0.5, 99.8])
-        return torch.from_numpy(self.form(((pixels - low) / max(high - low, 1)).clip(0, 1)))
+        return square(((pixels - low) / max(high - low, 1)).clip(0, 1), self.side)
 
 
-def gap_features(image: np.ndarray) -> np.ndarray:
-    """How much darker points are than both points beside them, in 6 directions from the bone's and at 3 distances.
-
-    Args:
-        image: float32 (height, width).
-
-    Returns:
-        float32 (72,): of each direction and distance the maximum and three high quantiles.
-    """
-    smooth = gaussian_filter(image, 0.7)
-    right, down = gaussian_filter(smooth, 1.5, (0, 1)), gaussian_filter(smooth, 1.5, (1, 0))
-    flat = np.hypot(right, down) < 0.05  # the frame's edges are steeper
-    across = 0.5 * np.arctan2(2 * (right * down * flat).sum(), ((right**2 - down**2) * flat).sum())
-    found = []
-    for distance in (2.5, 4.0, 7.0):
-        for turn in range(6):
-            angle = across + np.pi / 2 + turn * np.pi / 6
-            step = round(distance * np.sin(angle)), round(distance * np.cos(angle))
-            sides = [np.roll(smooth, [sign * length for length in step], (0, 1)) for sign in (1, -1)]
-            # What is rolled around an edge is cut off.
-            depth = (np.minimum(*sides) - smooth)[8:-8, 8:-8]
-            found.append(np.quantile(depth, [1, 0.9995, 0.998, 0.99]) if depth.size else np.zeros(4))
-    return np.concatenate(found).astype(np.float32)
-
-
-def square(image: np.ndarray, side: int) -> np.ndarray:
+def square(image: np.ndarray, side: int) -> torch.Tensor:
     """Float32 (1, side, side) about 0, what a shorter side leaves black."""
     pixels, scale = torch.from_numpy(image)[None, None], side / max(image.shape)
     size = [max(1, round(length * scale)) for length in image.shape]
     small = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)[0]
     placed = torch.full((1, side, side), -1.0)
     placed[:, : size[0], : size[1]] = small * 2 - 1
-    return placed.numpy()
+    return placed
 
 
 def archive(args: argparse.Namespace) -> tuple[list, list[dict[str, str]], list[dict[str, str | None]], list[str]]:
@@ -114,9 +86,6 @@ def archive(args: argparse.Namespace) -> tuple[list, list[dict[str, str]], list[
 
 def features_of(images: list, args: argparse.Namespace) -> np.ndarray:
     """Float32 (images, width)."""
-    if not args.model:
-        loader = DataLoader(Drawn(images, gap_features), 32, num_workers=args.workers)
-        return torch.cat(list(loader)).numpy()
     set_seed(args.seed)
     if args.model == "untrained":
         config = preset_config("tiny")
@@ -127,9 +96,10 @@ def features_of(images: list, args: argparse.Namespace) -> np.ndarray:
     grid = (args.side // model.config.patch_size,) * 2
     found = []
     with torch.no_grad():
-        for pixels in DataLoader(Drawn(images, partial(square, side=args.side)), 32, num_workers=args.workers):
+        for pixels in DataLoader(Drawn(images, args.side), 32, num_workers=args.workers):
             tokens = model.eval().encode(pixels.expand(-1, model.config.num_channels, -1, -1))
-            found.append(torch.cat([pool_tokens(tokens, pooling, grid) for pooling in ("mean", "max", "std")], 1))
+            pooled = [pool_tokens(tokens, pooling, grid) for pooling in ("mean", "max", "std")]
+            found.append(torch.cat([*pooled, -pool_tokens(-tokens, "max", grid)], 1))
     return torch.cat(found).numpy()
 
 
@@ -138,8 +108,8 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, default=10_000, help="Images of the regions, of which --parts are used.")
     parser.add_argument("--parts", nargs="+", default=["upper_arm", "forearm", "thigh", "lower_leg"], choices=PARTS)
     parser.add_argument("--scale", type=float, default=0.12, help="1 is the archive's size, up to 3072 pixels.")
-    parser.add_argument("--model", help='A checkpoint of hf-radmae pretrain, or "untrained".')
-    parser.add_argument("--side", type=int, default=128, help="--model: longest side in pixels.")
+    parser.add_argument("--model", required=True, help='A checkpoint of hf-radmae pretrain, or "untrained".')
+    parser.add_argument("--side", type=int, default=128, help="Longest side in pixels that the encoder sees.")
     parser.add_argument("--label", nargs="+", default=list(LABELS), choices=LABELS)
     parser.add_argument("--counts", type=int, nargs="+", default=[5, 10, 20, 50, 100])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2, 0.4])
