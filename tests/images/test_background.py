@@ -212,11 +212,14 @@ def chest(frame: int | None, burnt: float, seed: int) -> tuple[np.ndarray, np.nd
     return image, body
 
 
-@pytest.mark.parametrize("change", ["as it is", "gamma 0.5", "gamma 2", "noise", "inverted"])
-@pytest.mark.parametrize("frame", [None, 0, 4095])
+BURNT = [
+    (frame, name) for frame in (None, 0, 4095) for name in ("as it is", "gamma 0.5", "gamma 2", "noise", "inverted")
+]
+BURNT.remove((4095, "noise"))  # a noisy white frame and a white belly are one region
+
+
+@pytest.mark.parametrize(("frame", "change"), BURNT)
 def test_a_burnt_out_belly_at_the_border_is_no_bright_air(frame, change):
-    if (frame, change) == (4095, "noise"):
-        pytest.skip("a noisy white frame and a white belly are one region")
     for seed, burnt in enumerate((0.8, 1.5)):
         image, body = chest(frame, burnt, seed)
         kept = patch_mask(CHANGES[change](image), (64, 64))
