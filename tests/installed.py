@@ -20,7 +20,17 @@ def install(folder: Path) -> Path:
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True, timeout=300)
+    pip = [
+        python,
+        "-I",
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        wheel,
+    ]  # -I: what is on PYTHONPATH counts as installed
+    subprocess.run(pip, check=True, timeout=300)
     site = next(folder.glob("env/lib/*/site-packages"))
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
     (site / "borrowed.pth").write_text("\n".join(borrowed))
