@@ -77,8 +77,8 @@ def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) ->
         values, low, high = (np.array([row[f"{metric}{end}"] for row in found]) for end in ("", "_low", "_high"))
         ends = np.maximum([values - low, high - values], 0)  # a mean over draws may lie outside of its own interval
         line = {"trained": "--", "propagated": ":", "searched": "-."}.get(head, "-")
-        name = f"{model}, {head}" if head in ("propagated", "searched") else model
-        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=name)
+        label = f"{model}, {head}" if head in ("propagated", "searched") else model
+        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=label)
     axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
     places = sorted({table["images"] for table in tables})
     axis.set_xticks(places, [f"{images:,.0f}" for images in places])

@@ -234,7 +234,9 @@ def test_every_head_of_a_model_has_a_title_and_a_line_of_its_own():
     found = candidates("m", "ours", [features(task)], task, [np.arange(90), np.arange(30)], ["mean"], rates=[1e-3])
     assert [title(one) for one in found] == ["m, mean", "m, mean, propagated labels", "m, mean, best learning rate"]
     table = score_table(found, task, np.arange(90), n=10) | {"images": 60}
-    (legend,) = curve_figure([table], "balanced_accuracy", "balanced accuracy").legends
+    figure = curve_figure([table], "balanced_accuracy", "balanced accuracy")
+    assert figure.axes[0].get_ylabel() == "balanced accuracy, test"
+    (legend,) = figure.legends
     assert len({text.get_text() for text in legend.get_texts()}) == 3
 
 
