@@ -36,6 +36,9 @@ def dicoms() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def keys_of_tests(tmp_path_factory, monkeypatch):
-    """Keys of pseudonyms in a folder of the tests, not of whoever runs them."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+def nothing_of_the_users(tmp_path_factory, monkeypatch):
+    """Keys of pseudonyms and caches in folders of the tests, not of whoever runs them."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(base / "config"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(base / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", base / "cache")

@@ -1,8 +1,8 @@
 """Where the patient is in each image, and its grey range: measured once, so that bins and batches count on it.
 
 `Content` holds both for every row. `scripts/prepare.py` writes them as columns; for other sources each image is read
-once before training, and the result is cached by `datasets`. Masks say which rule they were made by; those of another
-are refused.
+once, and what was measured is kept in the cache of `datasets` for the next start and the other processes. Masks say
+which rule they were made by; those of another are refused.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from datasets.fingerprint import Hasher
 from numpy.typing import NDArray
@@ -125,6 +127,10 @@ def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
     """
     if not set(COLUMNS) <= set(rows.column_names):
         columns = rows.select_columns(["image"])
+        fingerprint = Hasher.hash([columns._fingerprint, "patient", VERSION])
+        # A file by its name: rows that lie in memory, as a folder's, are cached nowhere else.
+        cache = Path(datasets.config.HF_DATASETS_CACHE, "radmae_patient", f"{fingerprint}.arrow")
+        cache.parent.mkdir(parents=True, exist_ok=True)
         with processes(num_proc if len(rows) > num_proc * FEW else 1) as in_processes:
 
             def measure_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -136,7 +142,8 @@ def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
                 batched=True,
                 batch_size=FEW * num_proc,
                 remove_columns=columns.column_names,
-                new_fingerprint=Hasher.hash([columns._fingerprint, "patient", VERSION]),  # the cache of an earlier run
+                new_fingerprint=fingerprint,
+                cache_file_name=str(cache),
                 desc="Looking for the patient",
             )
     packed: Sequence[bytes] = arrow_column(rows, COLUMNS[0]).to_pylist()

@@ -37,13 +37,16 @@ def main() -> None:
     parser.add_argument("--poolings", nargs="+", default=["mean", "mean+max+std", "grid+max+std"])
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--low_fraction", type=float, default=0.01)
+    parser.add_argument(
+        "--max_tokens", type=int, help="Patches of an image, by default the base grid of the first run."
+    )
     parser.add_argument("--json", help="Write the tables here.")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     runs = {name: folders.split(",") for name, _, folders in (run.partition("=") for run in args.runs)}
     first = RadMAEForPreTraining.from_pretrained(runs[next(iter(runs))][0])
     config, parts = first.config, parts_of(args.poolings)
-    tokens = (config.image_size // config.patch_size) ** 2
+    tokens = args.max_tokens or (config.image_size // config.patch_size) ** 2
     rows, _ = load_radiographs("imagefolder", args.data_dir, num_proc=1)
     for folder in (folder for folders in runs.values() for folder in folders):
         if not check_unseen(folder, rows["test"]):

@@ -7,6 +7,8 @@ from damaged import encode
 from rows import make_rows
 from scipy import ndimage
 
+from hf_radmae import load_radiographs
+from hf_radmae.batching import content
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.content import COLUMNS, measure_content, measure_image
@@ -45,6 +47,25 @@ def test_masks_and_boxes_hold_the_body_and_little_else():
         assert height * width < 1.5 * 64 * 32
     assert boxes[4:].tolist() == [[0, 0, 128, 64]] * 4
     assert content.mask(5).all()
+
+
+def test_images_of_a_folder_are_measured_at_the_first_start_alone(tmp_path, monkeypatch):
+    """A resumed run and other processes take what was measured; of files that changed, the images are read again."""
+    for number, left in enumerate((0, 16, 32)):
+        (tmp_path / f"{number}.png").write_bytes(encode(limb(left=left), "PNG"))
+    opened, measure = [], content._measure
+    monkeypatch.setattr(content, "_measure", lambda image: opened.append(image) or measure(image))
+
+    def start() -> tuple[int, list[bytes]]:
+        opened.clear()
+        parts = load_radiographs("imagefolder", str(tmp_path), num_proc=1)[0].values()
+        masks = [mask.tobytes() for part in parts for mask in measure_content(part).masks]
+        return len(opened), masks
+
+    (first, masks), (second, same) = start(), start()
+    assert (first, second) == (3, 0) and masks == same
+    (tmp_path / "1.png").write_bytes(encode(limb(left=24), "PNG"))
+    assert start()[1] != masks
 
 
 def test_an_image_that_cannot_be_read_counts_whole():

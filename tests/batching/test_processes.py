@@ -50,7 +50,9 @@ def archive(folder, count: int):
 
 
 def measured(folder, count: int):
-    content = measure_content(make_rows(images=200), num_proc=count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
+        content = measure_content(make_rows(images=200), num_proc=count)
     return [content.masks.tolist(), content.ranges.tolist()]
 
 
