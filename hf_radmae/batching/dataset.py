@@ -9,10 +9,11 @@ from typing import Any, TypedDict
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from hf_radmae.batching.binning import Bins, assign, content_sizes
-from hf_radmae.batching.columns import numbers
+from hf_radmae.batching.columns import numbers, viewed_rows
 from hf_radmae.batching.content import Content, patches_of
 from hf_radmae.batching.sampler import Repeat
 from hf_radmae.images.background import SIDE
@@ -81,7 +82,8 @@ class RadiographDataset(torch.utils.data.Dataset):
         self.bin_ids = assign(self.sizes, bins, content.shares(self.sizes, bins) if content else None)
         self._split = str(getattr(rows, "split", None) or "")
         self._names = "image_id" if "image_id" in rows.column_names else None
-        self._columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
+        columns = rows.select_columns(["image"] + ([self._names] if self._names else []))
+        self._columns = columns.with_format("arrow") if isinstance(columns, datasets.Dataset) else columns
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader workers outlive an epoch
         self.seconds = 0.0
 
@@ -118,6 +120,7 @@ class RadiographDataset(torch.utils.data.Dataset):
         skipped: list[Skipped] = []
         for candidate in islice(self._from(int(index)), 1 + MAX_REPLACEMENTS):
             row = self._columns[candidate]
+            row = viewed_rows(row)[0] if isinstance(row, pa.Table) else row
             name = row[self._names] if self._names else row["image"].get("path") or f"row {candidate}"
             try:
                 pixels = read_image(row["image"], name=name)

@@ -6,14 +6,18 @@ worker takes them. So a group is read once for any number of workers, and what w
 
 from __future__ import annotations
 
+import io
 import mmap
 import multiprocessing as mp
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
+
+Buffer = bytes | memoryview
 
 PAGE = 2**18  # bytes; a row takes whole pages, chained
 
@@ -76,13 +80,13 @@ class RowPool:
                     return self._read(row, group, read)
             time.sleep(0.001)  # another worker reads the group
         left = int(self._length[row])
-        with memoryview(self._store) as store:  # large rows: every copy of one costs as much as cutting its patches
+        with memoryview(self._store) as store:
             content = b"".join(
                 store[page * PAGE : page * PAGE + min(PAGE, left - number * PAGE)] for number, page in enumerate(pages)
             )
         with self._lock:
             self._free(pages)
-        return pickle.loads(content)
+        return _unpacked(content)
 
     def _read(self, row: int, group: int, read: Callable[[], Mapping[int, Any]]) -> Any:
         self._lock.release()  # reading takes long; `take` holds the lock in a `with`
@@ -90,27 +94,33 @@ class RowPool:
             rows = read()
             for other, value in rows.items():
                 if other != row and not self._first[other]:
-                    self._put(other, pickle.dumps(value, protocol=5))
+                    self._put(other, _packed(value))
         finally:
             self._lock.acquire()
             self._reading[group] = 0
         self._state[5] += 1
-        return rows[row]
+        return _unpacked(b"".join(_packed(rows[row])))  # what is returned does not keep the group in memory
 
-    def _put(self, row: int, content: bytes) -> None:
-        count = -(-len(content) // PAGE)
+    def _put(self, row: int, parts: list[Buffer]) -> None:
+        length = sum(len(part) for part in parts)
+        count = -(-length // PAGE)
         if count > self._pages:
             return
         with self._lock:
             pages = [self._page() for _ in range(count)]
-        with memoryview(content) as whole:
-            for number, page in enumerate(pages):
-                part = whole[number * PAGE : (number + 1) * PAGE]
-                self._store[page * PAGE : page * PAGE + len(part)] = part
+        written = 0
+        for part in parts:
+            start = 0
+            while start < len(part):
+                page, place = divmod(written, PAGE)
+                piece = part[start : start + PAGE - place]
+                place += pages[page] * PAGE
+                self._store[place : place + len(piece)] = piece
+                start, written = start + len(piece), written + len(piece)
         with self._lock:
             for page, following in zip(pages, [*pages[1:], -1], strict=True):
                 self._next[page] = following + 1
-            self._length[row], self._first[row] = len(content), pages[0] + 1
+            self._length[row], self._first[row] = length, pages[0] + 1
             while (self._state[4] + 1 - self._state[3]) >= len(self._queue):
                 self._drop_oldest()
             self._queue[self._state[4] % len(self._queue)] = row
@@ -155,6 +165,27 @@ class RowPool:
             self._state[:5] = 0
             if hasattr(mmap, "MADV_REMOVE"):
                 self._store.madvise(mmap.MADV_REMOVE)
+
+
+def _packed(value: Any) -> list[Buffer]:
+    """A value as bytes in pieces: lengths, its pickle, and the views that it holds, which are not copied."""
+    views: list[memoryview] = []
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=lambda view: views.append(view.raw()))
+    pickler.dispatch_table = {memoryview: lambda view: (memoryview, (pickle.PickleBuffer(view),))}
+    pickler.dump(value)
+    parts: list[Buffer] = [file.getvalue(), *views]
+    lengths = np.array([len(parts), *map(len, parts)], np.int64)
+    return [lengths.tobytes(), *parts]
+
+
+def _unpacked(content: bytes) -> Any:
+    """What `_packed` was given; its views are of `content`."""
+    count = int(np.frombuffer(content, np.int64, 1)[0])
+    lengths = np.frombuffer(content, np.int64, count, 8).tolist()
+    ends = list(accumulate(lengths, initial=8 * (1 + count)))
+    head, *views = (memoryview(content)[start:end] for start, end in pairwise(ends))
+    return pickle.loads(head, buffers=views)
 
 
 def _shared(length: int, dtype: Any) -> np.ndarray:

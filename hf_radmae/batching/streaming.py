@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Sampler
 
+from hf_radmae.batching.columns import viewed_rows
 from hf_radmae.batching.row_pool import RowPool
 from hf_radmae.batching.sampler import Load, Repeat, order_of, per_bin, piece, process
 from hf_radmae.images.remote import Place, locate, parquet_file
@@ -122,17 +123,18 @@ class ShardRows:
     def _read(self, group: int) -> dict[int, dict[str, Any]]:
         file, index = self._places[group]
 
-        def read() -> list[dict[str, Any]]:
+        def read() -> pa.Table:
             try:  # without threads of its own, which a forked worker would wait for
                 with (
                     parquet_file(self.files[file]) as opened,
                     pq.ParquetFile(opened, metadata=self._footers[file]) as shard,
                 ):
-                    return shard.read_row_group(index, columns=self.column_names, use_threads=False).to_pylist()
+                    return shard.read_row_group(index, columns=self.column_names, use_threads=False)
             except FileNotFoundError as error:  # it was there when the run started
                 raise OSError(errno.ESTALE, "the shard is no longer there", self.files[file]) from error
 
-        return dict(enumerate(steady(read, self.files[file]), start=int(self.groups[group])))
+        table, first = steady(read, self.files[file]), int(self.groups[group])
+        return dict(enumerate(viewed_rows(table), start=first))
 
 
 def _read(file: str, read: Callable[[Any], Any]) -> Any:

@@ -47,23 +47,24 @@ class RasterError(ValueError):
     """A file that is no one picture of grey or colour; the text says why."""
 
 
-def decode(content: bytes, check: Check) -> np.ndarray:
+def decode(content: bytes | memoryview, check: Check) -> np.ndarray:
     """Return the grey picture (height, width) of a file, its depth kept, white bright and upright.
 
     Args:
-        content: the file.
+        content: the file; of a portable map with one byte a pixel the picture is a view, of others it is copied.
         check: called with height and width before anything is allocated; raises for what is not to be decoded.
 
     Raises:
         RasterError, IncompleteError: the file is of another kind, has several frames, or ends too early.
         Exception: what the decoders raise for damaged files, nearly anything.
     """
+    if found := _PNM.match(content, 0, 4096):
+        return _pnm(content, found, check)
+    content = bytes(content)
     if content[:4] in _TIFF:
         with _tiff(content) as (page, turn):
             check(page.imagelength, page.imagewidth)
             return turned(_tiff_pixels(page), turn)
-    if found := _PNM.match(content, 0, 4096):
-        return _pnm(content, found, check)
     facts = stream_facts(content)
     if facts is not None and (facts[3] > 8 or facts[4] in (0xC3, 0xF7)):  # bits, or one of the lossless JPEGs
         check(*facts[:2])
@@ -218,7 +219,7 @@ def _plain_jpeg(content: bytes, facts: tuple[int, ...], check: Check) -> np.ndar
         return turned(grey, orientation(image))
 
 
-def _pnm(content: bytes, found: re.Match[bytes], check: Check) -> np.ndarray:
+def _pnm(content: bytes | memoryview, found: re.Match[bytes], check: Check) -> np.ndarray:
     """Return the grey pixels of a portable map, its values as they are (netpbm: pgm(5), ppm(5))."""
     kind, width, height, most = (int(value) for value in found.groups())
     check(height, width)
@@ -232,7 +233,7 @@ def _pnm(content: bytes, found: re.Match[bytes], check: Check) -> np.ndarray:
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of text that is no number, counted below
-            values = np.fromstring(content[found.end() :], np.int64, sep=" ")[:count]
+            values = np.fromstring(bytes(content[found.end() :]), np.int64, sep=" ")[:count]
         missing = count - len(values)
         pixels = values.clip(0, most).astype(dtype) if missing <= 0 else None
     if pixels is None:

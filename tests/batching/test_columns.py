@@ -4,10 +4,11 @@ import tracemalloc
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hf_radmae.batching.bucketing import bucketed
-from hf_radmae.batching.columns import arrow_column, numbers
+from hf_radmae.batching.columns import arrow_column, numbers, viewed_rows
 
 ROWS = 1000
 DATA = datasets.Dataset.from_dict({"a": list(range(ROWS)), "box": [[i, i + 1] for i in range(ROWS)], "s": ["x"] * ROWS})
@@ -29,6 +30,19 @@ def test_columns_are_those_of_the_rows_whatever_was_selected(rows):
     assert numbers(rows, "a").tolist() == list(rows["a"])
     assert numbers(rows, "box").tolist() == list(rows["box"])
     assert arrow_column(rows, "s").to_pylist() == list(rows["s"])
+
+
+@pytest.mark.parametrize("binary", [pa.binary(), pa.large_binary()])
+def test_rows_with_views_are_those_with_copies_whatever_part_of_a_table_they_are(binary):
+    contents = [b"one", None, b"", b"two" * 9, None, b"three"]
+    images = [{"bytes": content, "path": f"{row}" if row % 2 else None} for row, content in enumerate(contents)]
+    kind = pa.struct([("bytes", binary), ("path", pa.string())])
+    table = pa.table({"image": pa.array([*images, None], kind), "image_id": [*"abcdef", None]})
+    copies = [*table.to_pylist()[:-1], {"image": {"bytes": None, "path": None}, "image_id": None}]
+    for start in range(8):
+        for count in range(8 - start):
+            assert viewed_rows(table.slice(start, count)) == copies[start : start + count]
+    assert viewed_rows(pa.concat_tables([table.slice(2, 3), table.slice(1)])) == copies[2:5] + copies[1:]
 
 
 def test_missing_numbers_and_ragged_lists_are_named():

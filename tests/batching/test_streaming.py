@@ -229,7 +229,8 @@ def test_each_row_group_is_read_once_for_any_number_of_workers_and_nothing_stays
 def test_a_pool_of_any_size_gives_each_row_as_it_was_read(pages, data):
     """Rows of any length, taken in any order, repeatedly, from a pool that may be far too small."""
     bounds = [0, 3, 4, 9]
-    rows = [bytes([i]) * data.draw(st.integers(0, 2 * PAGE)) for i in range(9)]
+    contents = [bytes([i]) * data.draw(st.integers(0, 2 * PAGE)) for i in range(9)]
+    rows = [{"image": memoryview(content), "name": i} if i % 2 else content for i, content in enumerate(contents)]
     pool = RowPool(9, 3, pages * PAGE)
     for row in data.draw(st.lists(st.integers(0, 8), max_size=30)):
         group = int(np.searchsorted(bounds, row, side="right")) - 1

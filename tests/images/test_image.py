@@ -78,6 +78,7 @@ def test_path_bytes_row_and_picture_agree(content, tmp_path):
     path = tmp_path / "image"
     path.write_bytes(content)
     sources = [path, str(path), content, {"bytes": content, "path": "elsewhere"}, {"bytes": None, "path": str(path)}]
+    sources += [memoryview(content), {"bytes": memoryview(content), "path": None}]
     if content[:4] == b"\x89PNG":
         sources += [Image.open(path), np.asarray(Image.open(path))]
     for source in sources:
@@ -108,19 +109,28 @@ def test_a_damaged_file_is_refused_by_name_and_reason(name, tmp_path):
     content, reason = DAMAGED[name]
     path = tmp_path / name
     path.write_bytes(content)
-    for source in (path, {"bytes": content, "path": str(path)}):
+    for source in (path, *({"bytes": kind(content), "path": str(path)} for kind in (bytes, memoryview))):
         with pytest.raises(ImageError, match=reason) as caught:
             read_image(source)
         assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+
+def test_a_picture_of_which_one_pixel_differs_is_not_constant():
+    pixels = np.zeros((40, 50), np.uint8)
+    with pytest.raises(ImageError, match="is constant: every pixel is 0"):
+        read_image(pixels)
+    pixels[39, 17] = 1
+    np.testing.assert_array_equal(read_image(pixels), pixels)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_grey_map_of_a_shard_reads_as_pillow_does_at_its_depth_and_no_cut_one_is_taken(dtype):
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (17, 9), dtype, endpoint=True)
     content = encode_for_shard(pixels, "pgm")
-    image = read_image(content)
-    assert image.dtype == dtype
-    np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(content))))
+    for source in (content, memoryview(content)):
+        image = read_image(source)
+        assert image.dtype == dtype
+        np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(content))))
     np.testing.assert_array_equal(read_image(content.replace(b"P5\n", b"P5\n# Pillow reads this one\n")), pixels)
     for length in range(len(content)):
         with pytest.raises(ImageError):
