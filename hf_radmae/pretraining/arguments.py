@@ -35,7 +35,7 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 class DataArguments:
     """Which radiographs, and how they are batched."""
 
-    RARE: ClassVar[tuple[str, ...]] = ("allow_shared_patients", "near_duplicates", "token_levels", "crop_scale")
+    RARE: ClassVar[tuple[str, ...]] = ("allow_shared_patients", "near_duplicates", "token_levels")
     """Options that `--help` leaves to `--help_all`."""
 
     dataset: str = option("phantom", "phantom (generated), irma, mri, imagefolder, parquet, or a data set on the Hub.")
