@@ -15,29 +15,22 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset, pixel_values
 from hf_radmae.batching.sampler import Repeat
 from hf_radmae.classification.augmentation import Augmentation
-from hf_radmae.classification.labels import Labels
+from hf_radmae.classification.labels import Labels, is_known, missing
 from hf_radmae.sources.report_labels import from_reports
 
 
 class CachedRadiographs(RadiographDataset):
-    """A `RadiographDataset` that keeps each image in memory once it was read, at the size of its bin.
+    """The images of a `RadiographDataset`, each kept in memory once it was read, at the size of its bin.
 
     Share one over all runs on the same images. Loader workers fill copies of their own, so take none of them. A million
     pixels take 1 MB where they have 8 bits, and at most 4 MB.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if self.train:
+    def __init__(self, images: RadiographDataset):
+        if images.train:
             raise ValueError("images that change with the epoch cannot be kept: leave out train=True")
+        vars(self).update(vars(images))
         self._items: dict[int, dict[str, Any]] = {}
-
-    @classmethod
-    def of(cls, images: RadiographDataset) -> CachedRadiographs:
-        """The same images, kept."""
-        kept = cls.__new__(cls)
-        vars(kept).update(vars(images), _items={})
-        return kept
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """As `RadiographDataset`; its arrays and tensors are those kept, so change none in place."""
@@ -87,7 +80,7 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         self.bin_ids = np.where(used, images.bin_ids, -1)
         self.targets = labels.encode(self.truth)
         # An image that cannot be read is replaced by any other of its bin, or else of all: that one may not be used.
-        self.targets[torch.from_numpy(self.bin_ids < 0)] = float("nan") if self.targets.is_floating_point() else -1
+        self.targets[torch.from_numpy(self.bin_ids < 0)] = missing(self.targets)
         columns = [from_reports(images.rows, column) for column in labels.columns]
         self.reported = torch.from_numpy(np.stack(columns, 1) if len(columns) > 1 else columns[0])
         if self.targets.ndim == 2 and len(columns) == 1:  # a list of names has one source
@@ -117,14 +110,11 @@ class LabelledRadiographs(torch.utils.data.Dataset):
         row, pixels = item["index"], pixel_values(item)
         if self.augmentation is not None:
             pixels = self.augmentation(pixels, seed=self.seed, epoch=int(self._epoch), index=row)
-        label = self.targets[row]
-        if isinstance(index, Repeat):  # another rank holds it
-            label = torch.full_like(label, float("nan") if label.is_floating_point() else -1)
-        return {**item, "pixel_values": pixels, "label": label, "label_weight": self.label_weights[row]}
+        return {**item, "pixel_values": pixels, "label": self.targets[row], "label_weight": self.label_weights[row]}
 
     def sources(self) -> dict[str, int]:
         """How many labels are used that were given by hand, and that were read from reports."""
-        known = ~self.targets.isnan() if self.targets.is_floating_point() else self.targets >= 0
+        known = is_known(self.targets)
         of_reports = int((known & self.reported).sum())
         return {"hand": int(known.sum()) - of_reports, "report": of_reports}
 
@@ -143,7 +133,7 @@ class LabelCollator:
         batch = self.images(items)
         labels = torch.stack([item["label"] for item in items])
         if "repeated" in batch:  # an image that stands in for another has no label: no loss is taken of it
-            labels[batch["repeated"]] = float("nan") if labels.is_floating_point() else -1
+            labels[batch["repeated"]] = missing(labels)
         weights = torch.stack([item["label_weight"] for item in items])
         kept = {key: batch[key] for key in batch if key not in ("noise", "repeated")}
         return kept | {"labels": labels, "label_weights": weights}

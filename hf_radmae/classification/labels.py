@@ -103,6 +103,16 @@ class Labels:
         return torch.from_numpy((truth - self.mean) / self.std).float()
 
 
+def missing(targets: torch.Tensor) -> float:
+    """What stands for a label that is missing, in targets as `Labels.encode` gives them."""
+    return float("nan") if targets.is_floating_point() else -1
+
+
+def is_known(targets: torch.Tensor) -> torch.Tensor:
+    """True where targets hold a label; bool of their shape."""
+    return ~targets.isnan() if targets.is_floating_point() else targets >= 0
+
+
 def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> Labels:
     """The labels that training rows hold.
 
@@ -118,11 +128,10 @@ def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> 
     _check_columns(rows, columns)
     task = task or _guess(rows, columns)
     if task == "multi_label_classification":
-        listed = () if len(columns) > 1 else sorted({str(name) for names in rows[columns[0]] for name in names or ()})
-        labels = Labels(columns, task, tuple(listed) or columns)
-        names = labels.names
+        lists = [] if len(columns) > 1 else [value for value in _values(rows, columns[0]) if isinstance(value, list)]
+        labels = Labels(columns, task, tuple(sorted({str(name) for names in lists for name in names})) or columns)
         positive = np.nansum(labels.read(rows), axis=0)
-        if empty := [name for name, count in zip(names, positive, strict=True) if not count]:
+        if empty := [name for name, count in zip(labels.names, positive, strict=True) if not count]:
             raise ValueError(f"no training image has the label {', '.join(empty)}: leave it out, or give such images")
     elif len(columns) > 1:
         raise ValueError(f"{label}: several columns make a multi-label task, not {task}")

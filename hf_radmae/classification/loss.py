@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_radmae.classification.labels import Labels
+from hf_radmae.classification.labels import Labels, is_known
 from hf_radmae.probing.class_weights import class_power, class_weights
 
 
@@ -23,13 +23,12 @@ def label_weights(targets: Tensor, class_weights: Tensor | None) -> Tensor:
         targets: as `Labels.encode` gives them.
         class_weights: (classes,) of each class; (names,) of each label's positive images; None counts all the same.
     """
-    if not targets.is_floating_point():
-        known = targets >= 0
-        return known.float() if class_weights is None else class_weights[targets.clamp(min=0)] * known
-    known = ~targets.isnan()
+    known = is_known(targets)
     if class_weights is None:
         return known.float()
-    return torch.where(targets == 1, class_weights, 1.0) * known
+    if targets.is_floating_point():
+        return torch.where(targets == 1, class_weights, 1.0) * known
+    return class_weights[targets.clamp(min=0)] * known
 
 
 def summed_loss(logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -13,9 +13,8 @@ import torch
 
 from hf_radmae.classification.labels import Labels
 from hf_radmae.metrics.bootstrap import Metric, bootstrap_interval
-from hf_radmae.metrics.classification import macro_f1
+from hf_radmae.metrics.classification import label_metrics, macro_f1
 from hf_radmae.metrics.regression import mean_absolute_error, r2
-from hf_radmae.metrics.rows import label_metrics, of_rows
 
 
 @dataclass(frozen=True)
@@ -76,28 +75,24 @@ def score(
     Of classes and of several labels those of `label_metrics`, of classes the macro F1 too; of numbers the mean absolute
     error and R². What is not defined is left out. Resamples hold as many groups of each class as there are.
     """
-    places = np.arange(len(predictions.rows))
-    classes = predictions.labels.task == "single_label_classification"
-    options: dict[str, Any] = {"groups": groups, "strata": predictions.truth.astype(str) if classes else None}
-    found: dict[str, float] = {}
-    for name, (metric, predicted) in _metrics(predictions).items():
-        if bootstrap:
-            found |= bootstrap_interval(metric, places, predicted, n=bootstrap, **options).named(name)
-        else:
-            found[name] = float(metric(places, predicted)[0])
-    return {name: value for name, value in found.items() if np.isfinite(value)}
-
-
-def _metrics(predictions: Predictions) -> dict[str, tuple[Metric, np.ndarray]]:
-    """Name -> a metric whose references are places in `predictions.truth`, and what it compares with them."""
-    names, truth, scores = predictions.labels.names, predictions.truth, predictions.scores
-    if predictions.labels.task == "regression":
-        found = {"mean_absolute_error": of_rows(mean_absolute_error, truth), "r2": of_rows(r2, truth)}
-        return {name: (metric, predictions.predicted) for name, metric in found.items()}
-    further: dict[str, tuple[Metric, np.ndarray]] = {}
-    if predictions.labels.task == "single_label_classification":
-        truth = truth.astype(str)
-        further["macro_f1"] = (of_rows(macro_f1, truth), predictions.predicted)
-        numbers = {name: n for n, name in enumerate([*names, *sorted(set(truth) - set(names))])}
+    labels, truth, scores = predictions.labels, predictions.truth, predictions.scores
+    options: dict[str, Any] = {"groups": groups}
+    if labels.task == "regression":
+        metrics: dict[str, Metric] = {"mean_absolute_error": mean_absolute_error, "r2": r2}
+        scores = predictions.predicted
+    elif labels.task == "single_label_classification":
+        options["strata"] = truth = truth.astype(str)
+        unknown = sorted(set(truth) - set(labels.names))  # classes that training lacks
+        numbers = {name: number for number, name in enumerate([*labels.names, *unknown])}
         truth = np.array([numbers[name] for name in truth])
-    return {name: (metric, scores) for name, metric in label_metrics(truth, len(names)).items()} | further
+        metrics = label_metrics(truth, len(labels.names))
+        metrics["macro_f1"] = lambda t, s, w=None: macro_f1(t, s.argmax(1), w)
+    else:
+        metrics = label_metrics(truth)
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        if bootstrap:
+            found |= bootstrap_interval(metric, truth, scores, n=bootstrap, **options).named(name)
+        else:
+            found[name] = float(metric(truth, scores)[0])
+    return {name: value for name, value in found.items() if np.isfinite(value)}

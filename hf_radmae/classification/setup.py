@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import datasets
 import numpy as np
@@ -16,14 +16,15 @@ from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification.data import CachedRadiographs
-from hf_radmae.classification.labels import Labels, fit_labels, rows_where
+from hf_radmae.classification.labels import Labels, Task, fit_labels, rows_where
 from hf_radmae.classification.networks import build_classifier
+from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.models.mae import PRESETS
 from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooling_parts
 from hf_radmae.models.starts import config_values, read_config
 from hf_radmae.pretraining.arguments import DEFAULT_PRESET, DataArguments, option
-from hf_radmae.pretraining.setup import make_processor
-from hf_radmae.sources.load import load_radiographs
+from hf_radmae.pretraining.setup import load_rows, make_processor
+from hf_radmae.sources.load import PROCESSES
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +51,7 @@ class TaskArguments:
     """Which labels, and which network learns them."""
 
     label: str | None = option(None, "Column of the labels, or several joined by commas; by default --probe_column.")
-    task: str | None = option(
-        None,
-        "What the labels are, where their column does not tell.",
-        choices=["single_label_classification", "multi_label_classification", "regression"],
-    )
+    task: str | None = option(None, "What the labels are, where their column does not tell.", choices=[*get_args(Task)])
     where: str | None = option(None, "COLUMN=VALUE: take only these images.")
     model: str = option("vit", "vit or resnet50: from scratch; else a checkpoint to fine-tune, a folder or a Hub id.")
     preset: str | None = option(None, "Size of a network from scratch; by default tiny.", choices=list(PRESETS))
@@ -98,9 +95,7 @@ class Setup:
 
     Attributes:
         parts: split -> its images, in the same bins.
-        bins: fitted to the sizes of all splits.
-        labels: those of the training images.
-        label: their column or columns.
+        label: the column or columns of the labels.
         unreadable: images that were left out, with the reason.
     """
 
@@ -136,20 +131,14 @@ class Setup:
         return RadiographImageProcessor.from_dict(processor.to_dict() | normalisation)
 
 
-def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, batch_size: int, num_proc: int) -> Setup:
+def set_up(data_args: DataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments) -> Setup:
     """Load the data set, fit its bins and read its labels.
-
-    Args:
-        data_args, task_args: the options of a run.
-        seed: of the run.
-        batch_size: images of a step over all ranks and accumulation, for strict binning.
-        num_proc: processes that build the data set.
 
     Raises:
         ValueError: no label is given, its column does not exist, or no image is left.
     """
     label = task_args.label or data_args.probe_column
-    rows, unreadable = load_radiographs(**data_args.source(), num_proc=num_proc, seed=data_args.split_seed)
+    rows, unreadable = load_rows(data_args, streaming=False)
     if label is None:
         raise ValueError(f"say with --label which column to learn: {', '.join(rows['train'].column_names)}")
     if task_args.where is not None:
@@ -157,11 +146,15 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, *, seed: int, bat
         found = {split: rows_where({split: part}, column, value)[split] for split, part in rows.items()}
         rows = datasets.DatasetDict({split: part.select(np.flatnonzero(found[split])) for split, part in rows.items()})
     labels = fit_labels(rows["train"], label, task_args.task)  # type: ignore[arg-type]  # checked by the parser
-    options = data_args.buckets() | {"token_levels": 1, "seed": seed, "num_proc": num_proc}  # levels spare only an MAE
+    options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": task_args.patch_size}
+    options |= {
+        "batch_size": args.images_per_update(data_args.max_tokens),
+        "token_levels": 1,
+    }  # levels spare only an MAE
     if not data_args.crop_to_content:
         options["background"] = "keep"  # so that no image is read to look for its background
-    data = bucketed(rows, patch_size=task_args.patch_size, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    data = bucketed(rows, **options)
     parts = data.parts
     if task_args.cache:
-        parts = {split: CachedRadiographs.of(part) for split, part in parts.items()}
+        parts = {split: CachedRadiographs(part) for split, part in parts.items()}
     return Setup(parts, data.bins, labels, label, unreadable, data_args, task_args)

@@ -77,8 +77,16 @@ def train_classifier(
         ValueError: a column does not exist, a split has no labelled image, or the training images are all of one class.
     """
     labels = dataclasses.replace(Labels.of(model.config), columns=tuple(name.strip() for name in label.split(",")))
-    options: dict[str, Any] = {"processing_class": processor, "skipped": skipped, "callbacks": list(callbacks)}
-    trainer, data = classifier_trainer(parts, labels, args, draw, model=model, **options)
+    data = labelled_parts(parts, labels, args, draw)
+    trainer = ClassifierTrainer(
+        model,
+        args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        processing_class=processor,
+        skipped=skipped,
+        callbacks=list(callbacks),
+    )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     predictions = {split: trainer.predicted(data[split]) for split in ("validation", "test")}
     if labels.task == "regression":
@@ -100,27 +108,6 @@ def train_classifier(
         results[split] = score(predicted, groups, bootstrap)
     results["resampled"] = resampled(parts["test"].rows, predictions["test"].rows)
     return TrainedClassifier(trainer.model, results, predictions, trainer)
-
-
-def classifier_trainer(
-    parts: Mapping[str, RadiographDataset],
-    labels: Labels,
-    args: ClassifierTrainingArguments,
-    draw: np.ndarray | None = None,
-    **options: Any,
-) -> tuple[ClassifierTrainer, dict[str, LabelledRadiographs]]:
-    """What trains on "train" and evaluates on "validation", and the splits with their labels.
-
-    Args:
-        parts, labels, args, draw: see `train_classifier`.
-        **options: of the trainer, `model` or `model_init` among them.
-
-    Raises:
-        ValueError: as `train_classifier`.
-    """
-    data = labelled_parts(parts, labels, args, draw)
-    sets = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
-    return ClassifierTrainer(args=args, **sets, **options), data
 
 
 def labelled_parts(

@@ -64,17 +64,8 @@ class ClassifierTrainingArguments(RadMAETrainingArguments):
     }
     meaning: ClassVar[tuple[str, ...]] = (
         *RadMAETrainingArguments.meaning,
-        *(
-            "label_smoothing_factor",
-            "class_weights",
-            "report_label_weight",
-            "layer_decay",
-            "rotation",
-            "zoom",
-            "shift",
-            "contrast",
-            "flip",
-        ),
+        *("label_smoothing_factor", "class_weights", "report_label_weight", "layer_decay"),
+        *("rotation", "zoom", "shift", "contrast", "flip"),
     )
 
     def __post_init__(self):

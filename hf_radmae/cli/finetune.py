@@ -32,7 +32,6 @@ from hf_radmae.cli.runs import finished, opening, options_of, own_folder, save_s
 from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.publishing.card import TEMPLATES, write_card
 from hf_radmae.publishing.trainer_push import PushCallback
-from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.steps import data_fingerprint
 
@@ -61,8 +60,7 @@ def finetune(
         test = ", ".join(f"{name} {score:.3f}" for name, score in scores.items() if score is not None)
         say(f"{folder} holds this run, finished: test {test}. Nothing was changed; --resume none starts anew.")
         return
-    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    setup = main_first(lambda: set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES))
+    setup = main_first(lambda: set_up(data_args, task_args, args))
     labels, images = setup.labels, {split: len(part) for split, part in setup.parts.items()}
     say(f"\n{sum(images.values())} images {images}, {len(setup.unreadable)} unreadable.")
     say(

@@ -16,7 +16,7 @@ search.journal with the finished trials: started again, the search repeats none 
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import Trainer
@@ -27,13 +27,13 @@ from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.ranks import main_first
 from hf_radmae.classification.search import LEARNING_RATES, search_learning_rate
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments, set_up
-from hf_radmae.classification.train import classifier_trainer
+from hf_radmae.classification.train import labelled_parts
 from hf_radmae.classification.trainer import ClassifierTrainer
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
 from hf_radmae.cli.command import command
 from hf_radmae.cli.parse import parse
 from hf_radmae.cli.runs import opening, options_of, own_folder
-from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
+from hf_radmae.pretraining.arguments import DataArguments, ModelArguments, option
 from hf_radmae.pretraining.setup import initial_model, load_rows, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
@@ -46,11 +46,9 @@ from hf_radmae.study.steps import fingerprint
 class SearchArguments:
     """Which learning rates are tried."""
 
-    rates: list[float] = field(
-        default_factory=lambda: list(LEARNING_RATES), metadata={"help": "The learning rates to try."}
-    )
-    between: list[float] | None = field(default=None, metadata={"help": "Or a range, in which optuna chooses."})
-    trials: int = field(default=10, metadata={"help": "Learning rates to try in the range."})
+    rates: list[float] = option([*LEARNING_RATES], "The learning rates to try.")
+    between: list[float] | None = option(None, "Or a range, in which optuna chooses.")
+    trials: int = option(10, "Learning rates to try in the range.")
 
     def __post_init__(self) -> None:
         if self.between is not None and (len(self.between) != 2 or not 0 < self.between[0] < self.between[1]):
@@ -61,9 +59,10 @@ def supervised_trainer(
     data_args: DataArguments, task_args: TaskArguments, args: ClassifierTrainingArguments
 ) -> ClassifierTrainer:
     """What scripts/finetune.py trains with, from the start in each trial."""
-    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    setup = main_first(lambda: set_up(data_args, task_args, seed=args.seed, batch_size=batch_size, num_proc=PROCESSES))
-    return classifier_trainer(setup.parts, setup.labels, args, model_init=lambda: setup.build(args.seed))[0]
+    setup = main_first(lambda: set_up(data_args, task_args, args))
+    data = labelled_parts(setup.parts, setup.labels, args)
+    options = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
+    return ClassifierTrainer(None, args, model_init=lambda: setup.build(args.seed), **options)
 
 
 def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:

@@ -8,14 +8,15 @@ from hf_radmae.metrics.classification import (
     balanced_accuracy,
     brier,
     confusion_matrix,
+    label_metrics,
     macro_f1,
+    mean_over_labels,
     per_class,
     reliability,
     sensitivity_at_specificity,
 )
 from hf_radmae.metrics.irma_error import CodeTree, IRMAError, irma_error
 from hf_radmae.metrics.regression import mean_absolute_error, r2
-from hf_radmae.metrics.rows import label_metrics, mean_over_labels, of_rows
 
 __all__ = [
     "CodeTree",
@@ -33,7 +34,6 @@ __all__ = [
     "macro_f1",
     "mean_absolute_error",
     "mean_over_labels",
-    "of_rows",
     "paired_interval",
     "per_class",
     "r2",

@@ -8,20 +8,15 @@ holds every class.
 
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 logger = logging.getLogger(__name__)
 
-
-class Metric(Protocol):
-    """A score of predictions, for each row of image weights."""
-
-    def __call__(
-        self, references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None
-    ) -> np.ndarray: ...
+Metric = Callable[..., np.ndarray]
+"""A score of (references, predictions, weights=None), for each row of image weights."""
 
 
 class Interval(NamedTuple):
@@ -37,7 +32,7 @@ class Interval(NamedTuple):
 
 
 def is_missing(labels: Sequence | np.ndarray) -> np.ndarray:
-    """True where a label is None, NaN, an empty text or a negative number (-1, -100); bool (images,)."""
+    """True where a label is None, NaN, an empty text or a negative number (-1, -100); bool of their shape."""
     labels = np.asarray(labels)
     if labels.dtype.kind == "O":
         return np.array([v is None or v != v or v == "" or (not isinstance(v, str) and v < 0) for v in labels], bool)
@@ -91,7 +86,8 @@ def bootstrap_interval(
 
     Args:
         metric: a function as in this module's first lines, `balanced_accuracy` for one.
-        references: (images,) true labels; images without a label are left out, and their number is logged.
+        references: (images,) true labels, or (images, labels) of several; images without any are left out, and their
+            number is logged.
         predictions: (images, ...) what the metric compares with them, after `runs` axes of models.
         groups: (images,) patient keys. None takes each image as a patient of its own.
         strata: (images,) classes whose numbers stay fixed, see `patient_weights`.
@@ -142,6 +138,7 @@ def drop_missing(references: Sequence | np.ndarray, *arrays: Any) -> tuple[np.nd
                 f"{len(references)} references, but {len(array)} predictions or groups: one for each image"
             )
     known = ~is_missing(references)
+    known = np.asarray(known.any(axis=tuple(range(1, known.ndim))))  # of several labels one is enough
     if not known.any():
         raise ValueError(
             f"none of the {len(references)} images has a label (None, NaN, an empty text and negative numbers are none)"

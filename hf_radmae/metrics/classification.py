@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hf_radmae.metrics.bootstrap import Metric
+
 
 def accuracy(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Share of right images, (resamples,)."""
@@ -112,6 +114,47 @@ def reliability(references: np.ndarray, predictions: np.ndarray, bins: int = 10)
         }
         for b in np.unique(place)
     ]
+
+
+def label_metrics(truth: np.ndarray, classes: int = 0) -> dict[str, Metric]:
+    """The scores of classifiers by name, of probabilities (images, classes or labels).
+
+    Several labels have the mean of each score over labels, of classes there is the Brier score too.
+
+    Args:
+        truth: (images,) class numbers, or (images, labels) 0 and 1; negative or NaN where missing.
+        classes: columns of the probabilities of class numbers. A class beyond them is always wrong, and scores of an
+            order are then left out, as they are of a single class.
+    """
+
+    def decided(metric: Callable) -> Metric:
+        return lambda t, s, w=None: metric(t, s.argmax(-1) if s.ndim == 2 else (s >= 0.5).astype(np.int64), w)
+
+    found = {"balanced_accuracy": decided(balanced_accuracy), "accuracy": decided(accuracy)}
+    orders = {"auroc": auroc, "average_precision": average_precision, "sensitivity": sensitivity_at_specificity}
+    if truth.ndim == 2:
+        return {name: mean_over_labels(metric) for name, metric in (found | orders).items()}
+    present = np.unique(truth[truth >= 0])
+    return found | (orders if len(present) > 1 and present[-1] < classes else {}) | {"brier": brier}
+
+
+def mean_over_labels(metric: Metric) -> Metric:
+    """The mean of a metric over several labels, each on the images where it is known; NaN where there is none.
+
+    Its references (images, labels) are 0 and 1, NaN or negative where missing; its predictions have a column for each
+    label. A label of which only one answer is known is left out.
+    """
+
+    def score(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        values = []
+        for label, here in enumerate(references.T):
+            known = here >= 0
+            if len(np.unique(here[known])) > 1:
+                part = None if weights is None else weights[:, known]
+                values.append(metric(here[known].astype(np.int64), predictions[known, label], part))
+        return np.nanmean(values, axis=0) if values else np.full(1 if weights is None else len(weights), np.nan)
+
+    return score
 
 
 def _mean_over_classes(

@@ -27,7 +27,9 @@ MODEL_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of a dataclass of options, with the text that `--help` shows."""
+    """A field of a dataclass of options, with the text that `--help` shows; each object has its own copy of a list."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: [*default], metadata={"help": help, **metadata})
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -61,10 +63,7 @@ class DataArguments:
     crop_scale: float = option(1.0, "Training crops keep at least this share of an image's area; 1 crops nothing.")
     scaling: str = option("minmax", "How grey values become 0..1 per image.", choices=["minmax", "percentile"])
     probe_column: str | None = option(None, "Column of labels to probe at the end; phantom and irma: body_region.")
-
-    rivals: list[str] = field(
-        default_factory=list, metadata={"help": "Encoders of the Hub, or folders, to compare the probe with, by id."}
-    )
+    rivals: list[str] = option([], "Encoders of the Hub, or folders, to compare the probe with, by id.")
 
     def __post_init__(self) -> None:
         check_ranges(self, DATA_RANGES)

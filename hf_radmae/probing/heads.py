@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import kneighbors_graph
@@ -46,9 +47,7 @@ class LinearProbe:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Softmax of the logits of features (images, width); float32 (draws, images, classes)."""
-        logits = self.logits(features)
-        found = np.exp(logits - logits.max(-1, keepdims=True))
-        return found / found.sum(-1, keepdims=True)
+        return softmax(self.logits(features), axis=-1)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Labels of features (images, width) by every draw's classifier; (draws, images)."""

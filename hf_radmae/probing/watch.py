@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestNeighbors
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
@@ -82,12 +82,11 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
 def knn_accuracy(features: np.ndarray, labels: Sequence | np.ndarray, k: int = 20) -> float | None:
     """Share of images whose label most of the k nearest others have; None for fewer than two classes."""
     known = ~is_missing(labels)
-    features, names = features[known], np.asarray(labels)[known].astype(str)
-    if len(np.unique(names)) < 2:
+    features, (names, codes) = features[known], np.unique(np.asarray(labels)[known].astype(str), return_inverse=True)
+    if len(names) < 2:
         return None
-    codes = np.unique(names, return_inverse=True)[1]
-    votes = KNeighborsClassifier(min(k, len(codes) - 1), metric="cosine").fit(features, codes)
-    neighbours = votes.kneighbors(return_distance=False)  # of the images that it was given: each without itself
+    search = NearestNeighbors(n_neighbors=min(k, len(codes) - 1), metric="cosine").fit(features)
+    neighbours = search.kneighbors(return_distance=False)  # of the images that it was given: each without itself
     counts = np.stack([(codes[neighbours] == code).sum(1) for code in range(codes.max() + 1)], 1)
     return float((counts.argmax(1) == codes).mean())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_radmae.classification.search import LEARNING_RATES
 from hf_radmae.models.modeling_radiograph_vit import pooling_parts
@@ -34,9 +34,8 @@ SUPERVISED = {"resnet50": "ResNet, supervised", "vit": "ViT, supervised", "mae":
 class StudyArguments:
     """Tasks, shares of the labels, and the networks that are compared."""
 
-    tasks: list[str] = field(
-        default_factory=lambda: ["body_region"],
-        metadata={"help": "COLUMN, NAME=COLUMN, or NAME=A,B (several labels); [COLUMN=VALUE] behind: of which images."},
+    tasks: list[str] = option(
+        ["body_region"], "COLUMN, NAME=COLUMN, or NAME=A,B (several labels); [COLUMN=VALUE] behind: of which images."
     )
     protocol: str = option(
         "fixed",
@@ -46,46 +45,29 @@ class StudyArguments:
     )
     test_split: str = option("test", "Split that is scored: test_2009 is IRMA's official list.")
     low_fraction: float = option(0.01, "Share of the labels in the tables of few labels.")
-    curve: list[float] = field(
-        default_factory=lambda: [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5],
-        metadata={"help": "Shares of the label-efficiency curve, beside all labels."},
+    curve: list[float] = option(
+        [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5], "Shares of the label-efficiency curve, beside all labels."
     )
     draws: int = option(5, "Draws of each share, and trainings of each network on them.")
     mae_checkpoint: str | None = option(None, "Take this encoder, local or on the Hub, and pre-train nothing.")
-    poolings: list[str] = field(
-        default_factory=lambda: list(NETWORK_POOLINGS),
-        metadata={
-            "help": "Of a network's tokens: cls, mean, max, std, grid (3 x 3), gridN, flat; several joined by +."
-        },
+    poolings: list[str] = option(
+        [*NETWORK_POOLINGS],
+        "Of a network's tokens: cls, mean, max, std, grid (3 x 3), gridN, flat; several joined by +.",
     )
-    kinds: list[str] = field(
-        default_factory=lambda: ["balanced", "plain"],
-        metadata={"help": "Draws of the tables of few labels: balanced over classes, plain as they come, or both."},
+    kinds: list[str] = option(
+        ["balanced", "plain"], "Draws of the tables of few labels: balanced over classes, plain as they come, or both."
     )
     min_test_images: int = option(10, "Classes with fewer test images are dropped, where two or more stay.")
-    metadata: list[str] = field(
-        default_factory=lambda: ["source", "body_part"],
-        metadata={"help": "Columns of the rival that sees metadata alone."},
-    )
-    more_checkpoints: list[str] = field(
-        default_factory=list, metadata={"help": "The same pre-training from other seeds: with the first, its runs."}
-    )
-    fold_curve: list[str] = field(
-        default_factory=list, metadata={"help": "Names of tasks of two classes for the AUROC of five folds by labels."}
-    )
-    error_maps: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Names of tasks of two classes to score reconstruction errors on."},
-    )
-    supervised: list[str] = field(
-        default_factory=lambda: [*SUPERVISED],
-        metadata={"help": "Networks that are trained on the labels: resnet50, vit, mae (fine-tuned), or none."},
+    metadata: list[str] = option(["source", "body_part"], "Columns of the rival that sees metadata alone.")
+    more_checkpoints: list[str] = option([], "The same pre-training from other seeds: with the first, its runs.")
+    fold_curve: list[str] = option([], "Names of tasks of two classes for the AUROC of five folds by labels.")
+    error_maps: list[str] = option([], "Names of tasks of two classes to score reconstruction errors on.")
+    supervised: list[str] = option(
+        [*SUPERVISED], "Networks that are trained on the labels: resnet50, vit, mae (fine-tuned), or none."
     )
     vit_checkpoint: str | None = option(None, "The ViT starts from this; by default from scratch, of the MAE's size.")
     resnet50_checkpoint: str | None = option(None, "The ResNet starts from this; by default from scratch.")
-    supervised_curve: list[float] = field(
-        default_factory=list, metadata={"help": "Further shares of the curve on which these are trained."}
-    )
+    supervised_curve: list[float] = option([], "Further shares of the curve on which these are trained.")
     supervised_epochs: int = option(50, "Most passes over the labels.")
     supervised_min_steps: int = option(800, "Fewest steps of a training that is not ended early, for few labels.")
     supervised_steps: int = option(20_000, "Most steps of a training.")
@@ -98,9 +80,7 @@ class StudyArguments:
         choices=list(CLASS_WEIGHTS),
     )
     layer_decay: float = option(0.75, "mae: learning rate of a layer as a share of that of the next one up.")
-    learning_rates: list[float] = field(
-        default_factory=lambda: list(LEARNING_RATES), metadata={"help": "Rates of the search."}
-    )
+    learning_rates: list[float] = option([*LEARNING_RATES], "Rates of the search.")
     search_steps: int | None = option(None, "Most steps of a training that searches; by default those of any other.")
     search_finalists: int = option(2, "Best rates of shortened trainings that are then trained in full.")
     search_fraction: float = option(1.0, "Rates are searched on at most this share; larger ones take what it found.")
@@ -115,15 +95,12 @@ class StudyArguments:
                 raise ValueError(f"--{name} {bad[0]}: expected shares between 0 and 1; all labels are used in any case")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"--learning_rates {self.learning_rates}: expected one or more, above 0")
-        if unknown := set(self.kinds) - {"balanced", "plain"}:
-            raise ValueError(f"--kinds {' '.join(sorted(unknown))}: choose from balanced, plain")
-        if unknown := set(self.supervised) - {*SUPERVISED, "none"}:
-            raise ValueError(f"--supervised {' '.join(sorted(unknown))}: choose from {', '.join(SUPERVISED)}, none")
-        self.supervised = [name for name in dict.fromkeys(self.supervised) if name != "none"]
         names = [task.name for task in self.parsed_tasks()]
-        for option_name in ("fold_curve", "error_maps"):
-            if unknown := set(getattr(self, option_name)) - set(names):
-                raise ValueError(f"--{option_name} {' '.join(sorted(unknown))}: the --tasks are {', '.join(names)}")
+        choices = {"kinds": ["balanced", "plain"], "supervised": [*SUPERVISED, "none"]}
+        for name, known in (choices | {"fold_curve": names, "error_maps": names}).items():
+            if unknown := set(getattr(self, name)) - set(known):
+                raise ValueError(f"--{name} {' '.join(sorted(unknown))}: choose from {', '.join(known)}")
+        self.supervised = [name for name in dict.fromkeys(self.supervised) if name != "none"]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two --tasks are named {', '.join(twice)}: write NAME=COLUMN")
 

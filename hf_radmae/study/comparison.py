@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from hf_radmae.study.arguments import SUPERVISED, StudyArguments
 from hf_radmae.study.heads import Candidate, Kind, Splits, candidates
 from hf_radmae.study.rivals.supervised import SupervisedTraining
 from hf_radmae.study.steps import Step, fingerprint
-from hf_radmae.study.tables import score_table
+from hf_radmae.study.tables import EMPTY, score_table
 from hf_radmae.study.tasks import Share, TaskLabels, draw_labels
 
 PAPER_COLUMN, PAPER_FRACTION = "body_region", 0.01
@@ -44,9 +43,7 @@ class Comparison:
     """Collects models on the same draws, and scores them.
 
     Args:
-        labels: of the task.
         patients: split -> (images,) keys.
-        args: of the study.
         each: does steps of which each process takes its share, as `Steps.each` does; only needed to train.
         is_irma: whether the images are those of the paper.
         pretraining_views: images that passed through the network in pre-training, where that is known.
@@ -92,7 +89,6 @@ class Comparison:
 
         Args:
             kinds: of networks, keys of `SUPERVISED`.
-            training: does it.
             weights: fingerprint of the masked autoencoder, which "mae" starts from.
         """
         self.training = training
@@ -186,25 +182,21 @@ class Comparison:
             inputs |= {"seed": job.number, "steps": length, "task": self.labels.task, "labels": values}
             name = f"train, {self.training.name(job.kind)}, {job.share}, {length} steps"
             name += f", rate {job.rate:g}, draw {job.number}"
-            options = job.kind, self.labels, draw, job.rate, job.number, length
-            steps.append(Step(f"{name}, {self.labels.task.name}", partial(self._run, options), inputs, cost=length))
+            options: dict[str, Any] = {"kind": job.kind, "labels": self.labels, "draw": draw, "steps": length}
+            train = partial(self.training, **options, learning_rate=job.rate, seed=job.number)
+            steps.append(Step(f"{name}, {self.labels.task.name}", train, inputs, cost=length))
         return self.each(steps)
-
-    def _run(self, options: tuple, folder: Path) -> dict[str, Any]:
-        return self.training(folder, *options)
 
     def _table(self, share: Share, details: bool) -> dict[str, Any]:
         """The rows of a share, or why there are none."""
         head: dict[str, Any] = {"share": str(share), "refused": self.refused.get(share), "paper": {}}
         if share in self.refused:
-            return head | {"rows": [], "poolings": [], "headline": None, "elsewhere": None, "classes": {}}
+            return head | EMPTY
         group, few = self.draws[share], share.kind != "all"
         if self.paper and (not few or share.fraction == PAPER_FRACTION):
             head["paper"] = {name: scores[few] for name, scores in PAPER.items()}
-        n = 1000 if details else 300
-        table = score_table(
-            self.found[share] + self.trained[share], self.labels, self.patients["test"], n=n, details=details
-        )
+        models = self.found[share] + self.trained[share]
+        table = score_table(models, self.labels, self.patients["test"], n=1000 if details else 300, details=details)
         for row in table["rows"]:
             row["pretraining_views"] = self.pretraining_views if row["kind"] == "ours" else 0
         return head | {"draws": len(group), "images": float(np.mean([len(draw) for draw in group]))} | table

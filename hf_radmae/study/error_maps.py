@@ -27,8 +27,6 @@ def error_maps(
     Args:
         network: predicts patches; its `mask_ratio` is not used.
         loader: batches of `pixel_values` (B, C, H, W), `patch_mask` (B, N) and `index` (B,).
-        passes: parts.
-        seed: of the parts.
     """
     ratio, training = network.config.mask_ratio, network.training
     network.eval()

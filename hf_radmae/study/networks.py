@@ -17,25 +17,17 @@ from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.ranks import from_main
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.results import train_figures
-from hf_radmae.pretraining.setup import initial_model, make_trainer
+from hf_radmae.pretraining.setup import initial_model, load_rows, make_trainer
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint
 from hf_radmae.probing.watch import FeatureWatch, watched
-from hf_radmae.sources.load import load_radiographs
+from hf_radmae.sources.load import PROCESSES
 from hf_radmae.study.seen import save_seen
 from hf_radmae.study.steps import fingerprint
 
 # Options of a training that change nothing in what is learned.
 INDIFFERENT = (
-    *(
-        "output_dir",
-        "run_name",
-        "report_to",
-        "disable_tqdm",
-        "figure_images",
-        "resume_from_checkpoint",
-        "save_total_limit",
-    ),
-    *("max_skipped_share", "push_to_hub", "do_", "dataloader_", "logging_", "log_", "hub_", "ddp_"),
+    *("output_dir", "run_name", "report_to", "disable_tqdm", "figure_images", "resume_from_checkpoint"),
+    *("save_total_limit", "max_skipped_share", "push_to_hub", "do_", "dataloader_", "logging_", "log_", "hub_", "ddp_"),
 )
 
 
@@ -64,20 +56,21 @@ class StudyImages:
 
 
 def load_images(
-    args: DataArguments, patch_size: int, batch_size: int, seed: int, num_proc: int, test_split: str = "test"
+    args: DataArguments, patch_size: int, training: RadMAETrainingArguments, test_split: str = "test"
 ) -> StudyImages:
     """Reads the data set and fits the bins; `test_split` is the split that is called "test" from here on.
 
     Raises:
         ValueError: there is no such split.
     """
-    rows, unreadable = load_radiographs(**args.source(), num_proc=num_proc, seed=args.split_seed)
+    rows, unreadable = load_rows(args, streaming=False)
     if test_split not in rows:
         raise ValueError(f"--test_split {test_split}: no such split; there are {', '.join(rows)}")
     sources = {"train": "train", "validation": "validation", "test": test_split}  # and no other that there may be
     rows = datasets.DatasetDict({split: rows[source] for split, source in sources.items()})
-    options: dict[str, Any] = args.buckets() | {"patch_size": patch_size, "batch_size": batch_size, "seed": seed}
-    data = bucketed(rows, **options, num_proc=num_proc)
+    options: dict[str, Any] = args.buckets() | {"patch_size": patch_size, "seed": training.seed}
+    options["batch_size"] = training.images_per_update(args.max_tokens)
+    data = bucketed(rows, **options, num_proc=PROCESSES)
     state = {split: part._fingerprint for split, part in rows.items()}  # datasets' own, of files and of what was done
     print_of_all = fingerprint([state, data.bins.to_dict(), options])
     return StudyImages(rows, data.train, data.parts, unreadable, print_of_all)

@@ -8,7 +8,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_radmae.batching.collator import BucketCollator
 from hf_radmae.batching.dataset import RadiographDataset
 from hf_radmae.batching.ranks import is_main
 from hf_radmae.sources.patients import resampled
@@ -42,18 +41,16 @@ def rival_models(
     """The rivals that are the same for every task: majority, pixels, and encoders of the Hub.
 
     Args:
-        parts: the images.
         rivals: ids or folders of encoders that were trained elsewhere.
         poolings: of their tokens.
         **options: `num_workers` and `device`.
     """
-    collate = BucketCollator(parts["train"].bins.patch_size, 1, background="keep")
     models: Models = {
         "majority class": ("rival", [majority_features(parts)], ["nothing"]),
-        PIXELS: ("rival", [thumbnail_features(parts, collate, options.get("num_workers", 0))], PIXEL_POOLINGS),
+        PIXELS: ("rival", [thumbnail_features(parts, options.get("num_workers", 0))], PIXEL_POOLINGS),
     }
     for name in rivals:
-        found = hub_features(name, parts, collate, parts_of(poolings), **options)
+        found = hub_features(name, parts, parts_of(poolings), **options)
         models[Path(name).name] = ("elsewhere", [found], poolings)
     return models
 
@@ -86,7 +83,6 @@ def probe_against_rivals(
         column: of the labels in their rows.
         rivals: ids or folders of encoders that were trained elsewhere.
         draws, low_fraction: of the table of few labels.
-        num_workers: of the loaders.
 
     Returns:
         Nothing on any but the first process. There "column", "classes", "dropped" and "resampled", "tables" of

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from hf_radmae.pretraining.setup import patch_size_of
 from hf_radmae.pretraining.trainer import check_agreement
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.probing.features import model_fingerprint
-from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import resampled
 from hf_radmae.sources.report_labels import against_hand
 from hf_radmae.study.arguments import StudyArguments
@@ -50,7 +49,7 @@ from hf_radmae.study.pretrained import OURS, SPLITS, UNTRAINED, Models, metadata
 from hf_radmae.study.rivals import network_features
 from hf_radmae.study.rivals.supervised import SupervisedTraining, labelled_parts
 from hf_radmae.study.seen import check_unseen
-from hf_radmae.study.steps import Step, Steps
+from hf_radmae.study.steps import Steps
 from hf_radmae.study.tasks import TaskLabels, patients, read_labels
 
 
@@ -59,9 +58,7 @@ class Study:
 
     Args:
         folder: of the steps, their results and the report.
-        data_args, model_args: which images, and which masked autoencoder.
-        args: which tasks, shares and networks.
-        training: of the pre-training.
+        training: options of the pre-training.
 
     Raises:
         ValueError: a task does not suit the data, see `read_labels` and `TaskLabels.without_rare`, or what is asked of
@@ -84,10 +81,7 @@ class Study:
         patch_size = patch_size_of(model_args, args.mae_checkpoint)
         if "vit" in args.supervised and not args.vit_checkpoint:
             _check_size(args.mae_checkpoint or model_args.model, model_args.preset or DEFAULT_PRESET)
-        images_per_update = training.images_per_update(data_args.max_tokens)
-        self.images = main_first(
-            lambda: load_images(data_args, patch_size, images_per_update, training.seed, PROCESSES, args.test_split)
-        )
+        self.images = main_first(lambda: load_images(data_args, patch_size, training, args.test_split))
         check_agreement(self.images.fingerprint)
         self.labels = [read_labels(self.images.rows, task) for task in args.parsed_tasks()]
         for found in self.labels:
@@ -98,8 +92,8 @@ class Study:
         given += [model_args.model, *data_args.rivals]
         test = self.images.rows["test"]
         self.unseen = from_main(lambda: {name: check_unseen(name, test) for name in given if name})
-        self.steps = Steps(self.folder / "steps")
-        self.bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm or not is_main())
+        bar = tqdm(desc="study", unit="step", disable=training.disable_tqdm or not is_main())
+        self.steps = Steps(self.folder / "steps", bar, images=self.images.fingerprint)
 
     def run(self) -> dict[str, Any]:
         """Takes all steps; returns what `results.json` holds and `write_report` shows, on the first process.
@@ -119,7 +113,7 @@ class Study:
         weights, tasks = model_fingerprint(mae), []
         is_irma = self.data_args.dataset == "irma"
         views = pretraining.get("training", {}).get("views")
-        comparisons = [Comparison(found, self.patients, args, self._each, is_irma, views) for found in labels]
+        comparisons = [Comparison(found, self.patients, args, self.steps.each, is_irma, views) for found in labels]
         if args.supervised:
             parts = labelled_parts(self.images, labels)
             supervised = SupervisedTraining(parts, args, self.model_args, mae.config, folder, self.training)
@@ -130,10 +124,10 @@ class Study:
         for found, comparison in zip(labels, comparisons, strict=True):
             known = metadata_model(self.images.rows, found, args.metadata) | models
             for name, (kind, features, poolings) in known.items():
-                self.bar.set_postfix_str(f"heads on {name}, {found.task.name}")
+                self.steps.bar.set_postfix_str(f"heads on {name}, {found.task.name}")
                 comparison.probe(name, kind, features, poolings)
             tasks.append(comparison.results() | self._further(found, known, mae))
-        self.bar.close()
+        self.steps.bar.close()
         images = {split: len(part) for split, part in self.images.rows.items()}
         data = {"dataset": self.data_args.dataset, "images": images, "unreadable": len(self.images.unreadable)}
         data |= {"split_seed": self.data_args.split_seed, "fingerprint": self.images.fingerprint}
@@ -196,17 +190,6 @@ class Study:
             found["error_maps"] = {"rows": error_scores(maps, truth, self.patients["test"]), "picture": picture}
         return found
 
-    def _step(self, name: str, function: Callable[[Path], Mapping[str, Any]], **inputs: Any) -> dict[str, Any]:
-        self.bar.set_postfix_str(name)
-        result = self.steps(name, function, **inputs, images=self.images.fingerprint)
-        self.bar.update()
-        return result
-
-    def _each(self, steps: Sequence[Step]) -> list[dict[str, Any]]:
-        inputs = {"images": self.images.fingerprint}
-        self.bar.set_postfix_str(f"{len(steps)} trainings")
-        return self.steps.each([step._replace(inputs={**step.inputs, **inputs}) for step in steps], self.bar.update)
-
     def _encoder(self) -> tuple[RadMAEForPreTraining, str, dict[str, Any]]:
         """The pre-trained network, where it is, and what its pre-training says of itself."""
         if is_main():
@@ -225,9 +208,9 @@ class Study:
             inputs["training"] = learned_from(training)
             name = f"pretrain, rate {rate:g}" if self.args.protocol == "paper" else "pretrain"
             options: dict[str, Any] = {"data_args": self.data_args, "model_args": self.model_args, "args": training}
-            result = self._step(name, partial(pretrain, images=self.images, **options), **inputs)
+            result = self.steps(name, partial(pretrain, images=self.images, **options), **inputs)
             result["training"]["learning_rate"] = rate
-            folder = self.steps.path(name, **inputs, images=self.images.fingerprint).with_suffix("")
+            folder = self.steps.path(name, **inputs).with_suffix("")
             found.append((result, folder))
         result, folder = min(found, key=lambda pair: pair[0]["losses"]["validation"])
         if is_main() and (picture := folder / "reconstructions.png").is_file():
@@ -250,7 +233,7 @@ class Study:
             found.update(network_features(network, self.images.parts, **options))
             return {split: {key: values.shape for key, values in part.items()} for split, part in found.items()}
 
-        self._step(
+        self.steps(
             f"features, {name}", shapes, weights=model_fingerprint(network), poolings=parts_of(self.args.poolings)
         )
         found = found or network_features(network, self.images.parts, **options)

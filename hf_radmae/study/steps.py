@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from hf_radmae import __version__
 from hf_radmae.batching.ranks import from_main, is_main, on_main, rank_and_size, wait_until_seen
@@ -57,14 +58,17 @@ class Steps:
 
     Args:
         folder: of the results, one file a step.
+        bar: shows the step, and how many are done.
+        **shared: inputs that every step has.
 
     Attributes:
         seconds: name of each step that was asked for -> seconds that it took, when it was run.
         ran: names of the steps that this process ran.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, bar: tqdm | None = None, **shared: Any) -> None:
+        self.folder, self.shared = Path(folder), shared
+        self.bar = tqdm(disable=True) if bar is None else bar
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
         self.ran: list[str] = []
@@ -81,13 +85,15 @@ class Steps:
             **inputs: all that decides the result.
         """
         step = Step(name, function, inputs)
-        record = from_main(lambda: self.known(step))
+        self.bar.set_postfix_str(name)
+        record = from_main(lambda: self._known(step))
         if record is None:
-            result, seconds = self.run(step)
-            record = from_main(lambda: self.write(step, result, seconds))
-        return self.note(record)
+            result, seconds = self._run(step)
+            record = from_main(lambda: self._write(step, result, seconds))
+        self.bar.update()
+        return self._result(record)
 
-    def each(self, steps: Sequence[Step], tick: Callable[[int], object] = lambda _: None) -> list[dict[str, Any]]:
+    def each(self, steps: Sequence[Step]) -> list[dict[str, Any]]:
         """The results of steps that do not depend on each other, each taken by one process.
 
         A step's file is written as soon as it is done, by the process that has done it. The first process gets all of
@@ -95,33 +101,33 @@ class Steps:
 
         Args:
             steps: the same on every process.
-            tick: called on the first process with the number of steps that are known to be done.
         """
-        known: list[Any] = [self.known(step) for step in steps] if is_main() else []
+        self.bar.set_postfix_str(f"{len(steps)} steps")
+        known: list[Any] = [self._known(step) for step in steps] if is_main() else []
         missing = from_main(lambda: [number for number, record in enumerate(known) if record is None])
-        tick(len(steps) - len(missing))
+        self.bar.update(len(steps) - len(missing))
         mine: dict[int, dict[str, Any]] = {}
         for place in _share([steps[number].cost for number in missing], *rank_and_size()):
             step = steps[missing[place]]
-            mine[missing[place]] = self.write(step, *self.run(step))
-            tick(1)
+            mine[missing[place]] = self._write(step, *self._run(step))
+            self.bar.update()
         found = on_main(mine)
         if found is not None:
             for number, record in (pair for part in found for pair in part.items()):
                 known[number] = record
                 self._written.add(self.path(steps[number].name, **steps[number].inputs))
-        tick(len(missing) - len(mine))
+        self.bar.update(len(missing) - len(mine))
         short = from_main(lambda: [_without_lists(record) for record in known])
-        return [self.note(record) for record in (known if is_main() else short)]
+        return [self._result(record) for record in (known if is_main() else short)]
 
-    def known(self, step: Step) -> dict[str, Any] | None:
+    def _known(self, step: Step) -> dict[str, Any] | None:
         """The record of a step that was done; what another process has written is waited for."""
         path = self.path(step.name, **step.inputs)
         if path in self._written:
             wait_until_seen(path)
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def run(self, step: Step) -> tuple[Mapping[str, Any], float]:
+    def _run(self, step: Step) -> tuple[Mapping[str, Any], float]:
         """Does a step: its result, and how many seconds it took."""
         logger.info("%s ...", step.name)
         start = time.perf_counter()
@@ -131,19 +137,20 @@ class Steps:
         logger.info("%s: %.0f s", step.name, seconds)
         return result, seconds
 
-    def write(self, step: Step, result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    def _write(self, step: Step, result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Writes the record of a step, and gives it."""
         path = self.path(step.name, **step.inputs)
         folder = path.with_suffix("")
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        record = {"step": step.name, "inputs": step.inputs, "seconds": seconds, "result": result}
+        inputs = {**step.inputs, **self.shared}
+        record = {"step": step.name, "inputs": inputs, "seconds": seconds, "result": result}
         text = json.dumps(record, default=_plain, allow_nan=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
         return json.loads(text)  # the same types as when it is read
 
-    def note(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def _result(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The result of a record, whose time is added to those of the study."""
         self.seconds[record["step"]] = record["seconds"]
         return record["result"]
@@ -151,7 +158,7 @@ class Steps:
     def path(self, name: str, **inputs: Any) -> Path:
         """The file of a step; another version of the package has files of its own."""
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:100]
-        return self.folder / f"{name}-{fingerprint([__version__, inputs])}.json"
+        return self.folder / f"{name}-{fingerprint([__version__, inputs | self.shared])}.json"
 
 
 def _without_lists(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ classes, and with them the draws of the labels and the seeds of the pre-training
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, get_args
 
 import numpy as np
 
@@ -17,12 +17,11 @@ from hf_radmae.metrics import (
     bootstrap_interval,
     confusion_matrix,
     label_metrics,
-    of_rows,
     paired_interval,
     reliability,
 )
 from hf_radmae.metrics.bootstrap import Interval, Metric
-from hf_radmae.study.heads import Candidate
+from hf_radmae.study.heads import Candidate, Kind
 from hf_radmae.study.tasks import TaskLabels
 
 IRMA_COLUMN = "irma_code"
@@ -35,6 +34,8 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "irma_error": "IRMA error",
 }
+EMPTY: dict[str, Any] = {"rows": [], "poolings": [], "headline": None, "elsewhere": None, "classes": {}}
+"""What a table without models holds."""
 
 
 def score_table(
@@ -44,7 +45,6 @@ def score_table(
 
     Args:
         found: models with their poolings and heads, all on the same draws.
-        labels: of the task.
         patients: (test images,) keys.
         n: resamples.
         details: whether the best model and the best rival are shown by class as well.
@@ -56,21 +56,21 @@ def score_table(
         likewise against the best network that was pre-trained elsewhere; "classes", recall, confusion and reliability
         of the best two. A score that is undefined is None.
     """
-    metrics, primary = metrics_of(labels, "test"), primary_metric(labels)
-    choose = metrics_of(labels, "validation")[primary]
-    places = {split: _known(labels, split) for split in ("validation", "test")}
+    metrics, choose = (metrics_of(labels, split) for split in ("test", "validation"))
+    primary = primary_metric(labels, metrics.keys() & choose.keys())
+    places = {split: labels.rows(split) for split in ("validation", "test")}
+    chosen_on, truth = (labels.values[split][rows] for split, rows in places.items())
     options: dict[str, Any] = {"groups": patients[places["test"]], "runs": 2, "n": n}
     if not labels.multi:
-        options["strata"] = labels.values["test"][places["test"]]
+        options["strata"] = truth
 
-    def validated(candidate: Candidate) -> float:
-        runs = candidate.validation[:, :, places["validation"]]
-        return float(np.nanmean([choose(places["validation"], run) for run in runs.reshape(-1, *runs.shape[2:])]))
+    def mean_over_runs(metric: Metric, truth: np.ndarray, runs: np.ndarray) -> float:
+        return float(np.nanmean([metric(truth, run) for run in runs.reshape(-1, *runs.shape[2:])]))
 
     def test(candidate: Candidate) -> np.ndarray:
         return candidate.test[:, :, places["test"]]
 
-    valid = [validated(candidate) for candidate in found]
+    valid = [mean_over_runs(choose[primary], chosen_on, c.validation[:, :, places["validation"]]) for c in found]
     order = sorted(range(len(found)), key=lambda i: -valid[i])
     best: dict[tuple[str, str], int] = {}
     for i in order:
@@ -79,36 +79,28 @@ def score_table(
     for i, candidate in enumerate(found):
         row: dict[str, Any] = {name: getattr(candidate, name) for name in ("model", "kind", "head", "pooling", "views")}
         row |= {"unlabelled": candidate.unlabelled, "validation": valid[i], "seeds": len(candidate.test)}
-        row["chosen_on"] = len(places["validation"])
+        row["chosen_on"] = len(chosen_on)
         if best[candidate.model, candidate.head] == i:
-            intervals = {
-                name: bootstrap_interval(metric, places["test"], test(candidate), **options)
-                for name, metric in metrics.items()
-            }
-            rows.append(_finite(row | _named(intervals)))
+            scores = {m: bootstrap_interval(metric, truth, test(candidate), **options) for m, metric in metrics.items()}
+            rows.append(_finite(row | _named(scores)))
         else:
-            runs = test(candidate).reshape(-1, *test(candidate).shape[2:])
-            value = np.mean([metrics[primary](places["test"], run)[0] for run in runs])
-            poolings.append(_finite(row | {primary: float(value)}))
+            poolings.append(_finite(row | {primary: mean_over_runs(metrics[primary], truth, test(candidate))}))
     table: dict[str, Any] = {"metrics": [primary, *(name for name in metrics if name != primary)]}
-    table |= {"rows": rows, "poolings": poolings, "headline": None, "elsewhere": None, "classes": {}}
-    first = {kind: next((found[i] for i in order if found[i].kind == kind), None) for kind in KINDS}
+    table |= EMPTY | {"rows": rows, "poolings": poolings}
+    first = {kind: next((found[i] for i in order if found[i].kind == kind), None) for kind in get_args(Kind)}
     ours = first["ours"]
     for name, kind in (("headline", "rival"), ("elsewhere", "elsewhere")):
         if ours is not None and (other := first[kind]) is not None:
             shown = (primary,) if name == "elsewhere" else metrics
-            pairs = {m: paired_interval(metrics[m], places["test"], test(ours), test(other), **options) for m in shown}
+            pairs = {m: paired_interval(metrics[m], truth, test(ours), test(other), **options) for m in shown}
             table[name] = _finite({"ours": title(ours), "rival": title(other)} | _named(pairs))
     if details and not labels.multi:
         table["classes"] = {
-            title(candidate): _by_class(candidate, labels, places["test"])
+            title(candidate): _by_class(test(candidate), truth)
             for candidate in (ours, first["rival"])
             if candidate is not None
         }
     return table
-
-
-KINDS = ("ours", "rival", "elsewhere")
 
 
 def title(candidate: Candidate) -> str:
@@ -117,35 +109,31 @@ def title(candidate: Candidate) -> str:
     return candidate.model + (f", {candidate.pooling}" if candidate.pooling else "") + head
 
 
-def primary_metric(labels: TaskLabels) -> str:
+def primary_metric(labels: TaskLabels, scored: Set[str]) -> str:
     """What decides: AUROC for two classes, or several labels at once; balanced accuracy for more.
 
     Where validation or test hold one class only, which has no AUROC, it is balanced accuracy.
+
+    Args:
+        labels: of the task.
+        scored: names of the metrics that both splits have.
     """
-    scored = metrics_of(labels, "validation").keys() & metrics_of(labels, "test").keys()
     return "auroc" if (labels.multi or len(labels.classes) == 2) and "auroc" in scored else "balanced_accuracy"
 
 
 def metrics_of(labels: TaskLabels, split: str) -> dict[str, Metric]:
-    """The metrics of a task on a split: references are rows of the split, predictions the scores of those rows."""
-    truth, size = labels.values[split], len(labels.classes)
-    found = label_metrics(truth, size)
+    """The metrics of a task on a split."""
+    found = label_metrics(labels.values[split], len(labels.classes))
     if labels.task.columns == IRMA_COLUMN and not labels.multi:
         codes, error = np.array(labels.classes), IRMAError(codes=labels.classes)
-        found["irma_error"] = of_rows(lambda t, s, w=None: error(codes[t], codes[s.argmax(-1)], w), truth)
+        found["irma_error"] = lambda t, s, w=None: error(codes[t], codes[s.argmax(-1)], w)
     return found
 
 
-def _known(labels: TaskLabels, split: str) -> np.ndarray:
-    values = labels.values[split]
-    return np.flatnonzero((values >= 0).any(1) if values.ndim == 2 else values >= 0)
-
-
-def _by_class(candidate: Candidate, labels: TaskLabels, places: np.ndarray) -> dict[str, Any]:
-    """Recall and confusion over all runs, and reliability: of the task's classes in order."""
-    runs = candidate.test[:, :, places].reshape(-1, len(places), len(labels.classes))
-    truth, size = labels.values["test"][places], len(labels.classes)
-    matrix = np.mean([confusion_matrix(truth, run.argmax(1), size) for run in runs], axis=0)
+def _by_class(runs: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Recall and confusion over all runs (seeds, draws, images, classes), and reliability: of the classes in order."""
+    runs = runs.reshape(-1, *runs.shape[2:])
+    matrix = np.mean([confusion_matrix(truth, run.argmax(1), runs.shape[2]) for run in runs], axis=0)
     images = matrix.sum(1)
     return {
         "recall": [hits / count if count else None for hits, count in zip(matrix.diagonal(), images, strict=True)],

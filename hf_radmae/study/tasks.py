@@ -43,7 +43,8 @@ class Task(NamedTuple):
         where = tuple((column.strip(), value.strip()) for column, equal, value in pairs if equal)
         if match is None or (match["where"] == "") or len(where) < len(pairs) or not all(column for column, _ in where):
             raise ValueError(f"task {text!r}: expected COLUMN, NAME=COLUMN or NAME=A,B, with [COLUMN=VALUE,...] behind")
-        return cls(_plain(match["name"] or match["columns"]), match["columns"].strip(), where)
+        name = " ".join((match["name"] or match["columns"]).replace(",", " ").split())
+        return cls(name, match["columns"].strip(), where)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class TaskLabels:
     def multi(self) -> bool:
         """Whether an image may have several labels at once."""
         return self.values["train"].ndim == 2
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of a split that have a label, or one at least of several; int (rows,)."""
+        known = self.values[split] >= 0
+        return np.flatnonzero(known.any(1) if self.multi else known)
 
     def counts(self) -> dict[str, list[int]]:
         """Split -> images of each class, or with each label."""
@@ -115,7 +121,7 @@ class TaskLabels:
                 f"task {name}: the training images hold {names}{left}, and two classes are needed to tell apart"
             )
         for split in ("validation", "test"):
-            if (values[split] < 0).all():
+            if not len(self.rows(split)):
                 raise ValueError(f"task {name}: no image of the split {split} has a label{left}")
         return self
 
@@ -125,17 +131,6 @@ class TaskLabels:
             return []
         values = self.values["train"][draw]
         return [name for name, column in zip(self.classes, values.T, strict=True) if not {0, 1} <= {*column.tolist()}]
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns of `texts`, without commas."""
-        return [_plain(f"{self.task.name} {name}") for name in self.classes] if self.multi else [self.task.name]
-
-    def texts(self, split: str) -> dict[str, list[str | None]]:
-        """Name of a column -> the labels of a split as texts; of a multi-label task a column of no and yes each."""
-        names, values = (["no", "yes"], self.values[split].T) if self.multi else (self.classes, [self.values[split]])
-        texts = [*names, None]  # the last one is that of a missing label, -1
-        return {column: [texts[v] for v in part] for column, part in zip(self.columns, values, strict=True)}
 
     def strata(self) -> np.ndarray:
         """What draws of training images are balanced over: names (images,), "" for an image that is not drawn.
@@ -187,11 +182,6 @@ def read_labels(rows: Mapping[str, datasets.Dataset], task: Task) -> TaskLabels:
     return TaskLabels(task, classes, values).checked()
 
 
-def _plain(name: str) -> str:
-    """A name as it may stand in a list that is joined by commas."""
-    return " ".join(name.replace(",", " ").split())
-
-
 def patients(rows: Mapping[str, datasets.Dataset], *, allow_shared: bool = False) -> dict[str, np.ndarray]:
     """Split -> int64 (images,), equal for images that belong together, over all splits.
 
@@ -226,9 +216,7 @@ def draw_labels(labels: TaskLabels, groups: np.ndarray, share: Share, count: int
     A function of labels, groups, share and the draw's number alone, so that every model of a table gets the same ones.
 
     Args:
-        labels: of the task.
         groups: (training images,) equal for images of a patient, who is drawn as a whole.
-        share: how many and how.
         count: number of draws.
 
     Raises:

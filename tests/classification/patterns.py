@@ -38,7 +38,7 @@ def make_parts(
     bins = shapes(rows)
     parts, start = {}, 0
     for split, count in images.items():
-        parts[split] = CachedRadiographs(rows.select(range(start, start + count)), bins)
+        parts[split] = CachedRadiographs(RadiographDataset(rows.select(range(start, start + count)), bins))
         start += count
     return parts
 

@@ -82,15 +82,16 @@ def test_a_mean_over_labels_takes_each_where_it_is_known(missing):
     rng = np.random.default_rng(0)
     truth, scores = rng.integers(0, 2, (40, 3)).astype(float), rng.random((40, 3))
     truth[:10, 0] = truth[:, 1] = missing
-    truth[:5, 1] = 1  # of one answer alone there is no order to score, but a share that is right
-    rows, decided = np.arange(40), (scores >= 0.5).astype(int)
-    areas = [
-        reference.roc_auc_score(truth[k, column], scores[k, column]) for column, k in ((0, rows >= 10), (2, rows >= 0))
-    ]
-    assert metrics.mean_over_labels(metrics.auroc, truth, answers=2)(rows, scores)[0] == pytest.approx(np.mean(areas))
-    shares = [(truth[known, i] == decided[known, i]).mean() for i, known in enumerate((truth >= 0).T)]
-    assert metrics.mean_over_labels(metrics.accuracy, truth)(rows, decided)[0] == pytest.approx(np.mean(shares))
-    assert np.isnan(metrics.mean_over_labels(metrics.accuracy, truth * missing * 0 + missing)(rows, decided)).all()
+    truth[:5, 1] = 1  # of one answer alone there is nothing to score
+    decided, known = (scores >= 0.5).astype(int), truth >= 0
+    areas = [reference.roc_auc_score(truth[known[:, i], i], scores[known[:, i], i]) for i in (0, 2)]
+    assert metrics.mean_over_labels(metrics.auroc)(truth, scores)[0] == pytest.approx(np.mean(areas))
+    shares = [(truth[known[:, i], i] == decided[known[:, i], i]).mean() for i in (0, 2)]
+    assert metrics.mean_over_labels(metrics.accuracy)(truth, decided)[0] == pytest.approx(np.mean(shares))
+    assert np.isnan(metrics.mean_over_labels(metrics.accuracy)(np.full_like(truth, missing), decided)).all()
+    truth[3] = missing  # an image without any label
+    found = metrics.bootstrap_interval(metrics.mean_over_labels(metrics.auroc), truth, scores, n=50)
+    assert found.value == metrics.mean_over_labels(metrics.auroc)(truth, scores)[0] and found.low < found.high
 
 
 def test_reliability_of_probabilities_that_are_the_truth_is_the_diagonal():

@@ -186,7 +186,7 @@ def test_views_are_shown_with_and_without_those_of_pre_training_and_a_start_from
         def inputs(self, kind):
             return {}
 
-        def __call__(self, folder, kind, labels, draw, rate, seed, steps):
+        def __call__(self, folder, kind, labels, draw, learning_rate, seed, steps):
             scores = {split: np.full((len(v), 3), 1 / 3).tolist() for split, v in labels.values.items()}
             return {"score": 1.0, "views": 64, **scores}
 
@@ -214,12 +214,12 @@ def test_the_best_of_short_trainings_are_trained_in_full_and_what_diverges_has_n
         def inputs(self, kind):
             return {}
 
-        def __call__(self, folder, kind, labels, draw, rate, seed, steps):
+        def __call__(self, folder, kind, labels, draw, learning_rate, seed, steps):
             if steps == 5:
-                return {"score": short[rate]}
-            full.append(rate)
+                return {"score": short[learning_rate]}
+            full.append(learning_rate)
             scores = {split: np.full((len(v), 3), 1 / 3).tolist() for split, v in labels.values.items()}
-            return {"score": long[rate], "views": 64, **scores}
+            return {"score": long[learning_rate], "views": 64, **scores}
 
     options = {"search_steps": 5, "search_finalists": finalists, "search_fraction": 0.01, "supervised": ["vit", "vit"]}
     found = comparison(False, task, learning_rates=[1e-2, 1e-1, 1e-4, 1e-3, 1e-2], curve=[0.1], **options)
@@ -316,7 +316,7 @@ def test_shares_and_searches_of_the_options():
         ({"supervised": ["resnet"]}, "choose from resnet50, vit, mae, none"),
         ({"tasks": ["a", "a=b"]}, "two --tasks are named a"),
         ({"kinds": ["even"]}, "choose from balanced, plain"),
-        ({"fold_curve": ["b"]}, "the --tasks are body_region"),
+        ({"fold_curve": ["b"]}, "--fold_curve b: choose from body_region"),
     ):
         with pytest.raises(ValueError, match=message):
             StudyArguments(**bad)

@@ -48,7 +48,7 @@ def test_class_numbers_are_shared_by_the_splits_and_missing_labels_are_minus_one
         "test": [0, -1],
     }
     assert labels.counts() == {"train": [1, 2, 0], "validation": [0, 0, 1], "test": [1, 0, 0]}
-    assert labels.texts("train") == {"part": ["b", "a", None, "b"]}
+    assert labels.rows("train").tolist() == [0, 1, 3]
 
 
 def test_a_condition_takes_the_labels_of_other_images_away():
@@ -76,17 +76,17 @@ def test_several_labels_are_zero_and_one_and_draws_see_the_rarest():
     labels = read_labels(data, Task.parse("findings=a,b"))
     assert labels.multi and labels.values["train"].tolist() == [[1, 1], [1, 0], [0, 0], [-1, 1], [0, 0]]
     assert labels.strata().tolist() == ["a", "a", "none", "", "none"]
-    assert labels.texts("train")["findings a"] == ["yes", "yes", "no", None, "no"]
+    assert labels.rows("train").tolist() == [0, 1, 2, 3, 4]
     assert labels.counts()["train"] == [2, 2]
 
 
-def test_names_of_lists_become_columns_that_can_be_joined_by_commas_and_one_name_two_classes():
+def test_lists_of_names_are_labels_and_one_name_two_classes():
     lists = [["mass, left "], [], ["mass, left ", "rib"], ["rib"]]
     labels = read_labels(rows(findings=split(lists)), Task.parse("findings"))
     assert labels.classes == ["mass, left ", "rib"]
-    assert list(labels.texts("train")) == labels.columns == ["findings mass left", "findings rib"]
+    assert labels.values["train"].tolist() == [[1, 0], [0, 0], [1, 1], [0, 1]]
     one = read_labels(rows(findings=split([["rib"], [], None, ["rib"]])), Task.parse("findings"))
-    assert not one.multi and one.texts("train") == {"findings": ["yes", "no", None, "yes"]}
+    assert not one.multi and one.classes == ["no", "yes"] and one.values["train"].tolist() == [1, 0, -1, 1]
 
 
 def test_a_task_that_cannot_be_trained_or_scored_is_refused_at_once():

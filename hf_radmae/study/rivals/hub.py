@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from hf_radmae.study.rivals.network import split_features
 def hub_features(
     name: str,
     parts: Mapping[str, RadiographDataset],
-    collate: Callable,
     poolings: Sequence[str] = PARTS,
     *,
     device: torch.device | str = "cpu",
@@ -33,9 +32,7 @@ def hub_features(
 
     Args:
         name: id on the Hub, or a folder.
-        parts, collate, num_workers: the images and their loader.
         poolings: that are kept, see `pool_tokens`.
-        device: where the encoder runs.
 
     Raises:
         OSError: there is no such model.
@@ -59,7 +56,7 @@ def hub_features(
 
     @torch.no_grad()
     def compute(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        pixels = interpolate(batch["pixel_values"][:, :1], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = interpolate(batch["pixel_values"], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         pixels = (pixels.expand(-1, channels, -1, -1) - mean[:, :channels]) / std[:, :channels]
         output = model(pixel_values=pixels.to(device)).last_hidden_state
         if output.ndim == 4:  # maps of a convolutional network: (batch, width, rows, columns)
@@ -73,4 +70,4 @@ def hub_features(
             raise ValueError(f"{name}: outputs of shape {tuple(output.shape)} are neither tokens nor maps")
         return {name: pool_tokens(tokens, name, shape) for name in poolings if cls or name != "cls"}
 
-    return split_features(parts, collate, compute, num_workers)
+    return split_features(parts, compute, num_workers)

@@ -30,36 +30,31 @@ def network_features(
 
     Args:
         network: has `encode`, see `extract_features`.
-        parts: the images.
         poolings: that are kept, see `pool_tokens`.
-        num_workers: of the loader.
         cache_dir, fingerprint: keep the features of these images in a folder.
     """
-    # How much of an image is background tells its body part: an encoder that is used by others cannot rely on it.
-    collate = BucketCollator(network.config.patch_size, network.config.num_channels, background="keep")
     found = {}
     for split, part in parts.items():
         data = None if fingerprint is None else f"{fingerprint}-{split}"
-        loader = _loader(part, collate, num_workers)
+        loader = _loader(part, network.config.patch_size, network.config.num_channels, num_workers)
         options: dict[str, Any] = {"poolings": poolings, "cache_dir": cache_dir, "data_fingerprint": data}
         found[split] = _whole(extract_features(network, loader, network.device, **options), len(part))
     return found
 
 
 def split_features(
-    parts: Mapping[str, RadiographDataset],
-    collate: Callable,
-    compute: Callable[[Any], dict[str, Any]],
-    num_workers: int = 0,
+    parts: Mapping[str, RadiographDataset], compute: Callable[[Any], dict[str, Any]], num_workers: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Split -> what is computed of the batches, for every image in order; NaN for one that cannot be read."""
+    """Split -> what is computed of batches of one channel, for every image in order; NaN for one that is unreadable."""
     found = {}
     for split, part in parts.items():
-        found[split] = _whole(collect_features(_loader(part, collate, num_workers), compute), len(part))
+        found[split] = _whole(collect_features(_loader(part, part.bins.patch_size, 1, num_workers), compute), len(part))
     return found
 
 
-def _loader(part: RadiographDataset, collate: Callable, num_workers: int) -> Iterable:
+def _loader(part: RadiographDataset, patch_size: int, num_channels: int, num_workers: int) -> Iterable:
+    # How much of an image is background tells its body part: an encoder that is used by others cannot rely on it.
+    collate = BucketCollator(patch_size, num_channels, background="keep")
     # One process sees every image, however many trained the network.
     return bucket_loader(part, collate, BATCH, num_workers=num_workers, rank=0, world_size=1)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from transformers import PreTrainedModel
 
@@ -36,7 +37,7 @@ CACHE_BYTES = 4 * 2**30  # images that are kept in memory from one training to t
 
 
 def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str, RadiographDataset]:
-    """Split -> its images with the labels of every task as columns of text, in memory where they fit.
+    """Split -> its images with the labels of every task as columns, see `label_columns`, in memory where they fit.
 
     They are all resized to one square, as in the paper: where the shape goes with the class, batches of one of several
     shapes hold few classes, and these networks learn far less from them.
@@ -44,14 +45,16 @@ def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str
     sizes = np.concatenate([part.sizes for part in images.parts.values()])
     patch_size, max_tokens = images.bins.patch_size, images.bins.max_tokens
     square = fit_bins(sizes, strategy="square", patch_size=patch_size, max_tokens=max_tokens)
-    kind = CachedRadiographs.of if 4 * len(sizes) * square.shapes[0].prod() <= CACHE_BYTES else copy.copy
+    kind = CachedRadiographs if 4 * len(sizes) * square.shapes[0].prod() <= CACHE_BYTES else copy.copy
     parts = {}
     for split, part in images.parts.items():
         rows = part.rows
         rows = rows.select_columns([c for c in ("image", "image_id", "height", "width") if c in rows.column_names])
         for labels in tasks:
-            for column, texts in zip(label_columns(labels), labels.texts(split).values(), strict=True):
-                rows = rows.add_column(column, texts)
+            classes = datasets.ClassLabel(names=["no", "yes"] if labels.multi else labels.classes)
+            values = labels.values[split].reshape(len(rows), -1)
+            for column, numbers in zip(label_columns(labels), values.T, strict=True):
+                rows = rows.add_column(column, numbers, feature=classes)
         parts[split] = kind(part)
         parts[split].rows, parts[split].bins = rows, square
         parts[split].bin_ids = assign(part.sizes, square)
@@ -60,7 +63,7 @@ def labelled_parts(images: StudyImages, tasks: Sequence[TaskLabels]) -> dict[str
 
 def label_columns(labels: TaskLabels) -> list[str]:
     """Names of a task's columns in `labelled_parts`: no other task has them, and no column of the images."""
-    return [f"label {number} of {labels.task.name}" for number in range(len(labels.columns))]
+    return [f"label {n} of {labels.task.name}" for n in range(len(labels.classes) if labels.multi else 1)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,6 @@ class SupervisedTraining:
             folder: for what the training has to write down.
             kind: of network, a key of `SUPERVISED`.
             labels, draw: of the task, and the training rows whose labels are used.
-            learning_rate, seed, steps: of this training.
         """
         column = ",".join(label_columns(labels))
         fitted = fit_labels(self.parts["train"].rows, column)

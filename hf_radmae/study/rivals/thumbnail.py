@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,16 @@ SIDE, CELLS, ORIENTATIONS = 16, 4, 9
 
 
 def thumbnail_features(
-    parts: Mapping[str, RadiographDataset], collate: Callable, num_workers: int = 0
+    parts: Mapping[str, RadiographDataset], num_workers: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Pixels of a thumbnail, and HOG (Dalal and Triggs 2005) of the image at 64 x 64 with blocks of one cell.
-
-    Args:
-        parts: the images as every other model of a table gets them.
-        collate, num_workers: of the loader.
-    """
+    """Pixels of a thumbnail, and HOG (Dalal and Triggs 2005) of the image at 64 x 64 with blocks of one cell."""
 
     def compute(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        pixels = batch["pixel_values"][:, :1]
+        pixels = batch["pixel_values"]
         small = interpolate(pixels, (SIDE, SIDE), mode="area").flatten(1).numpy()
         squares = interpolate(pixels, (64, 64), mode="bilinear", antialias=True)[:, 0].numpy()
         cell = (64 // CELLS, 64 // CELLS)
         options = {"orientations": ORIENTATIONS, "pixels_per_cell": cell, "cells_per_block": (1, 1)}
         return {"thumbnail": small, "HOG": np.stack([hog(square, **options) for square in squares])}
 
-    return split_features(parts, collate, compute, num_workers)
+    return split_features(parts, compute, num_workers)
