@@ -14,6 +14,12 @@ _MARKER = re.compile(
 _OPENING = re.compile(r"(?:^|[\n:.;])\s*\Z")  # what stands before a list's first entry
 _SEPARATOR = re.compile(r"(?<=\S) +(--?|[/+]) +(?=\S)")
 _BOX = re.compile(r"[(\[](?P<mark>[ x✓]?)[)\]]|(?P<empty>☐)|[☑☒]")
+_ENTRY = re.compile(r"^[ ]*(?:[-*+•·●▪►‣]|\d{1,2}[.)])[ ]+(?=\S)", re.MULTILINE)
+_INTRODUCED = re.compile(
+    r"(?:^|(?<=[\n.;]))[ ]*(?P<line>(?:[^\n.;:?!]|\.(?! )){1,80}):[ ]*\n"
+    rf"(?P<entries>(?:{_ENTRY.pattern}[^\n]*(?:\n|\Z))+)",
+    re.MULTILINE,
+)
 _ROW = re.compile(r"^[^\n|]*\|[^\n]*", re.MULTILINE)
 
 
@@ -61,6 +67,19 @@ def _separators(content: str) -> Iterator[re.Match[str]]:
         yield from (separator for separator in found if counts[separator[1]] > 1)
 
 
+def with_introductions(report: Text, opening: re.Pattern[str], terms: re.Pattern[str]) -> Text:
+    """A report whose lists below a line that denies or doubts, "no evidence of:", repeat it in each entry."""
+    spans: list[tuple[int, int, Text]] = []
+    for found in _INTRODUCED.finditer(report.content):
+        begin, end = found.span("line")
+        if opening.search(found["line"]) and not terms.search(found["line"]):
+            line = report.part(begin, end)
+            entries = (m.end() for m in _ENTRY.finditer(report.content, *found.span("entries")))
+            spans += [(entry, entry, Text(f"{line.content} ", (*line.places, report.places[entry]), line.original))
+                      for entry in entries]  # fmt: skip
+    return replaced(report, spans)
+
+
 def with_boxes(report: Text) -> Text:
     """A report whose boxes of a form, "[ ]" and "[x]" before or behind each finding of a line, end statements.
 
@@ -84,7 +103,7 @@ def with_boxes(report: Text) -> Text:
 def with_tables(report: Text, terms: re.Pattern[str]) -> Text:
     """A report whose tables, lines of cells between "|", have no head.
 
-    Where the head names findings and no row does, each row is read as "head: cell;" of all its columns.
+    Where the head names findings, two at least, and no row does, each row is read as "head: cell;" of all its columns.
     """
     tables: list[list[tuple[int, int]]] = []
     for row in _ROW.finditer(report.content):
@@ -101,9 +120,10 @@ def _without_head(
     """What is put in the place of a table's head and rows."""
     lines = [report.content[slice(*row)] for row in rows]
     body = [number for number in range(1, len(rows)) if not _is_rule(lines[number])]
-    if body and terms.search(lines[0]) and not any(terms.search(lines[number]) for number in body):
+    names = list(_cells(report, rows[0]))
+    named = sum(bool(terms.search(name.content)) for name in names)
+    if body and named > 1 and not any(terms.search(lines[number]) for number in body):
         yield (*rows[0], "")
-        names = list(_cells(report, rows[0]))
         for number in body:
             content, places = "", []
             cells = list(_cells(report, rows[number]))
@@ -112,8 +132,11 @@ def _without_head(
                     content += f" {name.content}: {cell.content};"
                     places += [*name.places[:1], *name.places, *cell.places[:1] * 2, *cell.places, *cell.places[-1:]]
             yield (*rows[number], Text(content, tuple(places), report.original))
-    elif len(rows) > 1 and _is_rule(lines[1]):
+        return
+    if len(rows) > 1 and _is_rule(lines[1]):
         yield (*rows[0], "")
+    for row in rows[1:] if len(rows) > 1 and _is_rule(lines[1]) else rows:
+        yield (row[1], row[1], ";")
 
 
 def _is_rule(line: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
-from hf_radmae.reports.layout import with_boxes, with_items, with_tables
+from hf_radmae.reports.layout import with_boxes, with_introductions, with_items, with_tables
 from hf_radmae.reports.rules import LabelRules, LabelSet
 from hf_radmae.reports.text import Text, normalise, replaced, substitute
 
@@ -25,6 +25,7 @@ _WORD = re.compile(r"[a-z]+")
 _REACH = 200  # characters; no cue is further away, and a text without full stops stays fast
 _SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=[ ]*(?:[-*•]|\d{1,2}[.)] ))|\n[ ]*\n|$(?!\n)")
 _TAIL_WORDS, _ENTRY_WORDS = 1, 3  # of an entry of a list: behind the term, and of each that follows
+_OBJECT = 40  # characters behind a removal, within which its object stands
 _FEW_ENTRIES = 3  # a list without "or" has at least as many
 _FEW_WORDS = 4  # a question with fewer words beside the term is one of the referring physician's
 
@@ -48,6 +49,7 @@ class _Clause(NamedTuple):
     end: int
     question: bool
     sentence_start: int
+    subject: str = ""
 
 
 def read_report(
@@ -64,13 +66,15 @@ def read_report(
         Name of a label -> what is said, None where nothing is.
     """
     report = _corrected(normalise(text) if isinstance(text, str) else text, label_set)
+    report = with_introductions(report, label_set.cues["introductions"], label_set.any_term)
     report = with_items(with_boxes(with_tables(report, label_set.any_term)))
     for pattern, replacement in label_set.abbreviations:
         report = substitute(report, pattern, replacement)
     report = _with_line_ends(report, label_set)
-    flat = report.content.replace("\n", " ")
     findings, conclusion = _sections(report.content, label_set)
     clauses = [list(_clauses(report.content, spans, label_set)) for spans in (conclusion, findings)]
+    elided = (clause for part in clauses for clause in part if clause.subject)
+    flat = "\n".join([report.content, *(_words(report, clause) for clause in elided)]).replace("\n", " ")
     normal = next((m for spans in (conclusion, findings) for a, b in spans
                    if (m := label_set.cues["normal"].search(report.content[a:b]))), None)  # fmt: skip
     fallback = Finding("no", normal.group().strip(), "normal") if normal else None
@@ -150,7 +154,7 @@ def _with_line_ends(report: Text, label_set: LabelSet) -> Text:
     """
     lines = report.content.split("\n")
     filled = [line for line in lines if line.strip()]
-    stopped = sum(bool(re.search(r"[.!?;](?:\s|$)", line)) for line in filled)
+    stopped = sum(bool(re.search(r"[.!?](?:\s|$)", line)) for line in filled)
     if len(filled) < 2 or stopped * 3 > len(filled):
         return report
     begins = [
@@ -197,52 +201,70 @@ def _clauses(content: str, spans: Iterable[tuple[int, int]], label_set: LabelSet
         start = begin
         for stop in _SENTENCE.finditer(content, begin, end):
             question = stop.group() == "?"
-            first = start
+            first, subject = start, ""
             for cut in label_set.cues["clause_breaks"].finditer(content, start, stop.start()):
-                yield _Clause(first, cut.start(), question, start)
+                yield _Clause(first, cut.start(), question, start, subject)
                 first = cut.end()
-            yield _Clause(first, stop.start(), question, start)
+                subject = _subject(content, start, cut.start(), first, stop.start(), label_set)
+            yield _Clause(first, stop.start(), question, start, subject)
             start = stop.end()
         if start < end:
             yield _Clause(start, end, False, start)
 
 
+def _subject(content: str, start: int, end: int, first: int, stop: int, label_set: LabelSet) -> str:
+    """What a clause without a subject of its own is about: "heart not displaced but enlarged"."""
+    predicate = label_set.cues["predicates"].search(content, start, end)
+    if predicate is None or not label_set.cues["elided"].match(content, first, stop):
+        return ""
+    return content[start : predicate.start()].rstrip()
+
+
 def _strongest(report: Text, clauses: list[_Clause], label: LabelRules, label_set: LabelSet) -> Finding | None:
     found: dict[str, Finding] = {}
     for clause in clauses:
-        words = report.content[clause.start : clause.end].replace("\n", " ")
+        words = _words(report, clause)
         if not label.mention.search(words):
             continue
-        for answer, rule in _statements(words, clause, report.content, label, label_set):
+        said = list(_statements(words, clause, report.content, label, label_set))
+        if any(answer == "unsure" for answer, _ in said):  # a sign of what is doubted
+            said = [(answer, rule) for answer, rule in said if rule != "sign"]
+        for answer, rule in said:
             found.setdefault(answer, Finding(answer, report.quote(clause.start, clause.end), rule))
         if "yes" in found:
             break
     return next((found[answer] for answer in ANSWERS if answer in found), None)
 
 
+def _words(report: Text, clause: _Clause) -> str:
+    return (clause.subject + report.content[clause.start : clause.end]).replace("\n", " ")
+
+
 def _statements(
     words: str, clause: _Clause, content: str, label: LabelRules, label_set: LabelSet
 ) -> Iterator[tuple[str, str]]:
     """Each answer of a clause with the kind of cue that decided."""
+    rest = words
     if label.denied_by.search(words):
         yield "no", "denied"
-        words = label.denied_by.sub(lambda phrase: "_" * len(phrase.group()), words)
-    if label.stated_by.search(words):
+        rest = label.denied_by.sub(lambda phrase: "_" * len(phrase.group()), words)
+    if label.stated_by.search(rest):
         yield "yes", "stated"
-    if label.doubted_by.search(words):
+    if label.doubted_by.search(rest):
         yield "unsure", "doubted"
         return
-    for term in label.terms.finditer(words):
+    for term in label.terms.finditer(rest):
         if term.group() and not label.not_terms.search(term.group()):
             before, behind = _around(words, term)
-            earlier = content[clause.sentence_start : clause.start + term.start()]
+            earlier = content[clause.sentence_start : clause.start] + words[: term.start()]
             question = ""
             if clause.question:
                 entry = before.rpartition(",")[2] + term.group() + behind.partition(",")[0]
                 asks = max(len(earlier.split()), len(entry.split()) - 1) < _FEW_WORDS
+                asks = asks and not label_set.cues["doubted"].search(earlier)
                 question = "asked" if asks else "doubted"
             yield from _judge(before, term.group(), behind, label, label_set, question)
-    for term in label.denied_terms.finditer(words):
+    for term in label.denied_terms.finditer(rest):
         before, behind = _around(words, term)
         doubted = label_set.cues["not_negated"].search(before[-60:])
         if not doubted and _denied(before, behind, label_set):
@@ -263,7 +285,7 @@ def _judge(
     if cues["negated_within"].search(term):
         yield "no", "negated"
         return
-    if question == "asked" or cues["request_compounds"].search(term) or cues["requested"].search(near):
+    if question == "asked" or cues["request_compounds"].search(term) or cues["requested"].search(near_before + term):
         return
     if cues["requested"].search(before + term) and not _denied(near_before, after, label_set):
         return
@@ -273,11 +295,11 @@ def _judge(
     if exempt and len(before[exempt[-1].end() :].split()) < _FEW_WORDS:
         yield "yes", "exception"
         return
-    if label.removable and cues["removed"].search(near):
+    if label.removable and _removed(near_before, term, after, label, label_set):
         yield "no", "removed"
         return
     attribute = cues["attribute_compounds"].search(term) or cues["attributes_behind"].search(behind)
-    if attribute or _attribute_of(before, label_set):
+    if attribute or _attribute_of(before, behind, label_set):
         yield "yes", "attribute"
         return
     own = cues["doubts_onward"].split(term + after)[0]
@@ -290,7 +312,7 @@ def _judge(
     if _denied(before, behind, label_set):
         yield "no", "negated"
         return
-    if cues["gone"].search(near) or label.gone.search(clause):
+    if cues["gone"].search(near) or cues["resolved"].search(clause) or label.gone.search(clause):
         yield "no", "gone"
         return
     if label.past:
@@ -302,11 +324,26 @@ def _judge(
         if label.remembered != "ignore":
             yield str(label.remembered), "remembered"
         return
-    yield "yes", "stated"
+    yield "yes", "sign" if label.signs.search(term) else "stated"
 
 
-def _attribute_of(before: str, label_set: LabelSet) -> bool:
+def _removed(before: str, term: str, after: str, label: LabelRules, label_set: LabelSet) -> bool:
+    """Whether a removal is that of this mention, not of another one beside it: "plate in situ, screw removed"."""
+    for found in label_set.cues["removed"].finditer(before):
+        between = before[found.end() :]
+        if not label.terms.search(between) or label_set.cues["lists"].search(between):
+            return True
+    words = term + after
+    if (cue := label_set.cues["removed"].search(words)) is None:
+        return False
+    adjacent = not words[len(term) : cue.start()].strip()
+    return adjacent or not label.terms.search(words, cue.end(), cue.end() + _OBJECT)
+
+
+def _attribute_of(before: str, behind: str, label_set: LabelSet) -> bool:
     """Whether an attribute stands before its finding, as in "displacement of the fracture is not seen"."""
+    if label_set.cues["denied_of"].search(before) and _denied_behind(behind, label_set):
+        return True
     heads = (head for head in label_set.cues["attributes"].finditer(before) if " " not in head.group())
     return any(label_set.cues["attributes_of"].search(before[head.end() :]) for head in heads)
 
@@ -343,6 +380,8 @@ def _listed(between: str, behind: str, label_set: LabelSet) -> bool:
     if ended and last and ended.group() != last.group():  # "no fracture or dislocation, swelling and effusion"
         return False
     alternative = last and not label_set.cues["joins"].search(last.group())
+    if last and not alternative and label_set.cues["attributes"].search(earlier):
+        return False  # "no loosening, screws and plate in situ"
     if inside and alternative:
         return True
     since = entry if alternative else between.partition(",")[2]
@@ -353,7 +392,11 @@ def _listed(between: str, behind: str, label_set: LabelSet) -> bool:
     if rest:
         entries = [part.split() for part in behind[: rest.start()].split(",")]
         return len(entries[0]) <= _TAIL_WORDS and all(len(words) <= _ENTRY_WORDS for words in entries)
-    entries = [part.split() for part in (between + "-" + behind).split(",")]
+    parts = behind.split(",")
+    denied = (number for number, part in enumerate(parts) if number and label_set.cues["negated_before"].search(part))
+    if own := next(denied, None):  # a denial of its own ends the list: "no fracture, dislocation, no effusion"
+        parts[own:] = ["-"]
+    entries = [part.split() for part in (between + "-" + ",".join(parts)).split(",")]
     return len(entries) >= _FEW_ENTRIES and all(len(words) == 1 for words in entries[1:])
 
 

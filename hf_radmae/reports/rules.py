@@ -17,9 +17,13 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
   comma, and over one before the term unless that is denied of its own. `requested_behind` counts over one behind it;
   `request_compounds`: ends of a term that is a request itself.
 * `exception`: what makes a mention a finding although the clause denies ("apart from the known ...").
-* `past`, `remembered`, `healed`, `healing`, `gone`, `removed`: what dates a finding.
+* `past`, `remembered`, `healed`, `healing`, `gone`, `resolved` (over commas), `removed`: what dates a finding.
 * `attributes`, `attribute_compounds`, `attributes_behind`: what is denied in place of the finding, as in "no
-  displacement of the fracture"; `attributes_of`: what may stand between an attribute of one word and its finding.
+  displacement of the fracture"; `attributes_of`: what may stand between an attribute of one word and its finding;
+  `denied_of`: what ends before a finding that is there although a denial follows, as in "a step at the fracture is
+  not seen".
+* `elided`: a clause that takes over the subject of the one before it, which ends where `predicates` begin ("heart not
+  displaced but enlarged"); `introductions`: lines whose sense each entry of the list below them takes ("no signs of:").
 * `lists`: words of a list, over whose commas a cue reaches; `joins`: those of them, as "and", that may also add to a
   new statement; `list_breaks`: words after a comma that begin a new statement and so end its reach.
 * `normal`: phrases that deny every finding.
@@ -27,8 +31,9 @@ text that `normalise` has brought to lower case with `ae`, `oe`, `ue` and `ss`. 
 * `words`: frequent words of the language (not expressions), by which a report's language is detected.
 * `sides`, `body_parts`: name -> expressions.
 * `labels`: name -> `terms`, `not_terms` (contain a term and are none), `denied_terms` (a finding only where denied),
-  `denied_by`, `doubted_by` and `stated_by` (whole phrases), `past` (old and healed is "no"), `removable`, `gone`
-  (further cues), `remembered` ("unsure" by default where `past`, or "ignore", or false).
+  `denied_by`, `doubted_by` and `stated_by` (whole phrases), `signs` (terms that yield to a doubt in their clause),
+  `past` (old and healed is "no"), `removable`, `gone` (further cues), `remembered` ("unsure" by default where `past`,
+  or "ignore", or false).
 """
 
 from __future__ import annotations
@@ -66,11 +71,16 @@ _CUES = (
     "healed",
     "healing",
     "gone",
+    "resolved",
     "removed",
     "attributes",
     "attributes_of",
     "attribute_compounds",
     "attributes_behind",
+    "denied_of",
+    "elided",
+    "predicates",
+    "introductions",
     "lists",
     "joins",
     "list_breaks",
@@ -78,7 +88,7 @@ _CUES = (
     "unfinished",
 )
 _OTHERS = {"language", "version", "abbreviations", "typos", "words", "sections", "sides", "body_parts"}
-_LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "doubted_by", "stated_by", "gone"}
+_LABEL_LISTS = {"terms", "not_terms", "denied_terms", "denied_by", "doubted_by", "stated_by", "signs", "gone"}
 _LABEL_FLAGS = {"past", "removable", "remembered"}
 _NEVER = r"(?!)"
 _KNOWN_WORDS = 100_000  # at most, of those that were looked up
@@ -95,6 +105,7 @@ class LabelRules:
     denied_by: re.Pattern[str]
     doubted_by: re.Pattern[str]
     stated_by: re.Pattern[str]
+    signs: re.Pattern[str]
     gone: re.Pattern[str]
     past: bool = False
     removable: bool = False
@@ -189,7 +200,7 @@ def _read(path: Path) -> LabelSet:
     def compiled(value: Any, key: str) -> re.Pattern[str]:
         entries = [value] if isinstance(value, str) else list(value or ())
         try:
-            return re.compile("|".join(f"(?:{entry})" for entry in entries) or _NEVER)
+            return re.compile("|".join(entries) or _NEVER)
         except (re.error, TypeError) as error:
             raise ValueError(f"label set {path.name}, {key}: {error}") from error
 
@@ -241,11 +252,19 @@ def choose(label_set: LabelSet, names: Iterable[str] | None) -> tuple[LabelRules
 
 
 def _unprefixed(expression: str) -> str:
-    """An expression without `\\w*` at the beginning of an alternative: it is found in the same texts, and faster."""
+    """An expression without what begins an alternative before its letters, as `\\b(?!post)\\w*`.
+
+    It is found in each text that the expression is found in, and much faster: alternatives that begin with a letter
+    are skipped by it.
+    """
     kept: list[str] = []
     starts, beginning = [True], True  # of each open group; whether nothing stands before in the alternative
-    for token in re.findall(r"\(\?[:=!]|\(\?<[=!]|\\w\*|\\.|\[\^?\]?[^\]]*\]|.", expression, re.DOTALL):
-        if token == r"\w*" and beginning:
+    skipped = 0  # depth within a lookahead or lookbehind that is left out
+    for token in re.findall(r"\(\?<?[=!]|\(\?:|\\w\*[?+]?|\\.|\[\^?\]?[^\]]*\]|.", expression, re.DOTALL):
+        if skipped or (beginning and token in ("(?!", "(?=", "(?<!", "(?<=")):
+            skipped += token.startswith("(") - (token == ")")
+            continue
+        if beginning and (token == r"\b" or token.startswith(r"\w*")):
             continue
         kept.append(token)
         if token.startswith("("):

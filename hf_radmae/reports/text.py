@@ -85,6 +85,7 @@ _HL7_ESCAPES = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\", "H": "", "N":
 _TAGS = re.compile(
     r"</?(?P<name>br|p|div|tr|li|ul|ol|table|tbody|td|th|b|i|u|em|strong|span|font|html|body)\b[^<>]*>", re.I
 )
+_TAB = re.compile(r"(?<=\S)[ ]*(?:\t|[ ]{3})\s*?(?=\S)")  # between two columns
 _HALVES = re.compile("[\ud800-\udfff]")  # of a character, as RTF and JSON write emojis; no file can hold one alone
 _CELL_BEGINS = re.compile(r"(?<!\s)\s*<t[dh]\b[^<>]*>", re.I)
 _INLINE = {"b", "i", "u", "em", "strong", "span", "font", "td", "th"}
@@ -95,8 +96,9 @@ _TWICE = {letter.encode().decode("cp1252", "replace"): letter for letter in "ä�
 def plain(text: str) -> str:
     """A report without the markup that systems put around it.
 
-    RTF, HL7 escapes (`\\X0D\\`, `\\.br\\`) and repetitions (`~`), HTML tags and entities, Excel's `_x000D_`, line ends
-    written as a backslash and a letter, characters as two halves, and umlauts that were decoded by the wrong encoding.
+    RTF, HL7 escapes (`\\X0D\\`, `\\.br\\`) and repetitions (`~`), HTML tags and entities, Excel's `_x000D_`, columns
+    that tabs or spaces part (as " | "), line ends written as a backslash and a letter, characters as two halves, and
+    umlauts that were decoded by the wrong encoding.
     Other text stays as it is.
     """
     if text.lstrip("\ufeff \r\n\t").startswith("{\\rtf"):
@@ -114,6 +116,8 @@ def plain(text: str) -> str:
         text = _TAGS.sub(lambda tag: "" if tag["name"].lower() in _INLINE else "\n", text)
     if "&" in text:
         text = html.unescape(text)
+    if "\t" in text or "   " in text:
+        text = _with_bars(text)
     if "_x000" in text:
         text = re.sub(r"_x000([ADad])_", "\n", text)
     if "Ã" in text or "â€" in text:
@@ -122,6 +126,17 @@ def plain(text: str) -> str:
     if _HALVES.search(text):
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def _with_bars(text: str) -> str:
+    """A text whose tables, neighbouring lines of as many columns, have " | " between these."""
+    lines = text.split("\n")
+    cells = [_TAB.split(line.strip()) for line in lines]
+    for number, (line, row) in enumerate(zip(lines, cells, strict=True)):
+        beside = [len(cells[other]) for other in (number - 1, number + 1) if 0 <= other < len(cells)]
+        if len(row) > 1 and len(row) in beside and not any(cell.endswith(":") for cell in row):
+            lines[number] = " | ".join(row) + line[len(line.rstrip()) :]
+    return "\n".join(lines)
 
 
 def _without_rtf(text: str) -> str:

@@ -29,7 +29,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "label_reports.py"
 
 def sentences(language: str) -> list[dict]:
     with (HERE / f"sentences_{language}.tsv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [row | {"text": row["text"].replace("\\t", "\t").replace("\\n", "\n")} for row in rows]
 
 
 def answer(text: str, label: str, language: str = "de") -> str | None:
