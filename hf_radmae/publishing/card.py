@@ -234,8 +234,8 @@ def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     for row in probe.get("rows", ()):
         if row["model"] == "pre-trained":
             measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
-            task = f"probe of {probe.get('column', 'the labels')}, {row['labels']} labels, {row.get('head', 'linear')}"
-            yield from _eval_results(results, measured, task)
+            how = f"{row['labels']} labels, {row.get('head', 'linear')}"
+            yield from _eval_results(results, measured, f"probe of {probe.get('column', 'the labels')}, {how}", how)
 
 
 def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
@@ -244,9 +244,13 @@ def _classifier_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     )
 
 
-def _eval_results(results: Mapping[str, Any], measured: Mapping[str, Any], task: str) -> Iterator[EvalResult]:
+def _eval_results(
+    results: Mapping[str, Any], measured: Mapping[str, Any], task: str, how: str | None = None
+) -> Iterator[EvalResult]:
     data = results.get("data", {})
     dataset = data.get("dataset", "radiographs")
+    # Scores of one configuration are written under the task of the first of them, so that each task has its own.
+    config = ", ".join(filter(None, (data.get("config_name"), how))) or None
     for name, value, low, high in scores(measured):
         bounds = None if low is None or high is None else {"level": 0.95, "low": round(low, 4), "high": round(high, 4)}
         yield EvalResult(
@@ -254,7 +258,7 @@ def _eval_results(results: Mapping[str, Any], measured: Mapping[str, Any], task:
             task_name=task,
             dataset_type=dataset,
             dataset_name=dataset,
-            dataset_config=data.get("config_name"),
+            dataset_config=config,
             dataset_split="test",
             metric_type=name,
             metric_name=name.replace("_", " "),

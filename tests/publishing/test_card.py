@@ -155,6 +155,7 @@ def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same
             task_name="probe of body_region, all labels, linear",
             dataset_type="imagefolder",
             dataset_name="imagefolder",
+            dataset_config="all labels, linear",
             dataset_split="test",
             metric_type=name,
             metric_name=name.replace("_", " "),
@@ -167,6 +168,16 @@ def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same
     scores = ModelCard(render_card(CLASSIFIER, TEMPLATES["classifier"])).data.eval_results
     assert [score.metric_type for score in scores] == ["accuracy", "macro_f1"]  # a loss that is NaN was not measured
     assert scores[1].metric_args is None
+
+
+def test_each_score_of_the_metadata_stands_under_its_own_labels_and_head():
+    shares = [(labels, head) for labels in ("all", "1 %, balanced draw") for head in ("linear", "propagated")]
+    named = [{"labels": labels, "head": head, "accuracy": i / 10} for i, (labels, head) in enumerate(shares)]
+    rows = [{**ROW, "model": "pre-trained", **row} for row in named]
+    read = ModelCard(render_card({**RESULTS, "probe": {**RESULTS["probe"], "rows": rows}})).data.eval_results
+    found = {score.task_name: score.metric_value for score in read if score.metric_type == "accuracy"}
+    column = RESULTS["probe"]["column"]
+    assert found == {f"probe of {column}, {labels} labels, {head}": i / 10 for i, (labels, head) in enumerate(shares)}
 
 
 @pytest.mark.parametrize("results", [RESULTS, {"name": "x"}], ids=["measured", "bare"])
