@@ -25,7 +25,7 @@ _WORD = re.compile(r"[a-z]+")
 _REACH = 200  # characters; no cue is further away, and a text without full stops stays fast
 _SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n(?=[ ]*(?:[-*•]|\d{1,2}[.)] ))|\n[ ]*\n|$(?!\n)")
 _TAIL_WORDS, _ENTRY_WORDS = 1, 3  # of an entry of a list: behind the term, and of each that follows
-_OBJECT = 40  # characters behind a removal, within which its object stands
+_OBJECT, _OBJECT_WORDS = 40, 2  # characters behind a removal within which its object stands; words before that
 _FEW_ENTRIES = 3  # a list without "or" has at least as many
 _FEW_WORDS = 4  # a question with fewer words beside the term is one of the referring physician's
 
@@ -331,7 +331,8 @@ def _removed(before: str, term: str, after: str, label: LabelRules, label_set: L
     """Whether a removal is that of this mention, not of another one beside it: "plate in situ, screw removed"."""
     for found in label_set.cues["removed"].finditer(before):
         between = before[found.end() :]
-        if not label.terms.search(between) or label_set.cues["lists"].search(between):
+        named = label.terms.search(found.group()) and len(between.split()) > _OBJECT_WORDS
+        if not (named or label.terms.search(between)) or label_set.cues["lists"].search(between):
             return True
     words = term + after
     if (cue := label_set.cues["removed"].search(words)) is None:

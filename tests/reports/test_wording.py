@@ -193,3 +193,16 @@ def test_what_receded_and_is_no_more_is_gone(decline):
     said = [f"{decline} des Ergusses{more}." for more in (", kein Erguss mehr", ", aktuell keine Ergussbildung mehr")]
     assert read(said, "effusion") == ["no", "no"]
     assert read([f"{decline} des Ergusses rechts, links kein Erguss mehr."], "effusion") == ["yes"]
+
+
+@pytest.mark.parametrize("part", ["Schraube", "Platte", "distalen Verriegelungsschraube", "Prothese", "K-Drahtes"])
+def test_what_breaks_of_a_device_is_no_bone(part):
+    texts = [f"Bruch der {part}.", f"Bruch einer {part}, Stellung unverändert.", f"Die {part} ist gebrochen."]
+    assert read(texts, "foreign_material") == ["yes"] * 3 and read(texts, "fracture") == [None] * 3
+    assert read([f"Bruch des Radius bei einliegender {part}."], "fracture") == ["yes"]
+
+
+@pytest.mark.parametrize("gone", ["Entfernung der Stellschraube", "Zug der Drainage", "Drainagenzug"])
+def test_what_is_removed_is_not_what_stays(gone):
+    assert read([f"Nach {gone} unveränderte Lage der Platte."], "foreign_material") == ["yes"]
+    assert read([f"Zustand nach {gone}."], "foreign_material") == ["no"]
