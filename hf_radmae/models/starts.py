@@ -7,6 +7,9 @@ A start is a folder or a Hub id in the layout of transformers: `config.json` bes
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,8 @@ ENCODERS: dict[str, type[PreTrainedModel]] = {
 _CONFIGS: dict[str, type[PreTrainedConfig]] = {"vit_mae": ViTMAEConfig, "deit": DeiTConfig}
 MAE_FOLDER = "mae"
 """Sub-folder of an encoder's repository with the whole masked autoencoder, to continue its pre-training from."""
+_NOT_ENCODER = re.compile(r"(^|\.)(pooler|decoder|\w*classifier)\.|mask_token$")
+"""Tensors of a checkpoint that are no encoder's, and are left out: pooler, decoder, heads."""
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -107,9 +112,12 @@ def load_encoder(name_or_path: str | PathLike[str]) -> ViTModel:
     name, config = str(name_or_path), read_config(name_or_path)
     kind = ENCODERS[config.model_type]
     options: dict[str, Any] = {} if kind is ViTMAEModel else {"add_pooling_layer": False}
-    loaded, info = load_whole(kind, name, config=config, **options)
+    with _no_report():
+        loaded, info = load_whole(kind, name, config=config, **options)
     if missing := sorted(info["missing_keys"]):
-        raise StartError(f"{name} has no whole encoder: {_listing(missing)}")
+        raise StartError(f"{name} has no whole encoder: missing are {_listing(missing)}")
+    if odd := sorted(key for key in info["unexpected_keys"] if not _NOT_ENCODER.search(key)):
+        logger.warning("%s holds tensors that no encoder has, which are left out: %s", name, _listing(odd))
     weights = {key: value for key, value in loaded.state_dict().items() if not key.startswith("pooler.")}
     if isinstance(loaded, DeiTModel):
         del weights["embeddings.distillation_token"]
@@ -174,6 +182,21 @@ def load_whole(
     return model, info
 
 
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Without transformers' table of the tensors of a checkpoint that an encoder leaves out, each time it is loaded."""
+    upstream = logging.getLogger("transformers.modeling_utils")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    upstream.addFilter(other)
+    try:
+        yield
+    finally:
+        upstream.removeFilter(other)
+
+
 def _listing(names: list[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"missing are {', '.join(names[:8])}{more}"
+    return f"{', '.join(names[:8])}{more}"

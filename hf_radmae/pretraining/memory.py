@@ -18,7 +18,8 @@ SPARE = 0.9  # of what fits: the rest is for the buckets of several ranks, and m
 def tokens_that_fit(trainer: Trainer, bins: Bins) -> int:
     """The largest `tokens_per_batch` with which training steps fit the trainer's GPU, with some spare.
 
-    Each trial trains on two batches within the budget, that of most tokens and that of most pixels.
+    Each trial trains on the batch of most tokens within the budget. Patches that take no part stay off the device, so
+    that more of them take no memory.
 
     Args:
         trainer: its model on a GPU. The gradients are lost, the weights are not changed.
@@ -41,9 +42,9 @@ def tokens_that_fit(trainer: Trainer, bins: Bins) -> int:
     def fits(images: int) -> bool:
         sizes = batch_sizes(bins, images * tokens)
         try:
-            for bin_id in {int((sizes * bins.tokens).argmax()), int((sizes * bins.patches).argmax())}:
-                trial_step(trainer, trial_batch(model, bins, bin_id, int(sizes[bin_id])))
-                optimizer.step()
+            bin_id = int((sizes * bins.tokens).argmax())
+            trial_step(trainer, trial_batch(model, bins, bin_id, int(sizes[bin_id])))
+            optimizer.step()
             return True
         except torch.OutOfMemoryError:
             return False

@@ -16,6 +16,7 @@ from typing import Any
 from hf_radmae.pretraining.results import PACKAGES
 from hf_radmae.publishing.private import Private
 from hf_radmae.publishing.words import words
+from hf_radmae.shards.prepare import PACKAGES as PREPARED_WITH
 
 FREE_TEXT = 300
 """Characters: no option, class or figure is that long, a report is."""
@@ -40,8 +41,7 @@ _LOCAL = {
     *("name_or_path", "logging_dir", "run_name", "hub_model_id", "hub_token", "_commit_hash", "left_out_columns"),
 }
 """Keys whose texts are places on this machine or name someone's account: they are taken out."""
-_OTHER_PACKAGES = ("hf_radmae", "torchvision", "pillow", "pyarrow", "pydicom")
-_VERSIONS = {"python", "transformers_version", "version", *PACKAGES, *_OTHER_PACKAGES}
+_VERSIONS = {"python", "transformers_version", "version", "hf_radmae", "torchvision", *PACKAGES, *PREPARED_WITH}
 _GOES_NOWHERE = {
     "manifest.json": frozenset({"input", "key", "left_out"}),
     "results.json": frozenset({"refused", "fingerprint", "label_sources"}),

@@ -10,7 +10,8 @@ images in a step. Needs torch, transformers and this package's model and binning
 
 The arms are those of pretrain_step.py under bf16 autocast, and two lines more of ours: ours_float32 first, and
 ours_fused (AdamW) before ours_all (torch.compile). Each arm is timed alone after a step on each shape; the fastest of
-some repeats counts. Figures are written after every arm, the compiled one last.
+some repeats counts. Figures are written after every arm, the compiled one last, which takes minutes; the table and the
+ratios are printed before it, then again with it.
 """
 
 import argparse
@@ -103,6 +104,9 @@ def main() -> None:
     }
     results["arms"] = {}
     for arm in entrants:
+        if arm.compiled:
+            before = ratios(results["arms"], "ours_fused")
+            print_results(f"{name}, before torch.compile", results | before)
         edge = int(found["square"][0].shapes[0, 0]) if arm.layout == "square" else side
         config = {"name": preset, "image_size": edge}
         rate = rates[arm.dtype]

@@ -175,8 +175,8 @@ def figures(
     }
 
 
-def ratios(measured: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """How many times the images per second of the others `ours_all` has."""
+def ratios(measured: dict[str, dict[str, Any]], ours: str = "ours_all") -> dict[str, float]:
+    """How many times the images per second of the others an arm of ours has."""
     others = {
         "vs_stock_same_shapes": "stock_same_shapes",
         "vs_author_bins": "stock_author_bins",
@@ -184,8 +184,8 @@ def ratios(measured: dict[str, dict[str, Any]]) -> dict[str, float]:
         "vs_padded": "stock_padded",
         "vs_lightly": "lightly_square",
     }
-    ours = measured["ours_all"]["images_per_second"]
-    return {name: ours / measured[arm]["images_per_second"] for name, arm in others.items() if arm in measured}
+    speed = measured[ours]["images_per_second"]
+    return {name: speed / measured[arm]["images_per_second"] for name, arm in others.items() if arm in measured}
 
 
 def print_results(title: str, results: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from starts import ENCODER, publish, stock
-from transformers import ViTMAEForPreTraining
+from transformers import ViTMAEForPreTraining, ViTModel
 
 from hf_radmae.models.mae import RadMAEForPreTraining
 from hf_radmae.models.starts import StartError, load_encoder, read_config
@@ -51,6 +51,20 @@ def test_a_published_autoencoder_gives_what_the_stock_class_gives(tmp_path, layo
     found, expected = (model(PIXELS, noise=noise) for model in (ours, theirs))
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=0)
+
+
+def test_what_an_encoder_leaves_out_is_not_reported_and_other_tensors_are_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    folder = publish(stock("vit_classifier"), tmp_path / "c")
+    load_encoder(folder)
+    assert not caplog.text
+    ViTModel.from_pretrained(folder, add_pooling_layer=False)
+    assert "LOAD REPORT" in caplog.text, "the report of others stays"
+    weights = load_file(folder / "model.safetensors") | {"vit.strange": torch.zeros(1)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    caplog.clear()
+    load_encoder(folder)
+    assert "strange" in caplog.text and "classifier" not in caplog.text
 
 
 def test_half_precision_is_loaded_in_full(tmp_path):
