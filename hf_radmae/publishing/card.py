@@ -234,7 +234,7 @@ def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     for row in probe.get("rows", ()):
         if row["model"] == "pre-trained":
             measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
-            how = f"{row['labels']} labels, {row.get('head', 'linear')}"
+            how = f"labels: {row['labels']}, {row.get('head', 'linear')}"
             yield from _eval_results(results, measured, f"probe of {probe.get('column', 'the labels')}, {how}", how)
 
 

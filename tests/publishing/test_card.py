@@ -152,10 +152,10 @@ def test_the_metadata_holds_each_score_with_its_interval_and_reads_back_the_same
     expected = [
         EvalResult(
             task_type="image-classification",
-            task_name="probe of body_region, all labels, linear",
+            task_name="probe of body_region, labels: all, linear",
             dataset_type="imagefolder",
             dataset_name="imagefolder",
-            dataset_config="all labels, linear",
+            dataset_config="labels: all, linear",
             dataset_split="test",
             metric_type=name,
             metric_name=name.replace("_", " "),
@@ -177,7 +177,7 @@ def test_each_score_of_the_metadata_stands_under_its_own_labels_and_head():
     read = ModelCard(render_card({**RESULTS, "probe": {**RESULTS["probe"], "rows": rows}})).data.eval_results
     found = {score.task_name: score.metric_value for score in read if score.metric_type == "accuracy"}
     column = RESULTS["probe"]["column"]
-    assert found == {f"probe of {column}, {labels} labels, {head}": i / 10 for i, (labels, head) in enumerate(shares)}
+    assert found == {f"probe of {column}, labels: {labels}, {head}": i / 10 for i, (labels, head) in enumerate(shares)}
 
 
 @pytest.mark.parametrize("results", [RESULTS, {"name": "x"}], ids=["measured", "bare"])
