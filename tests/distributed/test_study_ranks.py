@@ -137,14 +137,14 @@ def study(output: Path, words: list[str], cache: Path, dies: tuple[int, str] | N
     torch.set_num_threads(1)
     datasets.config.HF_DATASETS_CACHE = cache
     sys.argv = ["study.py", *SMALL, "--output_dir", str(output), *words]
-    run = Steps.run
+    run = Steps._run
 
     def run_or_die(self, step):
         if dies is not None and dies[0] == rank_and_size()[0] and step.name.startswith(dies[1]):
             os.kill(os.getpid(), signal.SIGKILL)
         return run(self, step)
 
-    Steps.run = run_or_die
+    Steps._run = run_or_die
     main()
 
 
