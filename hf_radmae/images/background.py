@@ -121,11 +121,12 @@ def mask_on_grid(mask: Array, rows: Array, columns: Array) -> Array:
     Returns:
         bool (..., len(rows) - 1, len(columns) - 1), True where any part of a patch is True in the mask.
     """
-    sums = np.zeros((*mask.shape[:-2], SIDE + 1, SIDE + 1), np.int32)
-    sums[..., 1:, 1:] = mask.astype(np.int32).cumsum(-2).cumsum(-1)
-    (top, bottom), (left, right) = (_overlaps(edges, SIDE) for edges in (rows, columns))
-    above, below = sums[..., top, :], sums[..., bottom, :]
-    return np.ascontiguousarray((below[..., right] - above[..., right] - below[..., left] + above[..., left]) > 0)
+    cells = np.arange(SIDE)
+    of_rows, of_columns = (
+        ((start[:, None] <= cells) & (cells < end[:, None])).astype(np.float32)
+        for start, end in (_overlaps(edges, SIDE) for edges in (rows, columns))
+    )
+    return of_rows @ (mask.astype(np.float32) @ of_columns.T) > 0  # counts, exact in float32
 
 
 def content_box(mask: Array) -> Box:
