@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 from hf_radmae.reports.text import Text, replaced
 
+_BULLET = "[-*+•·●▪►‣]"
 _MARKER = re.compile(
-    r"(?:(?<=\s)|^)(?:[(#]?(?P<number>\d{1,2}|[a-z])(?P<end>[.):]|(?<=#\d))|(?P<bullet>[-*+•·●▪►‣]))(?=\s)"
+    rf"(?:(?<=\s)|^)(?:[(#]?(?P<number>\d{{1,2}}|[a-z])(?P<end>[.):]|(?<=#\d))|(?P<bullet>{_BULLET}))(?=\s)"
 )
 _OPENING = re.compile(r"(?:^|[\n:.;])\s*\Z")  # what stands before a list's first entry
 _SEPARATOR = re.compile(r"(?<=\S) +(--?|[/+]) +(?=\S)")
 _BOX = re.compile(r"[(\[](?P<mark>[ x✓]?)[)\]]|(?P<empty>☐)|[☑☒]")
-_ENTRY = re.compile(r"^[ ]*(?:[-*+•·●▪►‣]|\d{1,2}[.)])[ ]+(?=\S)", re.MULTILINE)
+_ENTRY = re.compile(rf"^[ ]*(?:{_BULLET}|\d{{1,2}}[.)])[ ]+(?=\S)", re.MULTILINE)
 _INTRODUCED = re.compile(
     r"(?:^|(?<=[\n.;]))[ ]*(?P<line>(?:[^\n.;:?!]|\.(?! )){1,80}):[ ]*\n"
     rf"(?P<entries>(?:{_ENTRY.pattern}[^\n]*(?:\n|\Z))+)",
@@ -133,10 +134,11 @@ def _without_head(
                     places += [*name.places[:1], *name.places, *cell.places[:1] * 2, *cell.places, *cell.places[-1:]]
             yield (*rows[number], Text(content, tuple(places), report.original))
         return
-    if len(rows) > 1 and _is_rule(lines[1]):
+    ruled = len(rows) > 1 and _is_rule(lines[1])
+    if ruled:
         yield (*rows[0], "")
-    for row in rows[1:] if len(rows) > 1 and _is_rule(lines[1]) else rows:
-        yield (row[1], row[1], ";")
+    for _, end in rows[ruled:]:
+        yield (end, end, ";")
 
 
 def _is_rule(line: str) -> bool:
