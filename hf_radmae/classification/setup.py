@@ -147,10 +147,8 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, args: ClassifierT
         rows = datasets.DatasetDict({split: part.select(np.flatnonzero(found[split])) for split, part in rows.items()})
     labels = fit_labels(rows["train"], label, task_args.task)  # type: ignore[arg-type]  # checked by the parser
     options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": task_args.patch_size}
-    options |= {
-        "batch_size": args.images_per_update(data_args.max_tokens),
-        "token_levels": 1,
-    }  # levels spare only an MAE
+    options["batch_size"] = args.images_per_update(data_args.max_tokens)
+    options["token_levels"] = 1  # levels spare only an MAE
     if not data_args.crop_to_content:
         options["background"] = "keep"  # so that no image is read to look for its background
     data = bucketed(rows, **options)
