@@ -85,7 +85,8 @@ def test_the_archive_is_prepared_pre_trained_and_studied(tmp_path):
 
 def test_a_folder_of_radiographs_is_pre_trained_and_studied(tmp_path):
     folder, cache, tiny, out = make_folder(tmp_path / "images", 80), *(tmp_path / n for n in ("cache", "tiny", "out"))
-    words = ["--data_dir", folder, "--output_dir", tiny, *f"{QUICK} --max_tokens 16 --num_bins 2".split()]
+    words = ["--data_dir", folder, "--output_dir", tiny, "--probe_column", "body_region"]
+    words += f"{QUICK} --max_tokens 16 --num_bins 2".split()
     run("pretrain.py", RECIPES / "radiographs_tiny.yaml", *words, cache=cache, processes=2)
     probe = json.loads((tiny / "results.json").read_text())["probe"]
     assert probe["column"] == "body_region" and probe["rows"]
