@@ -140,6 +140,19 @@ def test_what_is_denied_of_a_finding_takes_it_not_back(part, place):
     assert read([f"Keine {part} {place} Radiusfraktur."], "fracture") == ["yes"]
 
 
+@pytest.mark.parametrize("label", sorted(NAMES["de"].keys() & NAMES["en"].keys()))
+@pytest.mark.parametrize(
+    ("language", "negative"), [("de", "neg"), ("de", "negativ"), ("en", "neg"), ("en", "negative")]
+)
+def test_negative_denies_the_finding_before_it_written_out_or_cut_short(language, negative, label):
+    name = NAMES[language][label]
+    texts = [text.format(name, negative) for text in ("{} {}.", "{}: {}", "{} ({})", "{} {}, Osteopenie pos.")]
+    other = "Skoliose." if language == "de" else "Scoliosis."
+    assert {*read([*texts, f"{name} {negative}. {other}"], label, language)} == {"no"}
+    assert read([f"{name} {negative}. {other}"], "scoliosis", language) == ["yes"]
+    assert read([f"{name} pos."], label, language) == ["yes"]
+
+
 @pytest.mark.parametrize("shown", ["Der Nachweis", "Ein Hinweis auf das Vorliegen", "Das Bild", "Ein Zeichen"])
 def test_what_shows_a_finding_is_denied_with_it(shown):
     assert {
