@@ -1,14 +1,16 @@
 """Where the patient is in each image, and its grey range: measured once, so that bins and batches count on it.
 
 `Content` holds both for every row. `scripts/prepare.py` writes them as columns; for other sources each image is read
-once, and what was measured is kept in the cache of `datasets` for the next start and the other processes. Masks say
-which rule they were made by; those of another are refused.
+once, and what was measured is kept in the cache of `datasets` for the next start and the other processes. An image that
+could not be read is tried again at each start, and is measured when training reads it. Masks say which rule they were
+made by; those of another are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ import datasets
 import numpy as np
 from datasets.fingerprint import Hasher
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from hf_radmae.batching.binning import Bins, assign, content_sizes
 from hf_radmae.batching.columns import arrow_column, numbers
@@ -25,6 +28,9 @@ from hf_radmae.batching.processes import processes
 from hf_radmae.images.background import SIDE, VERSION, Box, background_mask, content_box, mask_on_grid, pixel_box
 from hf_radmae.images.fitting import grey_ranges
 from hf_radmae.images.image import ImageError, read_image
+from hf_radmae.images.storage import whole_file
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("patient_mask", "grey_range")
 """Bytes of the rule's version and of the mask's bits; minimum, maximum, and the percentiles of `grey_ranges`."""
@@ -40,7 +46,7 @@ class Content:
 
     Attributes:
         masks: uint8 (N, 1 + 512), version and packed bits of each mask.
-        ranges: float (N, 4) grey range of each, see `grey_ranges`.
+        ranges: float (N, 4) grey range of each, see `grey_ranges`; NaN of an image that could not be read.
         boxes: float (N, 4) top, left, height and width, as shares of the sides, of the part that is used; the whole
             image where None.
     """
@@ -115,7 +121,7 @@ def patches_of(
 
 
 def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
-    """Measure every image once; one that cannot be read counts whole.
+    """Measure every image once; one that cannot be read counts whole, and is tried again at the next start.
 
     Args:
         rows: a `datasets.Dataset` with `image` (`datasets.Image(decode=False)`), or rows that have the columns
@@ -124,29 +130,11 @@ def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
 
     Raises:
         ValueError: the masks of the rows were made by another rule.
+        StorageError: the storage of the images does not answer.
     """
     if not set(COLUMNS) <= set(rows.column_names):
-        columns = rows.select_columns(["image"])
-        fingerprint = Hasher.hash([columns._fingerprint, "patient", VERSION])
-        # A file by its name: rows that lie in memory, as a folder's, are cached nowhere else.
-        cache = Path(datasets.config.HF_DATASETS_CACHE, "radmae_patient", f"{fingerprint}.arrow")
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with processes(num_proc if len(rows) > num_proc * FEW else 1) as in_processes:
-
-            def measure_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-                found = in_processes(_measure, batch["image"])
-                return {name: [entry[name] for entry in found] for name in COLUMNS}
-
-            rows = columns.map(
-                measure_batch,
-                batched=True,
-                batch_size=FEW * num_proc,
-                remove_columns=columns.column_names,
-                new_fingerprint=fingerprint,
-                cache_file_name=str(cache),
-                desc="Looking for the patient",
-            )
-    packed: Sequence[bytes] = arrow_column(rows, COLUMNS[0]).to_pylist()
+        return _measured(rows.select_columns(["image"]), num_proc)
+    packed = [mask or b"" for mask in arrow_column(rows, COLUMNS[0]).to_pylist()]
     if other := {(mask[:1] or b"\0")[0] for mask in packed if len(mask) != MASK_LENGTH or mask[0] != VERSION}:
         raise ValueError(
             f"patient_mask was made by rule {sorted(other)}, and this version of hf_radmae knows rule {VERSION}: "
@@ -170,9 +158,54 @@ def _unpacked(masks: NDArray[Any]) -> NDArray[Any]:
     return np.unpackbits(masks[..., 1:], axis=-1).reshape(*masks.shape[:-1], SIDE, SIDE).view(bool)
 
 
-def _measure(image: dict[str, Any]) -> dict[str, Any]:
+def _measured(rows: datasets.Dataset, num_proc: int) -> Content:
+    """Of rows that have images alone: from the cache, and for what it lacks from the images."""
+    # A file by its name: rows that lie in memory, as a folder's, are cached nowhere else.
+    name = Hasher.hash([rows._fingerprint, "patient", VERSION])
+    cache = Path(datasets.config.HF_DATASETS_CACHE, "radmae_patient", f"{name}.npz")
+    cached = _read_cache(cache)
+    masks, ranges = cached or (np.zeros((len(rows), MASK_LENGTH), np.uint8), np.full((len(rows), 4), np.nan))
+    unknown = np.flatnonzero(masks[:, 0] != VERSION)
+    if cached and os.environ.get("LOCAL_RANK", "0") != "0":
+        unknown = unknown[:0]  # the first process has just tried them, and all must count on the same
+    step, found = FEW * num_proc, 0
+    with (
+        processes(num_proc if len(unknown) > step else 1) as in_processes,
+        tqdm(total=len(unknown), desc="Looking for the patient", unit="image", leave=False) as bar,
+    ):
+        for start in range(0, len(unknown), step):
+            own = unknown[start : start + step].tolist()
+            for index, measured in zip(own, in_processes(_measure, rows[own]["image"]), strict=True):
+                if measured is not None:
+                    masks[index], ranges[index] = np.frombuffer(measured[COLUMNS[0]], np.uint8), measured[COLUMNS[1]]
+                    found += 1
+            bar.update(len(own))
+    if found or not cached:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(cache) as partial, partial.open("wb") as file:
+            np.savez(file, masks=masks, ranges=ranges)
+    if len(unknown) > found:
+        logger.warning("%d images cannot be read, and are measured again at the next start", len(unknown) - found)
+    masks[masks[:, 0] != VERSION] = [VERSION, *[255] * (MASK_LENGTH - 1)]
+    return Content(masks, ranges)
+
+
+def _read_cache(path: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Masks and ranges, zeros and NaN of images that could not be read; None without a file, or of a damaged one."""
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            return stored["masks"], stored["ranges"]
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # of a damaged archive nearly any
+        if isinstance(error, OSError):
+            raise
+        logger.warning("%s is damaged (%s): all images are measured anew", path, error)
+        return None
+
+
+def _measure(image: dict[str, Any]) -> dict[str, Any] | None:
     try:
         return measure_image(read_image(image))
     except (ImageError, FileNotFoundError):  # training skips it and reports it
-        whole = bytes([VERSION]) + b"\xff" * (MASK_LENGTH - 1)
-        return dict(zip(COLUMNS, (whole, [0.0, 1.0, 0.0, 1.0]), strict=True))
+        return None

@@ -154,7 +154,8 @@ class RadiographDataset(torch.utils.data.Dataset):
         if self.content is not None:
             place = 2 * SCALINGS.index(self.scaling)
             low, high = self.content.ranges[index, place : place + 2].tolist()
-            options |= {"mask": self.content.mask(index), "grey_range": (low, high)}
+            known = None if np.isnan(low) else (low, high)
+            options |= {"mask": self.content.mask(index), "grey_range": known}
         epoch = int(self._epoch) if self.train else None
         return fit_item(pixels, self.sizes[index], self.bins, bin_id, key=index, epoch=epoch, **options)
 

@@ -1,5 +1,8 @@
 """What is informative in each image, measured once: shares and boxes, and the bins and items that follow from them."""
 
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -16,6 +19,7 @@ from hf_radmae.batching.dataset import pixel_values
 from hf_radmae.batching.loader import bucket_loader
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.images.background import VERSION, background_mask
+from hf_radmae.images.fitting import as_tensor, fit_image
 
 PATCH, LOOK = 8, {"patch_size": 8, "max_tokens": 128}
 SIZES = np.array([[128, 64]])
@@ -71,6 +75,45 @@ def test_images_of_a_folder_are_measured_at_the_first_start_alone(tmp_path, monk
 def test_an_image_that_cannot_be_read_counts_whole():
     content = measure_content(make_rows([b"no image", encode(limb(), "PNG")]))
     assert content.mask(0).all() and not content.mask(1).all()
+
+
+def test_an_image_that_is_away_while_it_is_measured_is_read_right_and_measured_at_the_next_start(tmp_path, monkeypatch):
+    """Only what could not be read is opened again, and processes beside the first one count on what it found."""
+    rows = datasets.Dataset.from_dict({"image": [str(tmp_path / f"{number}.png") for number in range(3)]})
+    rows = rows.cast_column("image", datasets.Image(decode=False)).add_column("height", [128] * 3)
+    rows = rows.add_column("width", [64] * 3)
+    images = [encode(limb(seed=seed), "PNG") for seed in range(3)]
+    (tmp_path / "0.png").write_bytes(images[0])
+    (tmp_path / "1.png").write_bytes(b"no image")
+    opened, measure = [], content._measure
+    monkeypatch.setattr(content, "_measure", lambda image: opened.append(Path(image["path"]).name) or measure(image))
+
+    away = bucketed({"train": rows}, batch_size=1, **LOOK)
+    (tmp_path / "2.png").write_bytes(images[2])
+    found, right = pixel_values(away.parts["train"][2]), fit_image(as_tensor(limb(seed=2)), (128, 64))
+    assert torch.equal(found, right) and away.parts["train"].content.mask(2).all()
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert measure_content(rows).checksum == away.parts["train"].content.checksum and len(opened) == 3
+    monkeypatch.delenv("LOCAL_RANK")
+    contents = [measure_content(rows) for _ in range(2)]
+    assert opened[3:] == ["1.png", "2.png", "1.png"]  # a damaged one at each start
+    for again in contents:
+        assert np.array_equal(again.mask(2), background_mask(limb(seed=2))) and not np.isnan(again.ranges[[0, 2]]).any()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda whole: whole[:-30], lambda whole: whole[:200] + b"\0\1" * 300]
+)
+def test_a_damaged_cache_is_measured_anew(tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    rows = make_rows([encode(limb(), "PNG")])
+    first = measure_content(rows)
+    (file,) = (tmp_path / "radmae_patient").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert measure_content(rows).checksum == first.checksum and file.read_bytes() == whole
+    assert f"{file} is damaged" in caplog.text
 
 
 def test_the_range_of_an_image_is_that_of_its_scaling():
