@@ -4,15 +4,20 @@
 * Several columns of yes and no, joined by commas, or one column of lists of names: any number of labels per image.
 * A column of fractions holds a number to predict; whole numbers, such as ages in years, need `task="regression"`.
 
-An image has no label where a column holds None, NaN, an empty text, "unsure" or a negative number. Such images are left
-out and counted. A list column has no label at None, and none of the names at an empty list.
+An image has no label where a column holds None, NaN, an empty text or "unsure", and of classes and yes-or-no labels
+where it holds a negative number; numbers to predict may be negative. Such images are left out and counted. A list
+column has no label at None, and none of the names at an empty list.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from math import isinf
 from typing import Any, Literal, get_args
 
 import datasets
@@ -76,7 +81,7 @@ class Labels:
             ValueError: a column does not exist, with those that do; or its values do not suit the task.
         """
         _check_columns(rows, self.columns)
-        columns = [_values(rows, column) for column in self.columns]
+        columns = [_values(rows, column, numbers=self.task == "regression") for column in self.columns]
         if self.task == "single_label_classification":
             return np.array([None if value is None else _name(value) for value in columns[0]], dtype=object)
         if self.task == "regression":
@@ -129,10 +134,14 @@ def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> 
     task = task or _guess(rows, columns)
     if task == "multi_label_classification":
         lists = [] if len(columns) > 1 else [value for value in _values(rows, columns[0]) if isinstance(value, list)]
-        labels = Labels(columns, task, tuple(sorted({str(name) for names in lists for name in names})) or columns)
-        positive = np.nansum(labels.read(rows), axis=0)
-        if empty := [name for name, count in zip(labels.names, positive, strict=True) if not count]:
-            raise ValueError(f"no training image has the label {', '.join(empty)}: leave it out, or give such images")
+        names = {_name(name) for names in lists for name in names}
+        labels = Labels(columns, task, tuple(sorted(names, key=_order)) or columns)
+        answers = labels.read(rows)
+        for who, answer in (("no", 1), ("every", 0)):
+            if empty := [name for name, found in zip(labels.names, answers.T, strict=True) if answer not in found]:
+                raise ValueError(
+                    f"{who} training image has the label {', '.join(empty)}: leave it out, or give others too"
+                )
     elif len(columns) > 1:
         raise ValueError(f"{label}: several columns make a multi-label task, not {task}")
     elif task == "regression":
@@ -141,6 +150,13 @@ def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> 
         labels = Labels(columns, task, columns, mean, std)
         if not std:
             raise ValueError(f"column {label}: expected training images with different numbers")
+        below = numbers[numbers < 0]
+        if len(below) and (below == below[0]).all() and below[0].is_integer():
+            logger.warning(
+                "column %s: %d training images have %g, which is a number to predict; where it means that the number "
+                "is missing, leave these cells empty",
+                *(label, len(below), below[0]),
+            )
     else:
         classes = {name for name in Labels(columns, task, ()).read(rows) if name is not None}
         labels = Labels(columns, task, tuple(sorted(classes, key=_order)))
@@ -156,6 +172,7 @@ def rows_where(rows: Mapping[str, Any], column: str, value: str) -> dict[str, np
     Raises:
         ValueError: the column does not exist, or no row of any split has the value; with what there is.
     """
+    value = unicodedata.normalize("NFC", value)
     texts = {split: Labels((column,), "single_label_classification", ()).read(part) for split, part in rows.items()}
     seen = {text for part in texts.values() for text in part if text is not None}
     if value not in seen:
@@ -169,7 +186,7 @@ def _check_columns(rows: datasets.Dataset, columns: Sequence[str]) -> None:
 
 
 def _guess(rows: datasets.Dataset, columns: Sequence[str]) -> Task:
-    values = [value for value in _values(rows, columns[0]) if value is not None]
+    values = _values(rows, columns[0], numbers=True)
     if len(columns) > 1 or any(isinstance(value, list) for value in values):
         return "multi_label_classification"
     if any(isinstance(value, float) and not value.is_integer() for value in values):
@@ -177,17 +194,52 @@ def _guess(rows: datasets.Dataset, columns: Sequence[str]) -> Task:
     return "single_label_classification"
 
 
-def _values(rows: datasets.Dataset, column: str) -> list[Any]:
-    """A column's values, None where the label is missing, and names where it is a `ClassLabel`."""
-    feature, values = rows.features[column], arrow_column(rows, column).to_pylist()
-    if isinstance(feature, datasets.ClassLabel):
-        values = [None if value is None or value < 0 else feature.names[value] for value in values]
-    values = [value.strip() if isinstance(value, str) else value for value in values]
-    lists = np.array([isinstance(value, list) for value in values])
-    missing = np.zeros(len(values), bool)
-    missing[~lists] = is_missing(np.array([v for v in values if not isinstance(v, list)], dtype=object))
-    unsure = [isinstance(value, str) and value.lower() == UNSURE for value in values]
-    return [None if gone or doubt else v for v, gone, doubt in zip(values, missing, unsure, strict=True)]
+def _values(rows: datasets.Dataset, column: str, *, numbers: bool = False) -> list[Any]:
+    """A column's texts, numbers or lists of them, None where the label is missing, and the names of a `ClassLabel`.
+
+    A negative number is a value where `numbers` are to be predicted, and else no label, as text of a table too.
+    """
+    feature = rows.features[column]
+    kind = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else feature
+    names = kind.names if isinstance(kind, datasets.ClassLabel) else None
+    values = [
+        _names_in(value, names, column) if isinstance(value, list) else _plain(value, names, column)
+        for value in arrow_column(rows, column).to_pylist()
+    ]
+    missing = is_missing(np.fromiter(values, object, len(values)), numbers=numbers)
+    for row, value in enumerate(values):
+        if isinstance(value, str):
+            missing[row] |= value.lower() == UNSURE or (not numbers and bool(_NEGATIVE.fullmatch(value)))
+    return [None if gone else value for value, gone in zip(values, missing, strict=True)]
+
+
+_NEGATIVE = re.compile(r"-\d+(\.0*)?")
+
+
+def _plain(value: Any, names: Sequence[str] | None, column: str) -> Any:
+    """A cell, texts without spaces around them and in one form of Unicode."""
+    if names is not None and value is not None:
+        return names[value] if value >= 0 else None
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value).strip()
+    if isinstance(value, Decimal):
+        return float(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    kind = type(value).__name__
+    raise ValueError(f"column {column}: expected texts, truth values, numbers or lists of names, found a {kind}")
+
+
+def _names_in(cells: list[Any], names: Sequence[str] | None, column: str) -> list[Any]:
+    """The names, or whole numbers in place of them, that a list holds."""
+    found = [name for cell in cells if (name := _plain(cell, names, column)) not in (None, "") and name == name]
+    numbers = [name for name in found if not isinstance(name, str)]
+    if len({*numbers}) < len(numbers) or any(isinstance(n, bool) or not float(n).is_integer() for n in numbers):
+        raise ValueError(
+            f"column {column}: expected lists of names, found the vector {str(cells)[:60]}: give a yes-no column for "
+            "each label, joined by commas"
+        )
+    return found
 
 
 def _name(value: Any) -> str:
@@ -196,9 +248,12 @@ def _name(value: Any) -> str:
 
 def _number(value: Any, column: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"column {column}: expected numbers to predict, found {value!r}") from None
+        number = np.inf
+    if isinf(number):
+        raise ValueError(f"column {column}: expected numbers to predict, found {value!r}")
+    return number
 
 
 def _answer(value: Any, column: str) -> float:
@@ -217,7 +272,7 @@ def _listed(value: Any, names: Sequence[str]) -> list[float]:
         raise ValueError(
             f"expected lists of names for a task of several labels, found {value!r}; or join yes-no columns"
         )
-    return [float(name in map(str, value)) for name in names]
+    return [float(name in map(_name, value)) for name in names]
 
 
 def _order(name: str) -> tuple[float, str]:

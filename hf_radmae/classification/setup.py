@@ -50,8 +50,15 @@ class LabelledDataArguments(DataArguments):
 class TaskArguments:
     """Which labels, and which network learns them."""
 
-    label: str | None = option(None, "Column of the labels, or several joined by commas; by default --probe_column.")
-    task: str | None = option(None, "What the labels are, where their column does not tell.", choices=[*get_args(Task)])
+    label: str | None = option(
+        None,
+        "Column of the labels, or several joined by commas; by default --probe_column. A class of -1 is no label.",
+    )
+    task: str | None = option(
+        None,
+        "What the labels are, where their column does not tell; a column of fractions is a regression.",
+        choices=[*get_args(Task)],
+    )
     where: str | None = option(None, "COLUMN=VALUE: take only these images.")
     model: str = option("vit", "vit or resnet50: from scratch; else a checkpoint to fine-tune, a folder or a Hub id.")
     preset: str | None = option(None, "Size of a network from scratch; by default tiny.", choices=list(PRESETS))

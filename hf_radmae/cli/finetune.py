@@ -9,8 +9,9 @@ From a masked autoencoder of scripts/pretrain.py, or any `vit_mae` checkpoint, o
     accelerate launch scripts/finetune.py --dataset imagefolder --data_dir RADIOGRAPHS --label fracture \
         --model out/mine --layer_decay 0.75 --class_weights balanced --output_dir out/fracture
 
-`--label a,b,c` takes several yes-or-no columns, `--task regression` a column of numbers. Images without a label are
-left out and counted. Training stops after ten evaluations without a better validation score, and the best model is
+`--label a,b,c` takes several yes-or-no columns, `--task regression` a column of numbers, which may be negative. Images
+without a label (an empty cell, "unsure", or a negative number where classes are learned) are left out and counted.
+Training stops after ten evaluations without a better validation score, and the best model is
 kept. A run that was ended resumes from its last complete checkpoint when it is started again in the same --output_dir.
 
 The output folder then holds the model and preprocessor_config.json, results.json with every score and its interval over

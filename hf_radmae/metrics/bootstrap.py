@@ -9,6 +9,8 @@ holds every class.
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,10 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 Metric = Callable[..., np.ndarray]
-"""A score of (references, predictions, weights=None), for each row of image weights."""
+"""A score of (references, predictions, weights=None), for each row of image weights.
+
+Where its attribute `of_numbers` is true, references are numbers that may be negative; else negative ones are missing.
+"""
 
 
 class Interval(NamedTuple):
@@ -31,14 +36,21 @@ class Interval(NamedTuple):
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
-def is_missing(labels: Sequence | np.ndarray) -> np.ndarray:
-    """True where a label is None, NaN, an empty text or a negative number (-1, -100); bool of their shape."""
+def is_missing(labels: Sequence | np.ndarray, *, numbers: bool = False) -> np.ndarray:
+    """True where a label is None, NaN, an empty text or a negative number (-1, -100); bool of their shape.
+
+    Of `numbers` to predict, negative ones are labels too.
+    """
     labels = np.asarray(labels)
     if labels.dtype.kind == "O":
-        return np.array([v is None or v != v or v == "" or (not isinstance(v, str) and v < 0) for v in labels], bool)
+        return np.array([v is None or v != v or v == "" or (not numbers and _is_negative(v)) for v in labels], bool)
     if labels.dtype.kind in "US":
         return labels == ""
-    return np.isnan(labels) | (labels < 0)
+    return np.isnan(labels) | (False if numbers else labels < 0)
+
+
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, Real | Decimal) and value < 0
 
 
 def patient_weights(
@@ -129,7 +141,7 @@ def paired_interval(
     return _interval(value - base_value, resampled - base_resampled, level)
 
 
-def drop_missing(references: Sequence | np.ndarray, *arrays: Any) -> tuple[np.ndarray, ...]:
+def drop_missing(references: Sequence | np.ndarray, *arrays: Any, numbers: bool = False) -> tuple[np.ndarray, ...]:
     """The references that have a label, and the same images of the other arrays; logs how many were left out."""
     references = np.asarray(references)
     for array in arrays:
@@ -137,11 +149,12 @@ def drop_missing(references: Sequence | np.ndarray, *arrays: Any) -> tuple[np.nd
             raise ValueError(
                 f"{len(references)} references, but {len(array)} predictions or groups: one for each image"
             )
-    known = ~is_missing(references)
+    known = ~is_missing(references, numbers=numbers)
     known = np.asarray(known.any(axis=tuple(range(1, known.ndim))))  # of several labels one is enough
     if not known.any():
+        negative = "" if numbers else " and negative numbers"
         raise ValueError(
-            f"none of the {len(references)} images has a label (None, NaN, an empty text and negative numbers are none)"
+            f"none of the {len(references)} images has a label (None, NaN, empty texts{negative} are none)"
         )
     if not known.all():
         logger.info("%d of %d images have no label and are left out", (~known).sum(), len(known))
@@ -169,7 +182,8 @@ def _resample(
     by_image = np.moveaxis(predictions.reshape(-1, *predictions.shape[runs:]), 1, 0)
     groups = np.arange(count) if groups is None else np.asarray(groups)
     kept = [by_image, groups, *([] if strata is None else [np.asarray(strata)])]
-    references, by_image, groups, *fixed = drop_missing(references, *kept)
+    numbers = getattr(metric, "of_numbers", False)
+    references, by_image, groups, *fixed = drop_missing(references, *kept, numbers=numbers)
     flat = np.moveaxis(by_image, 0, 1)
     value = np.mean([metric(references, run)[0] for run in flat], axis=0)
     weights = patient_weights(groups, n, seed, *fixed)

@@ -20,3 +20,6 @@ def r2(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | No
     spread = (weights * (references - mean[:, None]) ** 2).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return 1 - weights @ (references - predictions) ** 2 / spread
+
+
+mean_absolute_error.of_numbers = r2.of_numbers = True  # type: ignore[attr-defined]  # see `Metric`

@@ -1,5 +1,8 @@
 """Columns of labels: what they mean, and what is said of those that mean nothing."""
 
+from datetime import date
+from decimal import Decimal
+
 import datasets
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 from transformers import ViTConfig
 
 from hf_radmae.classification import Labels, fit_labels
+from hf_radmae.classification.scores import Predictions, score
 
 
 def rows(**columns) -> datasets.Dataset:
@@ -20,6 +24,13 @@ def rows(**columns) -> datasets.Dataset:
         ([1.0, 0.0, float("nan"), 0.0, 1.0], ("0", "1"), ["1", "0", None, "0", "1"]),
         ([10, 9, -1, 9, 10], ("9", "10"), ["10", "9", None, "9", "10"]),
         ([True, False, None, False, True], ("False", "True"), ["True", "False", None, "False", "True"]),
+        ([1.0, 0.0, -1.0, 0.0, 1.0], ("0", "1"), ["1", "0", None, "0", "1"]),
+        (["1", "0", "-1", "0", "unsure"], ("0", "1"), ["1", "0", None, "0", None]),
+        (
+            ["Scha\u0308del", "Hüfte ", None, "Schädel", ""],
+            ("Hüfte", "Schädel"),
+            ["Schädel", "Hüfte", None, "Schädel", None],
+        ),
     ],
 )
 def test_a_column_of_texts_or_whole_numbers_holds_classes(values, names, truth):
@@ -54,6 +65,15 @@ def test_a_column_of_lists_makes_several_labels():
     assert np.array_equal(labels.read(data), [[1, 1], [0, 0], nothing, [0, 1]], equal_nan=True)
 
 
+def test_lists_of_class_numbers_have_their_names():
+    kind = datasets.ClassLabel(names=["nodule", "effusion"])
+    features = datasets.Features(f=datasets.List(kind))
+    data = datasets.Dataset.from_dict({"f": [[1], [0, 1], [], None]}, features=features)
+    assert fit_labels(data, "f").names == ("effusion", "nodule")
+    assert fit_labels(data, "f").read(data)[:3].tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert fit_labels(rows(f=[[10, 9], [9], [10]]), "f").names == ("9", "10")
+
+
 def test_fractions_are_predicted_in_units_of_their_spread():
     data = rows(age=[10.5, 20.5, None, 30.5])
     labels = fit_labels(data, "age")
@@ -61,6 +81,35 @@ def test_fractions_are_predicted_in_units_of_their_spread():
     assert labels.task == "regression" and targets.isnan().tolist() == [False, False, True, False]
     assert torch.allclose(targets[[0, 1, 3]] * labels.std + labels.mean, torch.tensor([10.5, 20.5, 30.5]))
     assert targets[[0, 1, 3]].mean().abs() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([-0.5, 1.0, -1.0, 2.0], None),
+        ([-1.5, -2.5, -1.0, np.nan], None),
+        ([-2, 3, None, -1], "regression"),
+        ([Decimal("-0.50"), Decimal("1.00"), None, Decimal("-1.00")], None),
+        (["-1", "2.5", "", "-3"], "regression"),
+    ],
+)
+def test_numbers_to_predict_may_be_negative_in_training_and_in_scores(values, task):
+    data = rows(z=values)
+    labels = fit_labels(data, "z", task)
+    expected = [np.nan if value in (None, "") else float(value) for value in values]
+    truth = labels.read(data)
+    assert labels.task == "regression" and np.array_equal(truth, expected, equal_nan=True)
+    known = np.flatnonzero(labels.known(truth))
+    logits = np.zeros((len(known), 1), np.float32)
+    found = score(Predictions.of(labels, known, truth[known], logits), bootstrap=20)
+    assert found["mean_absolute_error"] == pytest.approx(np.abs(truth[known] - labels.mean).mean())
+
+
+def test_one_negative_number_that_may_mean_a_missing_one_is_said(caplog):
+    fit_labels(rows(age=[10.5, -1.0, 7.5, -1.0], z=[-1.0, -0.5, 2.0, 1.0]), "z")
+    assert not caplog.text
+    fit_labels(rows(age=[10.5, -1.0, 7.5, -1.0]), "age")
+    assert "column age: 2 training images have -1, which is a number to predict" in caplog.text
 
 
 def test_whole_numbers_are_predicted_where_the_task_says_so():
@@ -92,9 +141,16 @@ def test_a_configuration_tells_the_labels_again(column, tmp_path):
         ("words", "multi_label_classification", "expected lists of names"),
         ("words,one", "single_label_classification", "several columns make a multi-label task"),
         ("lists", None, "no training image has the label"),
+        ("all,some", None, "every training image has the label all"),
+        ("vectors", None, r"column vectors: expected lists of names, found the vector \[0, 1, 0\]: give a yes-no"),
+        ("day", None, "column day: expected texts, truth values, numbers or lists of names, found a date"),
+        ("far", "regression", "column far: expected numbers to predict, found inf"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(label, task, message):
     data = rows(one=["x", "x", "x"], words=["a", "b", "c"], none=[None, None, ""], lists=[[], [], None])
+    more = {"all": [1, 1, 1], "some": [0, 1, 1], "vectors": [[0, 1, 0], [1, 0, 0], None], "far": [1.5, np.inf, 2.0]}
+    for name, values in (more | {"day": [date(2020, 1, day) for day in (1, 2, 3)]}).items():
+        data = data.add_column(name, values)
     with pytest.raises(ValueError, match=message):
         fit_labels(data, label, task)
