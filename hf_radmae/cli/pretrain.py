@@ -19,6 +19,7 @@ preprocessor_config.json, in mae/ the whole masked autoencoder to continue from,
 reconstructions.png, skipped.csv where images could not be used, and a card (README.md).
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,9 @@ def pretrain(
     patch_size = patch_size_of(model_args)
     batch_size = args.images_per_update(data_args.max_tokens)
     options = data_args.buckets() | {"patch_size": patch_size, "seed": args.seed, "num_proc": PROCESSES}
-    data = main_first(lambda: bucketed(rows, batch_size=batch_size, **options))
+    fit = functools.partial(bucketed, rows, batch_size=batch_size, **options)
+    measured = data_args.background == "keep" or set(CONTENT) <= set(rows["train"].column_names)
+    data = fit() if measured else main_first(fit)  # what the first process measures, the others find in the cache
     bins, parts = data.bins, data.parts
     bin_ids = np.concatenate([part.bin_ids for part in parts.values()])
     binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)
