@@ -12,7 +12,8 @@ which hold for any exposure, contrast and polarity:
 How clearly an image shows the last properties decides which polarity it has, and whether there is air at all: where
 neither polarity is clearly the better explanation, all of the field is kept. Bright air needs more evidence, since a
 burnt-out belly is as flat and reaches the border as well: thin structures must be darker than what is around them, as
-bones and vessels are in an inverted image. At last, what is connected to the patient and faintly above air on average
+bones and vessels are in an inverted image. What is clipped to one bright grey, by a window or a detector, is never
+taken for air. At last, what is connected to the patient and faintly above air on average
 over a few pixels is returned to the patient. Keeping air costs time, leaving out a part of the patient costs the
 patient. What skin encloses does not reach the border of the field and is kept.
 
@@ -38,7 +39,7 @@ Array = NDArray[Any]
 Box = tuple[float, float, float, float]
 
 SIDE = 64  # rows and columns of a stored mask
-VERSION = 4  # of the rule: a stored mask of another one is refused
+VERSION = 5  # of the rule: a stored mask of another one is refused
 
 # Lengths are in pixels of the decision's scale, greys and gradients in shares of the field's range of greys.
 _LONGEST = 192  # pixels of the longest side: three per cell of a stored mask
@@ -54,6 +55,9 @@ _BELOW = 0.35  # share of the rest that may be darker than air, and share of the
 _SURE, _SURE_BRIGHT, _CLEARER = 5.5, 9.0, 1.5  # scores of air, of bright air, and one polarity's by the other's
 _THIN = 7  # pixels of every second one: width of bones and vessels
 _AGAINST, _INVERTED = -0.25, 0.05  # ratio of thin structures below which air is not dark, and above which not bright
+_EVIDENT, _MOST_INVERTED = 12.0, 0.3  # evidence of bright air from which on the second is higher
+_CLIPPED = 1e-3  # as far above the lowest grey at most: where most of air lies there, it is a clipped grey
+_BLACK = 0.2  # ratio of thin structures that clipped dark air needs, less its share of the field
 _LARGEST_BRIGHT = 0.9  # share of the field
 _FAINT, _FAINTEST = 2.0, 0.003  # local means so many deviations and so much above air are the patient
 _NEAR, _TURNS = 5, 3  # width of the local means, and how often the patient grows by them
@@ -71,10 +75,14 @@ class _Air:
     score: float
     size: float  # share of the field
     sharpness: float = 0.0  # how much steeper its edge is than its inside
+    clipped: bool = False  # whether most of it has one grey, the lowest of the field
 
     @property
     def evidence(self) -> float:
         return self.score * self.size**0.5
+
+
+_NO_AIR = _Air(np.zeros((1, 1), bool), 0.0, 0.0)
 
 
 def patch_mask(image: Array | torch.Tensor, grid: tuple[int, int]) -> Array:
@@ -188,14 +196,20 @@ def _patient(pixels: Array) -> Array:
     gradient = _gradient(grey)
     rim = inner & (ndimage.minimum_filter(inner.view(np.uint8), 2 * _RIM + 1, mode="constant") == 0)
     dark, bright = (_air(sign * grey, gradient, inner, rim) for sign in (1, -1))
-    ridges = _ridges(grey, inner)
-    if dark.score >= _SURE and dark.evidence >= _CLEARER * bright.evidence and ridges > _AGAINST:
+    if bright.clipped:
+        bright = _NO_AIR
+    ridges, inverted = _ridges(grey, inner), min(_INVERTED, float(np.log((bright.sharpness + 1e-5) / _FLAT)))
+    if (
+        dark.score >= _SURE
+        and dark.evidence >= _CLEARER * bright.evidence
+        and ridges > (max(_BLACK - dark.size, 0) if dark.clipped else _AGAINST)  # a clipped body, inverted, is black
+    ):
         air = _without_faint(dark.mask, grey, inner)
     elif (
         bright.score >= max(_SURE_BRIGHT, dark.score)
         and bright.evidence >= _CLEARER * dark.evidence
         and bright.size < _LARGEST_BRIGHT
-        and ridges < min(_INVERTED, float(np.log((bright.sharpness + 1e-5) / _FLAT)))
+        and ridges < (_MOST_INVERTED if bright.evidence >= _EVIDENT else inverted)
     ):
         air = _without_faint(bright.mask, -grey, inner)
     else:
@@ -259,6 +273,7 @@ def _outside_field(pixels: Array) -> Array:
     """What the collimator covers: the extreme grey of the border, constant, beyond the hulls of the rest.
 
     Grey that rises slowly to its extreme is burnt out: air where thin structures fit its polarity, else the patient.
+    What is white between two parts of the rest may be a limb or a bone that was clipped, and is no divider of fields.
     """
     outside = np.zeros(pixels.shape, bool)
     border = np.ones(pixels.shape, bool)
@@ -273,7 +288,7 @@ def _outside_field(pixels: Array) -> Array:
         rest = ~covered & ~outside
         if covered.sum() < _SMALLEST_SHUTTER * covered.size:
             continue
-        hull = _hulls(rest, 0.03)
+        hull = _hulls(rest, 0.03, together=sign < 0)
         deep = covered & ~_grown(~hull, 2)
         convex = hull.mean() > _SMALLEST_FIELD and rest.sum() > _FILLED * hull.sum()
         beyond = covered & ~hull
@@ -296,9 +311,9 @@ def _stepped(difference: Array, covered: Array) -> bool:
     return bool(near.size and far.size) and float(np.median(near)) > 0.4 * float(np.median(far))
 
 
-def _hulls(mask: Array, smallest: float) -> Array:
-    """The convex hulls of all connected parts of a mask that are larger than a share of the image."""
-    labels, count = ndimage.label(mask)
+def _hulls(mask: Array, smallest: float, *, together: bool) -> Array:
+    """The convex hulls of all connected parts of a mask that are larger than a share of the image, or its own one."""
+    labels, count = (mask.astype(np.int32), 1) if together else ndimage.label(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
@@ -319,25 +334,24 @@ def _hulls(mask: Array, smallest: float) -> Array:
 
 def _air(grey: Array, gradient: Array, field: Array, rim: Array) -> _Air:
     """Dark air in the field, and how clearly it is air."""
-    none = _Air(np.zeros(grey.shape, bool), 0.0, 0.0)
     flat = rim & (gradient <= np.quantile(gradient[rim], 0.7))
     if flat.sum() < 50:
-        return none
+        return _NO_AIR
     mode, spread = _lowest_mode(grey[flat])
     seeds = rim & (abs(grey - mode) < 2 * spread + 1e-4)
     calm = gradient < max(4 * float(np.median(gradient[seeds])), 1e-3)
     air = _reached(_opened(field & calm & (abs(grey - mode) < 4 * spread + 0.005)), seeds)
     if air.sum() < 30:
-        return none
+        return _NO_AIR
     air, above, most = _followed(air, grey, gradient, field)
     rest, far = field & ~air, field & ~_grown(air, 3)
     if far.sum() < 0.02 * field.sum():
-        return none
+        return _NO_AIR
     usual = float(np.median(gradient[air]))
     darker = float((above[rest] < -most).mean())
     flatness = float(np.median(gradient[rest])) / (usual + _FLATTEST)
     if darker > _BELOW:
-        return none
+        return _NO_AIR
     size = float(air.sum() / field.sum())
     step = _BELOW * float(np.median(above[far]))
     others = field & ~_grown(air, 2) & (gradient < 3 * usual + 1e-3) & (above < step) & (above > -_DARKER * most)
@@ -349,13 +363,14 @@ def _air(grey: Array, gradient: Array, field: Array, rim: Array) -> _Air:
     rest = field & ~air
     edge = rest & _grown(air, 1)
     if not edge.any():
-        return none
+        return _NO_AIR
     steepest = ndimage.maximum_filter(np.where(field, gradient, 0), 5, mode="nearest")[edge]
     sharpness = float(np.percentile(steepest, 30) / (np.percentile(gradient[air], 80) + _FLATTEST))
     if max(flatness, sharpness) < _FLAT:  # a body may be as flat as air: then its edge must be clear
-        return none
+        return _NO_AIR
     clear = min(sharpness, _MOST) * min(max(flatness, sharpness), _MOST)
-    return _Air(air, clear * (1 - darker) * size**0.5, size, sharpness)
+    clipped = float((grey[air] <= grey[field].min() + _CLIPPED).mean()) > 0.5
+    return _Air(air, clear * (1 - darker) * size**0.5, size, sharpness, clipped)
 
 
 def _ridges(grey: Array, field: Array) -> float:

@@ -10,10 +10,13 @@ task and share of the labels it prints the rivals, then each run with its differ
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import set_seed
+from transformers import ViTMAEConfig, set_seed
 
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.models.mae import RadMAEForPreTraining
@@ -29,6 +32,11 @@ from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Share, Task, draw_labels, patients, read_labels
 
 
+def named(pooling: str, layers: int, config: ViTMAEConfig) -> str:
+    """A pooling of the patches after some of the layers; all of them go without saying."""
+    return pooling if layers == config.num_hidden_layers else f"{pooling}@{layers}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="An imagefolder.")
@@ -39,6 +47,9 @@ def main() -> None:
     parser.add_argument("--low_fraction", type=float, default=0.01)
     parser.add_argument(
         "--max_tokens", type=int, help="Patches of an image, by default the base grid of the first run."
+    )
+    parser.add_argument(
+        "--layers", type=int, nargs="+", help="Features after so many layers, as poolings of their own; by default all."
     )
     parser.add_argument("--json", help="Write the tables here.")
     args = parser.parse_args()
@@ -54,14 +65,27 @@ def main() -> None:
     options = {"background": "keep", "token_levels": 1, "batch_size": 32, "max_tokens": tokens}
     images = bucketed(rows, patch_size=config.patch_size, **options).parts
     models = rival_models(images, poolings=args.poolings)
-    untrained = []
-    for seed in range(max(map(len, runs.values()))):
+    layers = args.layers or [config.num_hidden_layers]
+    poolings = ["+".join(named(part, n, config) for part in p.split("+")) for p in args.poolings for n in layers]
+
+    def features(start: Callable[[int], RadMAEForPreTraining]) -> dict[str, dict[str, np.ndarray]]:
+        found: dict[str, dict[str, np.ndarray]] = {split: {} for split in images}
+        for number in layers:
+            for split, pooled in network_features(start(number), images, parts).items():
+                found[split] |= {named(part, number, config): values for part, values in pooled.items()}
+        return found
+
+    def fresh(number: int, seed: int) -> RadMAEForPreTraining:
         set_seed(seed)
-        untrained.append(network_features(RadMAEForPreTraining(config), images, parts))
-    models["untrained"] = ("rival", untrained, args.poolings)
+        return RadMAEForPreTraining(type(config)(**config.to_dict() | {"num_hidden_layers": number}))
+
+    seeds = range(max(map(len, runs.values())))
+    models["untrained"] = ("rival", [features(partial(fresh, seed=seed)) for seed in seeds], poolings)
     for name, folders in runs.items():
-        networks = (RadMAEForPreTraining.from_pretrained(folder) for folder in folders)
-        models[name] = ("ours", [network_features(network, images, parts) for network in networks], args.poolings)
+        trained = [
+            features(lambda n, f=f: RadMAEForPreTraining.from_pretrained(f, num_hidden_layers=n)) for f in folders
+        ]
+        models[name] = ("ours", trained, poolings)
     groups, tables = patients(rows), []
     for text in args.tasks:
         labels = read_labels(rows, Task.parse(text)).without_rare(10)
