@@ -153,12 +153,11 @@ def set_up(data_args: DataArguments, task_args: TaskArguments, args: ClassifierT
         found = {split: rows_where({split: part}, column, value)[split] for split, part in rows.items()}
         rows = datasets.DatasetDict({split: part.select(np.flatnonzero(found[split])) for split, part in rows.items()})
     labels = fit_labels(rows["train"], label, task_args.task)  # type: ignore[arg-type]  # checked by the parser
-    options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": task_args.patch_size}
-    options["batch_size"] = args.images_per_update(data_args.max_tokens)
+    options = data_args.buckets(cast(int, task_args.patch_size), args)
     options["token_levels"] = 1  # levels spare only an MAE
     if not data_args.crop_to_content:
         options["background"] = "keep"  # so that no image is read to look for its background
-    data = bucketed(rows, **options)
+    data = bucketed(rows, **options, num_proc=PROCESSES)
     parts = data.parts
     if task_args.cache:
         parts = {split: CachedRadiographs(part) for split, part in parts.items()}

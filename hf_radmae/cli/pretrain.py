@@ -41,7 +41,7 @@ from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.interrupts import Stopped
 from hf_radmae.pretraining.memory import tokens_that_fit
 from hf_radmae.pretraining.results import train_figures
-from hf_radmae.pretraining.setup import check_probe_column, initial_model, load_rows, make_trainer, patch_size_of
+from hf_radmae.pretraining.setup import initial_model, load_rows, make_trainer, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
 from hf_radmae.probing.watch import FeatureWatch, watched
 from hf_radmae.publishing.card import write_card
@@ -49,7 +49,7 @@ from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.sources.patients import count_patients
-from hf_radmae.study.pretrained import probe_against_rivals
+from hf_radmae.study.pretrained import probe_against_rivals, probe_labels
 from hf_radmae.study.seen import check_unseen, save_seen
 from hf_radmae.study.steps import data_fingerprint
 
@@ -120,18 +120,19 @@ def pretrain(
         )
         return
     rows, unreadable = main_first(lambda: load_rows(data_args, streaming=args.streaming))
-    check_probe_column(rows, data_args.probe_column)
     images = {split: len(part) for split, part in rows.items()}
     if empty := [split for split in ("train", "validation", "test") if not images[split]]:
         raise ValueError(f"no image is in {', '.join(empty)} of {images}: give more patients, or splits of your own")
+    if data_args.probe_column:
+        probe_labels(rows, data_args.probe_column)  # what a probe at the end refuses, ends the run here
     if data_args.probe_column and not args.streaming:
         for given in filter(None, (model_args.model, *data_args.rivals)):
             check_unseen(given, rows["test"])
     check_prepared(sum(images.values()), rows["train"].column_names, data_args.background, args.world_size)
     patch_size = patch_size_of(model_args)
-    batch_size = args.images_per_update(data_args.max_tokens)
-    options = data_args.buckets() | {"patch_size": patch_size, "seed": args.seed, "num_proc": PROCESSES}
-    fit = functools.partial(bucketed, rows, batch_size=batch_size, **options)
+    options = data_args.buckets(patch_size, args)
+    batch_size = options["batch_size"]
+    fit = functools.partial(bucketed, rows, **options, num_proc=PROCESSES)
     measured = data_args.background == "keep" or set(CONTENT) <= set(rows["train"].column_names)
     data = fit() if measured else main_first(fit)  # what the first process measures, the others find in the cache
     bins, parts = data.bins, data.parts

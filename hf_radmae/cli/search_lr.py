@@ -68,8 +68,7 @@ def supervised_trainer(
 def mae_trainer(data_args: DataArguments, model_args: ModelArguments, args: RadMAETrainingArguments) -> RadMAETrainer:
     """What scripts/pretrain.py trains with, from the start in each trial."""
     model_args.check_start()
-    options = data_args.buckets() | {"seed": args.seed, "num_proc": PROCESSES, "patch_size": patch_size_of(model_args)}
-    options["batch_size"] = args.images_per_update(data_args.max_tokens)
+    options = data_args.buckets(patch_size_of(model_args), args) | {"num_proc": PROCESSES}
     data = main_first(lambda: bucketed(load_rows(data_args, streaming=args.streaming)[0], **options))
     return RadMAETrainer(
         None,

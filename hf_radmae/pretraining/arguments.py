@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from hf_radmae.batching.binning import STRATEGIES
 from hf_radmae.models.mae import PRESETS
-from hf_radmae.pretraining.training_args import check_ranges
+from hf_radmae.pretraining.training_args import RadMAETrainingArguments, check_ranges
 
 DATA_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "num_images": (lambda x: x >= 3, "at least 3, one for each split"),
@@ -70,10 +70,12 @@ class DataArguments:
         if self.probe_column is None and self.dataset in ("phantom", "irma"):
             self.probe_column = "body_region"
 
-    def buckets(self) -> dict[str, Any]:
-        """The arguments of `bucketed` that are options."""
+    def buckets(self, patch_size: int, args: RadMAETrainingArguments) -> dict[str, Any]:
+        """The arguments of `bucketed` for a network of this patch and a training, but the processes that measure."""
         names = ("binning", "num_bins", "max_tokens", "background", "token_levels", "crop_to_content")
-        return {name: getattr(self, name) for name in (*names, "crop_scale", "scaling")}
+        options = {name: getattr(self, name) for name in (*names, "crop_scale", "scaling")}
+        batch_size = args.images_per_update(self.max_tokens)
+        return options | {"patch_size": patch_size, "seed": args.seed, "batch_size": batch_size}
 
     def source(self) -> dict[str, Any]:
         """The arguments of `load_radiographs`."""

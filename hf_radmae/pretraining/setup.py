@@ -52,22 +52,6 @@ def load_rows(args: DataArguments, *, streaming: bool) -> tuple[Mapping[str, Any
     return load_radiographs(**args.source(), num_proc=PROCESSES, seed=args.split_seed)
 
 
-def check_probe_column(rows: Mapping[str, Any], column: str | None) -> None:
-    """Check at the start that a probe at the end will be possible.
-
-    Raises:
-        ValueError: there is no such column, or its training rows hold fewer than two values.
-    """
-    if column is None:
-        return
-    train = rows["train"]
-    if column not in train.column_names:
-        raise ValueError(f"--probe_column {column}: no such column; the columns are {', '.join(train.column_names)}")
-    values = {value for value in train.data.column(column).unique().to_pylist() if value not in (None, "")}
-    if len(values) < 2:
-        raise ValueError(f"--probe_column {column}: all training images have the value {next(iter(values), None)}")
-
-
 def make_trainer(
     model: RadMAEForPreTraining,
     args: RadMAETrainingArguments,

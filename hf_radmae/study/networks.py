@@ -68,8 +68,7 @@ def load_images(
         raise ValueError(f"--test_split {test_split}: no such split; there are {', '.join(rows)}")
     sources = {"train": "train", "validation": "validation", "test": test_split}  # and no other that there may be
     rows = datasets.DatasetDict({split: rows[source] for split, source in sources.items()})
-    options: dict[str, Any] = args.buckets() | {"patch_size": patch_size, "seed": training.seed}
-    options["batch_size"] = training.images_per_update(args.max_tokens)
+    options = args.buckets(patch_size, training)
     data = bucketed(rows, **options, num_proc=PROCESSES)
     state = {split: part._fingerprint for split, part in rows.items()}  # datasets' own, of files and of what was done
     print_of_all = fingerprint([state, data.bins.to_dict(), options])

@@ -21,7 +21,7 @@ from hf_radmae.study.rivals import (
     network_features,
     thumbnail_features,
 )
-from hf_radmae.study.tasks import Task, patients, read_labels
+from hf_radmae.study.tasks import Task, TaskLabels, patients, read_labels
 
 OURS, UNTRAINED, PIXELS = "pre-trained", "untrained", "no network"
 PIXEL_POOLINGS = ("thumbnail", "HOG", "thumbnail+HOG")
@@ -62,6 +62,16 @@ def metadata_model(rows: Mapping[str, Any], labels: Any, columns: Sequence[str])
     return {"metadata alone": ("rival", [found], [*found["train"]])}
 
 
+def probe_labels(rows: Mapping[str, Any], column: str) -> TaskLabels:
+    """The classes of a column in the splits, without those of too few test images.
+
+    Raises:
+        ValueError: as `read_labels` and `TaskLabels.without_rare`.
+    """
+    rows = {split: rows[split] for split in SPLITS}
+    return read_labels(rows, Task.parse(column)).without_rare(StudyArguments().min_test_images)
+
+
 def probe_against_rivals(
     trained: PreTrainedModel,
     untrained: PreTrainedModel,
@@ -89,12 +99,12 @@ def probe_against_rivals(
         `score_table`, and the rows of all tables as "rows", each with its "labels".
 
     Raises:
-        ValueError: the column does not exist, or is no column of classes.
+        ValueError: as `probe_labels`.
     """
     parts = {split: parts[split] for split in SPLITS}
     rows = {split: part.rows for split, part in parts.items()}
     args = StudyArguments(draws=draws, low_fraction=low_fraction, kinds=["balanced"], curve=[], supervised=["none"])
-    labels = read_labels(rows, Task.parse(column)).without_rare(args.min_test_images)
+    labels = probe_labels(rows, column)
     models = rival_models(parts, rivals, num_workers=num_workers, device=trained.device)
     models |= metadata_model(rows, labels, args.metadata)
     for name, kind, network in ((UNTRAINED, "rival", untrained), (OURS, "ours", trained)):
