@@ -13,11 +13,11 @@ def checked_sizes(sizes: ArrayLike) -> Array:
     array = np.asarray(sizes)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise ValueError(f"Expected sizes as (N, 2) height and width in pixels with N >= 1, found {array.shape}.")
-    bad = np.flatnonzero(~(array >= 1).all(1))
+    bad = np.flatnonzero(~((array >= 1) & np.isfinite(array) & (array == np.floor(array))).all(1))
     if len(bad):
         raise ValueError(
-            f"Row {bad[0]} has size {array[bad[0]].tolist()} ({len(bad)} such rows): height and width must be at least "
-            "1 pixel. Leave unreadable images out before fitting bins."
+            f"Row {bad[0]} has size {array[bad[0]].tolist()} ({len(bad)} such rows): height and width must be whole "
+            "numbers of pixels, at least 1. Leave unreadable images out before fitting bins."
         )
     return array.astype(np.int64)
 

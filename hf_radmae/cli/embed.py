@@ -36,6 +36,7 @@ from hf_radmae.models.modeling_radiograph_vit import POOLINGS, pooled_width
 from hf_radmae.models.starts import load_encoder
 from hf_radmae.pretraining.run_folder import RunFolder
 from hf_radmae.pretraining.setup import load_processor
+from hf_radmae.pretraining.training_args import check_ranges
 from hf_radmae.sources.parquet import holds_parquet
 from hf_radmae.sources.pseudonyms import key_path, load_key
 
@@ -65,6 +66,10 @@ class EmbedArguments:
     images_per_part: int = field(default=1000, metadata={"help": "Images of a file, lost at most by a kill."})
     batch_size: int = field(default=32, metadata={"help": "Images of one shape at once."})
     threads: int = field(default=4, metadata={"help": "Images that are read at once."})
+
+    def __post_init__(self) -> None:
+        counts = ("images_per_part", "batch_size", "threads")
+        check_ranges(self, dict.fromkeys(counts, (lambda x: x >= 1, "at least 1")))
 
 
 @command(many=True)

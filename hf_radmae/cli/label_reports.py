@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import shutil
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,7 +44,10 @@ from hf_radmae.reports.evaluation import WRITTEN, evaluate, evaluation_text
 from hf_radmae.reports.labels import label_reports
 from hf_radmae.reports.reading import ANSWERS
 from hf_radmae.reports.rules import AUTO, choose, load_label_sets
+from hf_radmae.sources.scan import Scan, is_hidden, suffix_of, walk
 from hf_radmae.sources.table_file import read_table
+
+logger = logging.getLogger(__name__)
 
 PART = 2000  # reports a part holds; an interruption loses at most one a process
 IDS = ("id", "exam", "report_id", "accession_number", "study_id")
@@ -68,6 +73,14 @@ class LabelArguments:
         default=None, metadata={"help": "Table of labels by hand, with the ids of the reports: measures what was read."}
     )
     num_proc: int = field(default=1, metadata={"help": "Processes that read; 1 with --second_reader."})
+
+    def __post_init__(self) -> None:
+        output = Path(self.output)
+        if output.suffix.lower() in (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx") or output.is_dir():
+            raise ValueError(f"--output {output}: expected the name of a Parquet file, such as labels.parquet")
+        for name in ("input", "evaluate"):
+            if (value := getattr(self, name)) and Path(value).resolve() == output.resolve():
+                raise ValueError(f"--output {output} is --{name}, which would be overwritten: give another name")
 
 
 @command
@@ -97,7 +110,7 @@ def main() -> None:
         for chunk, file in zip(chunks, spread(work, chunks), strict=True):
             files.append(file)
             bar.update(len(chunk[0]))
-    table = pa.concat_tables([pq.read_table(file) for file in files]) if files else pa.table({"id": []})
+    table = pa.concat_tables([pq.read_table(file) for file in files])
     with whole_file(output) as unfinished:
         pq.write_table(table, unfinished)
     shutil.rmtree(parts)
@@ -117,19 +130,32 @@ def main() -> None:
 
 
 def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[list[str], list[Any]]:
-    """Ids and texts of a table or of a folder of text files (.txt, .rtf or without an ending, hidden ones left out).
+    """Ids and texts of a table or of a folder of text files: .txt, .rtf or without an ending of letters.
+
+    Linked folders are followed, and zips opened. Hidden files are left out; of others the log says how many.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no text file in it.
-        ValueError: a column is missing, or a report has no id.
+        ValueError: a column is missing, there is no report, or one without an id.
     """
     if path.is_dir():
-        plain = (file for file in path.rglob("*") if file.suffix.lower() in (".txt", ".rtf", "") and file.is_file())
-        files = sorted(file for file in plain if not file.name.startswith("."))
-        if not files:
-            raise FileNotFoundError(f"{path}: no text file (.txt) in the folder")
-        names = [str(file.relative_to(path).with_suffix("")) for file in files]
-        return names, [file.read_bytes() for file in files]
+        scanned = Scan(path)
+        files = sorted(
+            (file for file in walk(str(path), scanned) if not is_hidden(file.name)), key=lambda file: file.name
+        )
+        texts = [file for file in files if _is_text(file.name)]
+        others = Counter(f".{suffix_of(file.name)}" for file in files if not _is_text(file.name))
+        unread = [*(f"{count} {suffix}" for suffix, count in others.most_common(5))]
+        unread += [f"{name} {reason}" for name, reason in scanned.listed[:5]]
+        if not texts:
+            raise FileNotFoundError(
+                f"{path}: no text file (.txt) in the folder ({', '.join(unread) or 'no other file'})"
+            )
+        if unread:
+            count = others.total() + len(scanned.listed)
+            logger.warning("%d other files in %s are not read: %s", count, path, ", ".join(unread))
+        names = [re.sub(r"\.(txt|rtf)$", "", file.name, flags=re.IGNORECASE) for file in texts]
+        return names, [Path(file.path).read_bytes() for file in texts]
     known = [id_column] if id_column else list(IDS)
     table, _ = read_table(path, [text_column, *known])
     wanted = [text_column, id_column] if id_column else [text_column]
@@ -140,13 +166,34 @@ def read_reports(path: Path, text_column: str, id_column: str | None) -> tuple[l
             "name them with --text_column and --id_column"
         )
     found = next((name for name in known if name in table.column_names), None)
-    given = table[found].to_pylist() if found else list(range(len(table)))
+    given = [_id(value) for value in (table[found].to_pylist() if found else range(len(table)))]
+    if not given:
+        raise ValueError(f"{path}: there is no report in this table")
     if None in given:
         raise ValueError(
             f"{path}: column {found} is empty in row {given.index(None)} (0 is the first): each report needs an id of "
             "its own; fill it in, or name another column with --id_column"
         )
-    return list(map(str, given)), [None if text is None else str(text) for text in table[text_column].to_pylist()]
+    return cast(list[str], given), [_text(value) for value in table[text_column].to_pylist()]
+
+
+def _is_text(name: str) -> bool:
+    """By its suffix; ids such as 1.2.840.10008 have none."""
+    suffix = suffix_of(name.rsplit("/", 1)[-1])
+    return suffix in ("txt", "rtf") or not re.search("[a-z]", suffix)
+
+
+def _id(value: Any) -> str | None:
+    if value is None or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _text(value: Any) -> str | bytes | None:
+    """A report of a table: text, encoded text, or a list of its parts."""
+    if isinstance(value, list):
+        return "\n".join(str(part) for part in value if part is not None)
+    return value if value is None or isinstance(value, bytes) else str(value)
 
 
 def read_hand_labels(path: Path, id_column: str | None, names: list[str]) -> dict[str, dict[str, str]]:
@@ -168,13 +215,13 @@ def read_hand_labels(path: Path, id_column: str | None, names: list[str]) -> dic
     for name in labels:
         for row, (key, value) in enumerate(zip(table[found].to_pylist(), table[name].to_pylist(), strict=True)):
             text = "" if value is None or value != value else str(value).strip().lower()
-            if key is None or text in ("", "-1", "-1.0", "nan", "none", "null"):
+            if (report := _id(key)) is None or text in ("", "-1", "-1.0", "nan", "none", "null"):
                 continue
             if text not in WRITTEN:
                 raise ValueError(
                     f"{path}, column {name}, row {row} (0 is the first): {value!r} is no yes, no or unsure"
                 )
-            answers = hand.setdefault(str(key).strip(), {})
+            answers = hand.setdefault(report, {})
             answers[name] = min(answers.get(name, "no"), WRITTEN[text], key=ANSWERS.index)
     return hand
 

@@ -48,6 +48,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, descriptio
         *instances, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
         for instance in instances:
             _check_urls(instance)
+        _check_folders(instances)
     except ValueError as error:  # of a dataclass; what argparse finds ends the program by itself
         parser.error(str(error))
     if unknown:
@@ -72,6 +73,21 @@ def _check_urls(instance: Any) -> None:
             if is_url(clean) and option.name not in allowed:
                 raise ValueError(f"--{option.name} {clean}: give a local path; a URL is taken by " + _urls(allowed))
             setattr(instance, option.name, clean)
+
+
+def _check_folders(instances: Sequence[Any]) -> None:
+    """Refuse an output folder within the data: what it holds would be read as images at the next start."""
+    given = {
+        name: getattr(found, name) for found in instances for name in ("data_dir", "output_dir") if name in vars(found)
+    }
+    data, output = given.get("data_dir"), given.get("output_dir")
+    if not data or not output or is_url(data) or is_url(output):
+        return
+    if Path(output).expanduser().resolve().is_relative_to(Path(data).expanduser().resolve()):
+        raise ValueError(
+            f"--output_dir {output} lies in --data_dir {data}, and what is written there would be read as images at "
+            "the next start: give a folder beside it"
+        )
 
 
 def _urls(names: Sequence[str]) -> str:

@@ -206,6 +206,9 @@ def test_errors_name_what_was_found_and_what_is_known():
         fit_bins([(10, 10)], strategy="smrat")
     with pytest.raises(ValueError, match=r"Row 1 has size \[0, 7\]"):
         fit_bins([(10, 10), (0, 7)])
+    for size in (1.024, np.inf, np.nan):  # a thousand with a point, and what is no size
+        with pytest.raises(ValueError, match=r"Row 1 has size .* whole numbers of pixels"):
+            fit_bins([[8, 8], [size, 7]], patch_size=8, max_tokens=4, batch_size=1)
     with pytest.raises(ValueError, match=r"found \(3,\)"):
         assign([1, 2, 3], fit_bins([(10, 10)]))
     with pytest.raises(ValueError, match="max_side=8"):

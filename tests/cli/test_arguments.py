@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_radmae.cli.embed import EmbedArguments
 from hf_radmae.cli.parse import parse
 from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments
@@ -127,3 +128,19 @@ def test_data_sets_with_regions_are_probed_by_region():
     assert DataArguments(dataset="phantom").probe_column == "body_region"
     assert DataArguments(dataset="phantom", probe_column="fracture").probe_column == "fracture"
     assert DataArguments(dataset="imagefolder").probe_column is None
+
+
+@pytest.mark.parametrize("output", ["scans", "scans/out", "scans/../scans/a/b", "link/out"])
+def test_an_output_folder_within_the_data_is_refused(output, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scans").mkdir()
+    Path("link").symlink_to("scans")
+    said = refusal(capsys, "--dataset", "imagefolder", "--data_dir", "scans", "--output_dir", output)
+    assert f"--output_dir {output} lies in --data_dir scans" in " ".join(said.split())
+    parse(ALL, ["--dataset", "imagefolder", "--data_dir", "scans", "--output_dir", "scans2/out"])
+
+
+def test_counts_of_an_embedding_are_at_least_one():
+    for name in ("images_per_part", "batch_size", "threads"):
+        with pytest.raises(ValueError, match=f"--{name} 0: expected at least 1"):
+            EmbedArguments(model="m", data_dir="d", output_dir="o", **{name: 0})

@@ -10,6 +10,8 @@ import time
 import unicodedata
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_radmae import label_reports
-from hf_radmae.cli.label_reports import read_reports
+from hf_radmae.cli.label_reports import LabelArguments, read_reports
 from hf_radmae.reports.evaluation import evaluate, evaluation_text
 from hf_radmae.reports.join import speaks_of
 from hf_radmae.reports.rules import SHIPPED, _mistyped, load_label_set, shipped
@@ -514,3 +516,38 @@ def test_a_report_without_an_id_is_named(tmp_path):
         read_reports(tmp_path / "reports.csv", "text", None)
     (tmp_path / "own.csv").write_text("name,text\n1,Gips.\n,Fraktur.\n")
     assert read_reports(tmp_path / "own.csv", "text", None) == (["0", "1"], ["Gips.", "Fraktur."])
+
+
+def test_every_text_file_of_a_folder_is_a_report_and_the_log_counts_the_others(tmp_path, caplog):
+    """Ids with dots are no endings, linked folders are followed, and hidden ones are left out."""
+    folder, elsewhere = tmp_path / "reports", tmp_path / "elsewhere"
+    for path in (folder / "A.TXT", folder / "1.2.840.7", folder / "sub" / "a.txt", elsewhere / "b", folder / "c.html"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("Fraktur")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere")
+    names, texts = read_reports(folder, "text", None)
+    assert names == ["1.2.840.7", "A", "linked/b", "sub/a"] and texts == [b"1.2.840.7", b"A.TXT", b"b", b"a.txt"]
+    assert "2 other files" in caplog.text and "1 .html, gone.txt is a link to nothing" in caplog.text
+
+
+def test_reports_of_a_table_may_be_encoded_or_in_parts_and_ids_fractions(tmp_path):
+    pq.write_table(pa.table({"id": [7.0], "text": ["Keine Fraktur, Größe".encode()]}), tmp_path / "a.parquet")
+    assert read_reports(tmp_path / "a.parquet", "text", None) == (["7"], ["Keine Fraktur, Größe".encode()])
+    pq.write_table(pa.table({"id": [7.5], "text": [["Befund", None, "Gips."]]}), tmp_path / "b.parquet")
+    assert read_reports(tmp_path / "b.parquet", "text", None) == (["7.5"], ["Befund\nGips."])
+    for name, table in (("none", pa.table({"id": [1.0, np.nan], "text": ["", ""]})), ("empty", pa.table({"text": []}))):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match="column id is empty in row 1"):
+        read_reports(tmp_path / "none.parquet", "text", None)
+    with pytest.raises(ValueError, match="there is no report in this table"):
+        read_reports(tmp_path / "empty.parquet", "text", None)
+
+
+def test_labels_are_not_written_over_the_reports_nor_as_another_format(tmp_path):
+    reports = tmp_path / "r.parquet"
+    for output, message in ((reports, "is --input, which would be overwritten"), ("labels.csv", "a Parquet file")):
+        with pytest.raises(ValueError, match=message):
+            LabelArguments(input=f"{tmp_path}/x/../r.parquet", output=str(output))
