@@ -83,6 +83,8 @@ class Labels:
         _check_columns(rows, self.columns)
         columns = [_values(rows, column, numbers=self.task == "regression") for column in self.columns]
         if self.task == "single_label_classification":
+            if lists := [value for value in columns[0] if isinstance(value, list)]:
+                raise ValueError(f"column {self.columns[0]}: expected one class per image, found the list {lists[0]}")
             return np.array([None if value is None else _name(value) for value in columns[0]], dtype=object)
         if self.task == "regression":
             return np.array([np.nan if v is None else _number(v, self.columns[0]) for v in columns[0]], np.float64)
@@ -163,6 +165,14 @@ def fit_labels(rows: datasets.Dataset, label: str, task: Task | None = None) -> 
         if len(classes) < 2:
             found = ", ".join(classes) or "no label"
             raise ValueError(f"column {label}: expected two classes or more in {len(rows)} training images: {found}")
+        spellings: dict[Any, list[str]] = {}
+        for name in labels.names:
+            plain = " ".join(name.casefold().split())
+            spellings.setdefault(ANSWERS.get(plain, plain), []).append(name)
+        if alike := [" and ".join(names) for names in spellings.values() if len(names) > 1]:
+            logger.warning(
+                "column %s: %s are different classes; if not, write each in one way", label, "; ".join(alike)
+            )
     return labels
 
 

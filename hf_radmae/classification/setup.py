@@ -74,6 +74,8 @@ class TaskArguments:
     def __post_init__(self) -> None:
         if self.pooling is not None:
             pooling_parts(self.pooling)
+        if self.where is not None and "=" not in self.where:
+            raise ValueError(f"--where {self.where}: expected COLUMN=VALUE")
         if self.model == "mae":
             raise ValueError("--model mae: fine-tuning starts from a checkpoint, so give its folder or Hub id")
         if self.preset and self.checkpoint:

@@ -107,10 +107,12 @@ def _made(run: ExportArguments, data: DataArguments) -> tuple[PreTrainedModel, d
     """What is exported, and what is known of it, on the first process; on any other None."""
     if not run.encoder and config_values(run.model).get("model_type") != "resnet" and not is_classifier(run.model):
         device = this_process().device
+        if data.probe_column is None:
+            raise ValueError("say with --probe_column which column the probe learns, or export the --encoder alone")
         splits, _ = main_first(lambda: load_radiographs(**data.source()))
         encoder = load_encoder(run.model).to(device)  # type: ignore[arg-type]  # upstream's wrapper
         options: dict[str, Any] = {"pooling": run.pooling, "threads": PROCESSES, "num_channels": run.num_channels}
-        made = probe_classifier(encoder, load_processor(run.model), splits, str(data.probe_column), **options)
+        made = probe_classifier(encoder, load_processor(run.model), splits, data.probe_column, **options)
         counted = count_patients(splits)
         known = {"fingerprint": data_fingerprint(splits)} | ({} if counted is None else {"patients": counted})
         facts = {"environment": environment(), "model": {"model": run.model}, "data": vars(data) | known}

@@ -18,7 +18,7 @@ The output folder then holds the model and preprocessor_config.json, results.jso
 patients, and predictions-validation.parquet and predictions-test.parquet with a row per image, without patients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,19 @@ def finetune(
     write_card(results, folder, TEMPLATES["classifier"], license=args.license)
     for callback in callbacks:
         callback.push_output(run.trainer)
-    say(f"\n{'':22}{'validation':>26}{'test':>26}")
-    for name in (name for name in SCORES if name in run.results["test"]):
-        cells = (
-            f"{scores[name]:.3f} ({scores[name + '_low']:.3f} to {scores[name + '_high']:.3f})"
-            for scores in (run.results["validation"], run.results["test"])
-        )
-        say(f"{name:22}" + "".join(f"{cell:>26}" for cell in cells))
-    say(f"\nEverything is in {folder}: see results.json and predictions-test.parquet.\n")
+    say(f"\n{score_table(run.results)}\n\nEverything is in {folder}: see results.json and predictions-test.parquet.\n")
+
+
+def score_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """A line for each score with its interval on validation and test; a dash where there is none, as of one class."""
+
+    def cell(scores: Mapping[str, float], name: str) -> str:
+        if name not in scores:
+            return "-"
+        ends = [f"{scores[end]:.3f}" for end in (f"{name}_low", f"{name}_high") if end in scores]
+        return f"{scores[name]:.3f}" + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
+
+    parts = [results["validation"], results["test"]]
+    lines = [["", "validation", "test"]]
+    lines += [[name, *(cell(part, name) for part in parts)] for name in SCORES if any(name in part for part in parts)]
+    return "\n".join(f"{name:22}{first:>28}{second:>28}" for name, first, second in lines)

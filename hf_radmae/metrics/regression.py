@@ -14,12 +14,12 @@ def mean_absolute_error(
 
 
 def r2(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Share of the variance of the true numbers that is explained, (resamples,); not finite where all are equal."""
+    """Share of the variance of the true numbers that is explained, (resamples,); NaN where all are equal."""
     weights = image_weights(references, weights)
     mean = weights @ references / weights.sum(1)
     spread = (weights * (references - mean[:, None]) ** 2).sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - weights @ (references - predictions) ** 2 / spread
+    spread = np.where(spread > 1e-24 * (weights @ references**2), spread, np.nan)  # more than rounding
+    return 1 - weights @ (references - predictions) ** 2 / spread
 
 
 mean_absolute_error.of_numbers = r2.of_numbers = True  # type: ignore[attr-defined]  # see `Metric`

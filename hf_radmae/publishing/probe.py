@@ -54,9 +54,13 @@ def probe_classifier(
         intervals under "*_low", "*_high", and "resampled": what the intervals are over.
 
     Raises:
-        ValueError: there is no such column, it has fewer than two classes, or no image is there to train or test on.
+        ValueError: there is no such column, it does not hold two classes or more, or no image is there to train or
+            test on.
     """
-    labels = fit_labels(splits["train"], column, task="single_label_classification")
+    labels = fit_labels(splits["train"], column)
+    if labels.task != "single_label_classification":
+        kind = labels.task.replace("_", " ")
+        raise ValueError(f"column {column} is a {kind}, and a probe has one class per image: use scripts/finetune.py")
     processor = RadiographImageProcessor.from_dict(processor.to_dict() | {"num_channels": encoder.config.num_channels})
     features, truth, places, images, left_out = {}, {}, {}, {}, {}
     if empty := [split for split in ("train", "test") if not len(splits[split])]:

@@ -112,6 +112,13 @@ def test_one_negative_number_that_may_mean_a_missing_one_is_said(caplog):
     assert "column age: 2 training images have -1, which is a number to predict" in caplog.text
 
 
+def test_classes_that_differ_in_their_spelling_alone_are_said(caplog):
+    fit_labels(rows(c=["yes", "No", "Hand", "foot"]), "c")
+    assert not caplog.text
+    fit_labels(rows(c=["yes", "Yes", "1", "no", "0", "left  hand", "Left hand", "foot"]), "c")
+    assert "column c: 0 and no; 1 and Yes and yes; Left hand and left  hand are different classes" in caplog.text
+
+
 def test_whole_numbers_are_predicted_where_the_task_says_so():
     assert fit_labels(rows(age=[10, 20, 30]), "age", "regression").task == "regression"
 
@@ -141,6 +148,7 @@ def test_a_configuration_tells_the_labels_again(column, tmp_path):
         ("words", "multi_label_classification", "expected lists of names"),
         ("words,one", "single_label_classification", "several columns make a multi-label task"),
         ("lists", None, "no training image has the label"),
+        ("lists", "single_label_classification", "column lists: expected one class per image, found the list"),
         ("all,some", None, "every training image has the label all"),
         ("vectors", None, r"column vectors: expected lists of names, found the vector \[0, 1, 0\]: give a yes-no"),
         ("day", None, "column day: expected texts, truth values, numbers or lists of names, found a date"),

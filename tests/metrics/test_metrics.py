@@ -77,6 +77,13 @@ def test_scores_of_numbers_agree_with_scikit_learn_and_weights_equal_repeated_im
         np.testing.assert_allclose(metric(true, predicted, counts.astype(np.float32)), expected)
 
 
+def test_numbers_that_are_all_equal_have_no_r2():
+    for value in (0.0, 0.1, -1e9 / 3):
+        assert np.isnan(metrics.r2(np.full(7, value), np.arange(7.0))).all()
+    found = metrics.bootstrap_interval(metrics.r2, np.array([-1.5, -1.5, 2.5]), np.array([-1.0, -2.0, 2.0]), n=200)
+    assert found.value == pytest.approx(1 - 0.75 / (32 / 3)) and np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("missing", [np.nan, -1.0])
 def test_a_mean_over_labels_takes_each_where_it_is_known(missing):
     rng = np.random.default_rng(0)

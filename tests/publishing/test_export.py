@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -230,3 +231,10 @@ def test_the_stock_class_reads_a_checkpoint_of_pre_training_and_the_auto_class_r
     assert ViTMAEForPreTraining.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Unrecognized configuration class"):
         AutoModelForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("values", "kind"), [([0.5, -1.5, 2.0], "regression"), ([["a"], ["b"], []], "multi label")])
+def test_a_probe_of_what_is_no_class_is_refused(values, kind):
+    rows = datasets.Dataset.from_dict({"column": values})
+    with pytest.raises(ValueError, match=f"column column is a {kind}.*finetune.py"):
+        probe_classifier(None, None, {"train": rows}, "column")
