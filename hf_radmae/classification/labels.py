@@ -201,13 +201,19 @@ def _guess(rows: datasets.Dataset, columns: Sequence[str]) -> Task:
         return "multi_label_classification"
     if any(isinstance(value, float) and not value.is_integer() for value in values):
         return "regression"
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, str) and value[:1] + value[-1:] == "[]" for value in known):
+        raise ValueError(
+            f"column {columns[0]} holds lists as texts, such as {known[0][:60]}: write them as lists, in JSON "
+            "lines or Parquet, or as a yes-no column for each label"
+        )
     return "single_label_classification"
 
 
 def _values(rows: datasets.Dataset, column: str, *, numbers: bool = False) -> list[Any]:
     """A column's texts, numbers or lists of them, None where the label is missing, and the names of a `ClassLabel`.
 
-    A negative number is a value where `numbers` are to be predicted, and else no label, as text of a table too.
+    A negative number is a value where `numbers` are to be predicted, and else no label, in a column of texts too.
     """
     feature = rows.features[column]
     kind = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else feature
@@ -219,7 +225,8 @@ def _values(rows: datasets.Dataset, column: str, *, numbers: bool = False) -> li
     missing = is_missing(np.fromiter(values, object, len(values)), numbers=numbers)
     for row, value in enumerate(values):
         if isinstance(value, str):
-            missing[row] |= value.lower() == UNSURE or (not numbers and bool(_NEGATIVE.fullmatch(value)))
+            negative = names is None and not numbers and _NEGATIVE.fullmatch(value)
+            missing[row] |= value.lower() == UNSURE or bool(negative)
     return [None if gone else value for value, gone in zip(values, missing, strict=True)]
 
 

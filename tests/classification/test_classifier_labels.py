@@ -42,10 +42,10 @@ def test_a_column_of_texts_or_whole_numbers_holds_classes(values, names, truth):
 
 
 def test_class_labels_have_their_names_and_only_those_that_occur():
-    features = datasets.Features(c=datasets.ClassLabel(names=["skull", "hand", "chest"]))
+    features = datasets.Features(c=datasets.ClassLabel(names=["-1", "hand", "chest"]))
     data = datasets.Dataset.from_dict({"c": [2, 0, -1, None]}, features=features)
-    assert fit_labels(data, "c").names == ("chest", "skull")
-    assert fit_labels(data, "c").read(data).tolist() == ["chest", "skull", None, None]
+    assert fit_labels(data, "c").names == ("-1", "chest")
+    assert fit_labels(data, "c").read(data).tolist() == ["chest", "-1", None, None]
 
 
 def test_columns_of_yes_and_no_make_several_labels():
@@ -151,6 +151,7 @@ def test_a_configuration_tells_the_labels_again(column, tmp_path):
         ("lists", "single_label_classification", "column lists: expected one class per image, found the list"),
         ("all,some", None, "every training image has the label all"),
         ("vectors", None, r"column vectors: expected lists of names, found the vector \[0, 1, 0\]: give a yes-no"),
+        ("texts", None, r"column texts holds lists as texts, such as \['a', 'b'\]: write them as lists"),
         ("day", None, "column day: expected texts, truth values, numbers or lists of names, found a date"),
         ("far", "regression", "column far: expected numbers to predict, found inf"),
     ],
@@ -158,6 +159,7 @@ def test_a_configuration_tells_the_labels_again(column, tmp_path):
 def test_what_cannot_be_learned_is_refused(label, task, message):
     data = rows(one=["x", "x", "x"], words=["a", "b", "c"], none=[None, None, ""], lists=[[], [], None])
     more = {"all": [1, 1, 1], "some": [0, 1, 1], "vectors": [[0, 1, 0], [1, 0, 0], None], "far": [1.5, np.inf, 2.0]}
+    more |= {"texts": ["['a', 'b']", "[]", None]}
     for name, values in (more | {"day": [date(2020, 1, day) for day in (1, 2, 3)]}).items():
         data = data.add_column(name, values)
     with pytest.raises(ValueError, match=message):
