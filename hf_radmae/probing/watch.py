@@ -41,7 +41,7 @@ class FeatureWatch(TrainerCallback):
         self.rows = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).astype(int))
         self.labels = None
         if column is not None and column in data.rows.column_names:
-            self.labels = np.array(data.rows[column], dtype=object)
+            self.labels = np.fromiter(data.rows[column], object, len(data))  # of lists too one object each
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if "eval_loss" not in (metrics or {}):
@@ -82,7 +82,8 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
 def knn_accuracy(features: np.ndarray, labels: Sequence | np.ndarray, k: int = 20) -> float | None:
     """Share of images whose label most of the k nearest others have; None for fewer than two classes."""
     known = ~is_missing(labels)
-    features, (names, codes) = features[known], np.unique(np.asarray(labels)[known].astype(str), return_inverse=True)
+    texts = [str(label) for label, is_known in zip(labels, known, strict=True) if is_known]
+    features, (names, codes) = features[known], np.unique(texts, return_inverse=True)
     if len(names) < 2:
         return None
     search = NearestNeighbors(n_neighbors=min(k, len(codes) - 1), metric="cosine").fit(features)

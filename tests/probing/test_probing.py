@@ -1,14 +1,19 @@
 """Probes agree with scikit-learn's and torch's on the same problem, and features are those of each image alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from rows import make_rows
 from sklearn.linear_model import LogisticRegression
 from transformers import ViTMAEModel, ViTModel
 
+from hf_radmae.batching.binning import fit_bins
+from hf_radmae.batching.dataset import RadiographDataset, sizes_of
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.probing import extract_features, fold_into_linear, linear_probe, propagated_probe, searched_probe
-from hf_radmae.probing.watch import alignment, effective_rank, knn_accuracy
+from hf_radmae.probing.watch import FeatureWatch, alignment, effective_rank, knn_accuracy
 
 PATCH = 8
 
@@ -261,3 +266,11 @@ def test_an_image_is_no_neighbour_of_itself():
     clear, names = task(classes=2, width=200)
     assert knn_accuracy(clear / clear.std(0), names) > 0.9
     assert knn_accuracy(features, [1] * 40) is None
+
+
+def test_a_column_of_lists_is_watched_like_any_other():
+    """Two names in each of them made a table of two columns, and the first evaluation ended the run."""
+    rows = make_rows(images=4, columns={"f": [["a", "b"], ["b", "c"], None, ["a", "b"]]})
+    data = RadiographDataset(rows, fit_bins(sizes_of(rows), patch_size=8, max_tokens=36, min_images=1))
+    labels = FeatureWatch(SimpleNamespace(eval_dataset=data), "f").labels
+    assert knn_accuracy(np.array([[1, 0], [0, 1], [5, 5], [1, 0.1]]), labels, k=1) == pytest.approx(2 / 3)
