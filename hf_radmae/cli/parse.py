@@ -96,10 +96,10 @@ def _urls(names: Sequence[str]) -> str:
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Told once by several processes of a machine, which are all given the same words."""
+        """Told once by several processes of a machine, which are all given the same words, and without usage."""
         if os.environ.get("LOCAL_RANK", "0") != "0":
             sys.exit()  # an error would let the launcher end the first process before it has said anything
-        super().error(message)
+        self.exit(2, f"{self.prog}: error: {message} (--help shows the options)\n")
 
 
 def _renamed(argv: list[str]) -> list[str]:
