@@ -10,8 +10,6 @@ task and share of the labels it prints the rivals, then each run with its differ
 
 import argparse
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,23 +66,23 @@ def main() -> None:
     layers = args.layers or [config.num_hidden_layers]
     poolings = ["+".join(named(part, n, config) for part in p.split("+")) for p in args.poolings for n in layers]
 
-    def features(start: Callable[[int], RadMAEForPreTraining]) -> dict[str, dict[str, np.ndarray]]:
+    def features(network: RadMAEForPreTraining) -> dict[str, dict[str, np.ndarray]]:
         found: dict[str, dict[str, np.ndarray]] = {split: {} for split in images}
-        for number in layers:
-            for split, pooled in network_features(start(number), images, parts).items():
+        for number in sorted(layers, reverse=True):
+            if number < len(network.vit.layers):  # what comes out of a layer, as `output_hidden_states` gives it
+                network.vit.layers, network.vit.layernorm = network.vit.layers[:number], torch.nn.Identity()
+            for split, pooled in network_features(network, images, parts).items():
                 found[split] |= {named(part, number, config): values for part, values in pooled.items()}
         return found
 
-    def fresh(number: int, seed: int) -> RadMAEForPreTraining:
+    def untrained(seed: int) -> RadMAEForPreTraining:
         set_seed(seed)
-        return RadMAEForPreTraining(type(config)(**config.to_dict() | {"num_hidden_layers": number}))
+        return RadMAEForPreTraining(config)
 
     seeds = range(max(map(len, runs.values())))
-    models["untrained"] = ("rival", [features(partial(fresh, seed=seed)) for seed in seeds], poolings)
+    models["untrained"] = ("rival", [features(untrained(seed)) for seed in seeds], poolings)
     for name, folders in runs.items():
-        trained = [
-            features(lambda n, f=f: RadMAEForPreTraining.from_pretrained(f, num_hidden_layers=n)) for f in folders
-        ]
+        trained = [features(RadMAEForPreTraining.from_pretrained(folder)) for folder in folders]
         models[name] = ("ours", trained, poolings)
     groups, tables = patients(rows), []
     for text in args.tasks:
