@@ -48,6 +48,7 @@ def bucketed(
     scaling: str = "minmax",
     seed: int = 42,
     num_proc: int = 1,
+    retry: bool = True,
 ) -> Bucketed:
     """Measure the images where it is needed, fit bins and their levels, and assign.
 
@@ -59,7 +60,7 @@ def bucketed(
         crop_to_content: cut each image to the box around the patient, before it is given a bin.
         binning, num_bins, patch_size, max_tokens: see `fit_bins`.
         crop_scale, scaling, seed: see `RadiographDataset`.
-        num_proc: processes that read images to measure them.
+        num_proc, retry: how images are measured, see `measure_content`.
     """
     if background not in BACKGROUNDS:
         raise ValueError(f"background={background!r}: expected one of {', '.join(BACKGROUNDS)}")
@@ -69,7 +70,7 @@ def bucketed(
     sizes: dict[str, np.ndarray] = {split: sizes_of(part) for split, part in rows.items()}
     content: dict[str, Any] = dict.fromkeys(rows)
     if background == "drop":
-        content = {split: measure_content(part, num_proc=num_proc) for split, part in rows.items()}
+        content = {split: measure_content(part, num_proc=num_proc, retry=retry) for split, part in rows.items()}
     if crop_to_content:
         content = {split: measured.cropped() for split, measured in content.items()}
         sizes = {split: measured.pixel_boxes(sizes[split])[:, 2:] for split, measured in content.items()}

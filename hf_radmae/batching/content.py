@@ -120,20 +120,21 @@ def patches_of(
     return mask_on_grid(mask, edges[0], edges[1])
 
 
-def measure_content(rows: Any, *, num_proc: int = 1) -> Content:
+def measure_content(rows: Any, *, num_proc: int = 1, retry: bool = True) -> Content:
     """Measure every image once; one that cannot be read counts whole, and is tried again at the next start.
 
     Args:
         rows: a `datasets.Dataset` with `image` (`datasets.Image(decode=False)`), or rows that have the columns
             `patient_mask` and `grey_range` already, which are then taken as they are.
         num_proc: processes that read images.
+        retry: whether images that could not be read before are tried again; a run that resumes counts on the same.
 
     Raises:
         ValueError: the masks of the rows were made by another rule.
         StorageError: the storage of the images does not answer.
     """
     if not set(COLUMNS) <= set(rows.column_names):
-        return _measured(rows.select_columns(["image"]), num_proc)
+        return _measured(rows.select_columns(["image"]), num_proc, retry)
     packed = [mask or b"" for mask in arrow_column(rows, COLUMNS[0]).to_pylist()]
     if other := {(mask[:1] or b"\0")[0] for mask in packed if len(mask) != MASK_LENGTH or mask[0] != VERSION}:
         raise ValueError(
@@ -158,7 +159,7 @@ def _unpacked(masks: NDArray[Any]) -> NDArray[Any]:
     return np.unpackbits(masks[..., 1:], axis=-1).reshape(*masks.shape[:-1], SIDE, SIDE).view(bool)
 
 
-def _measured(rows: datasets.Dataset, num_proc: int) -> Content:
+def _measured(rows: datasets.Dataset, num_proc: int, retry: bool) -> Content:
     """Of rows that have images alone: from the cache, and for what it lacks from the images."""
     # A file by its name: rows that lie in memory, as a folder's, are cached nowhere else.
     name = Hasher.hash([rows._fingerprint, "patient", VERSION])
@@ -166,7 +167,7 @@ def _measured(rows: datasets.Dataset, num_proc: int) -> Content:
     cached = _read_cache(cache)
     masks, ranges = cached or (np.zeros((len(rows), MASK_LENGTH), np.uint8), np.full((len(rows), 4), np.nan))
     unknown = np.flatnonzero(masks[:, 0] != VERSION)
-    if cached and os.environ.get("LOCAL_RANK", "0") != "0":
+    if cached and (not retry or os.environ.get("LOCAL_RANK", "0") != "0"):
         unknown = unknown[:0]  # the first process has just tried them, and all must count on the same
     step, found = FEW * num_proc, 0
     with (

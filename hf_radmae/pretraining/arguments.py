@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from hf_radmae.batching.binning import STRATEGIES
 from hf_radmae.models.mae import PRESETS
+from hf_radmae.pretraining.checkpoints import checkpoints_in
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments, check_ranges
 
 DATA_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -74,8 +75,9 @@ class DataArguments:
         """The arguments of `bucketed` for a network of this patch and a training, but the processes that measure."""
         names = ("binning", "num_bins", "max_tokens", "background", "token_levels", "crop_to_content")
         options = {name: getattr(self, name) for name in (*names, "crop_scale", "scaling")}
-        batch_size = args.images_per_update(self.max_tokens)
-        return options | {"patch_size": patch_size, "seed": args.seed, "batch_size": batch_size}
+        options |= {"patch_size": patch_size, "seed": args.seed, "batch_size": args.images_per_update(self.max_tokens)}
+        resumes = args.resume not in ("none", "weights") and bool(checkpoints_in(args.output_dir))
+        return options | {"retry": not resumes}
 
     def source(self) -> dict[str, Any]:
         """The arguments of `load_radiographs`."""
