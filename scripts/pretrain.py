@@ -1,6 +1,6 @@
 """Pre-trains a masked autoencoder on radiographs of any size and shows what it learned.
 
-    accelerate launch scripts/pretrain.py --output_dir out/phantom
+    accelerate launch scripts/pretrain.py scripts/recipes/phantom.yaml --output_dir out/phantom
 
 `--help` says the rest.
 """

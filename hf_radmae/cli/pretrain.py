@@ -2,7 +2,7 @@ r"""Pre-trains a masked autoencoder on radiographs of any size and shows what it
 
 On generated radiographs, with nothing to download:
 
-    accelerate launch scripts/pretrain.py --output_dir out/phantom
+    accelerate launch scripts/pretrain.py scripts/recipes/phantom.yaml --output_dir out/phantom
 
 On your own, sub-folders or a metadata.csv with labels are optional:
 

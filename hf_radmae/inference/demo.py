@@ -32,7 +32,7 @@ SHOWN_LABELS = 10
 
 MISSING = """nothing to show: name a pre-trained checkpoint, an exported classifier, or both. These commands make them:
 
-    python scripts/pretrain.py --output_dir out/phantom
+    python scripts/pretrain.py scripts/recipes/phantom.yaml --output_dir out/phantom
     python scripts/export.py --model out/phantom --probe_column body_region --output_dir out/classifier
 
     python scripts/demo.py --model out/phantom --classifier out/classifier"""

@@ -30,7 +30,7 @@ def test_the_console_command_lists_every_script():
 def test_help_shows_our_options_in_under_80_lines_with_lines_to_copy():
     shown = run(str(SCRIPTS / "pretrain.py"), "--help").stdout
     assert len(shown.splitlines()) < 80
-    assert "    accelerate launch scripts/pretrain.py --output_dir out/phantom\n" in shown
+    assert "    accelerate launch scripts/pretrain.py scripts/recipes/phantom.yaml --output_dir out/phantom\n" in shown
     assert "--mask_ratio" in shown and "--adam_epsilon" not in shown and max(map(len, shown.splitlines())) <= 120
 
 
