@@ -145,3 +145,13 @@ def test_counts_of_an_embedding_are_at_least_one():
     for name in ("images_per_part", "batch_size", "threads"):
         with pytest.raises(ValueError, match=f"--{name} 0: expected at least 1"):
             EmbedArguments(model="m", data_dir="d", output_dir="o", **{name: 0})
+
+
+@pytest.mark.parametrize("name", ["phantom", "radiographs_tiny"])
+def test_the_recipes_that_the_readme_starts_are_read(name, tmp_path):
+    root = Path(__file__).parents[2]
+    recipe = f"scripts/recipes/{name}.yaml"
+    assert f"hf-radmae pretrain {recipe}" in (root / "README.md").read_text(encoding="utf-8")
+    data, model, args = parse(ALL, [str(root / recipe), "--output_dir", str(tmp_path), "--use_cpu", "true"])
+    assert (data.max_tokens, data.crop_scale, model.preset or "tiny") == (144, 0.5, "tiny")
+    assert args.eval_steps == args.save_steps < 1  # shares of all steps, so that the best model is one that was saved
