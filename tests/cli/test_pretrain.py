@@ -70,9 +70,12 @@ def test_the_output_folder_holds_what_is_promised(finished):
         "results.json",
         "reconstructions.png",
         "README.md",
+        "bins.txt",
+        "before.json",
+        "seen_images.txt",
     }
     assert list((folder / "runs").glob("events.out.tfevents.*"))
-    for promise in ("Bins, smart", "Other ways to batch them", "Linear probe of body_region", f"{folder}: see "):
+    for promise in ("smart binning", "other ways to batch", "body_region, labels: all", f"{folder}: see "):
         assert promise in said
 
 

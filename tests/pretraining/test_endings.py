@@ -102,7 +102,8 @@ def test_loader_workers_outlive_a_signal_to_the_whole_job_and_end_with_their_pro
 @pytest.mark.slow
 def test_a_batch_that_shared_memory_has_no_room_for_ends_the_run(tmp_path, capfd):
     """A limit on the size of files, which workers inherit, stands for a full /dev/shm."""
-    trainer = make_trainer(tmp_path, num_train_epochs=1, eval_strategy="no", dataloader_num_workers=2)
+    options = {"eval_strategy": "no", "dataloader_num_workers": 2, "per_device_train_batch_size": 32}
+    trainer = make_trainer(tmp_path, num_train_epochs=1, **options)  # batches of more bytes than the limit
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, before[1]))
     try:
