@@ -102,7 +102,10 @@ def test_a_run_goes_on_over_more_ranks_where_the_global_batch_stays_and_is_refus
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "workers"),
+    [*[pytest.param(*way, marks=pytest.mark.slow) for way in ((1, 0), (1, 2), (2, 0))], (2, 2)],
+)
 def test_a_killed_run_resumes_to_the_same_bits(rows, tmp_path, world_size, workers, streaming):
     options = {"data": rows, "save_strategy": "steps", "save_steps": 3, "dataloader_num_workers": workers}
     options |= {"streaming": streaming}
