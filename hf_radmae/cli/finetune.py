@@ -11,8 +11,8 @@ From a masked autoencoder of scripts/pretrain.py, or any `vit_mae` checkpoint, o
 
 `--label a,b,c` takes several yes-or-no columns, `--task regression` a column of numbers, which may be negative. Images
 without a label (an empty cell, "unsure", or a negative number where classes are learned) are left out and counted.
-Training stops after ten evaluations without a better validation score, and the best model is
-kept. A run that was ended resumes from its last complete checkpoint when it is started again in the same --output_dir.
+Training stops after ten evaluations without a better validation score, and the best model is kept. A run that was
+ended resumes from its last complete checkpoint when it is started again in the same --output_dir.
 
 The output folder then holds the model and preprocessor_config.json, results.json with every score and its interval over
 patients, and predictions-validation.parquet and predictions-test.parquet with a row per image, without patients.
@@ -31,7 +31,7 @@ from hf_radmae.cli.parse import parse
 from hf_radmae.cli.results import save_results
 from hf_radmae.cli.runs import finished, opening, options_of, own_folder, save_stopped, skipped_images, start_of
 from hf_radmae.pretraining.interrupts import Stopped
-from hf_radmae.publishing.card import TEMPLATES, write_card
+from hf_radmae.publishing.card import TEMPLATES, interval, write_card
 from hf_radmae.publishing.trainer_push import PushCallback
 from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.steps import data_fingerprint
@@ -111,17 +111,14 @@ def finetune(
     write_card(results, folder, TEMPLATES["classifier"], license=args.license)
     for callback in callbacks:
         callback.push_output(run.trainer)
-    say(f"\n{score_table(run.results)}\n\nEverything is in {folder}: see results.json and predictions-test.parquet.\n")
+    say(f"\n{scores_text(run.results)}\n\nEverything is in {folder}: see results.json and predictions-test.parquet.\n")
 
 
-def score_table(results: Mapping[str, Mapping[str, float]]) -> str:
+def scores_text(results: Mapping[str, Mapping[str, float]]) -> str:
     """A line for each score with its interval on validation and test; a dash where there is none, as of one class."""
 
     def cell(scores: Mapping[str, float], name: str) -> str:
-        if name not in scores:
-            return "-"
-        ends = [f"{scores[end]:.3f}" for end in (f"{name}_low", f"{name}_high") if end in scores]
-        return f"{scores[name]:.3f}" + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
+        return interval(scores[name], scores.get(f"{name}_low"), scores.get(f"{name}_high")) if name in scores else "-"
 
     parts = [results["validation"], results["test"]]
     lines = [["", "validation", "test"]]

@@ -59,13 +59,18 @@ UNPREPARED = 20_000
 """Images that several processes may start on unprepared: one reads them all, while the others wait."""
 
 
+def is_measured(columns: list[str], background: str) -> bool:
+    """Whether no image has to be read before the first batch: its columns say what is background, or nobody asks."""
+    return background == "keep" or set(CONTENT) <= set(columns)
+
+
 def check_prepared(images: int, columns: list[str], background: str, world_size: int) -> None:
     """Refuses to measure a large source behind a barrier of many processes.
 
     Raises:
         ValueError: several processes, more than `UNPREPARED` images, and no columns that say what is background.
     """
-    if world_size > 1 and background == "drop" and images > UNPREPARED and not set(CONTENT) <= set(columns):
+    if world_size > 1 and images > UNPREPARED and not is_measured(columns, background):
         raise ValueError(
             f"{images:,} images without the columns {', '.join(CONTENT)}: one process would read all of them while the "
             f"other {world_size - 1} wait. Run scripts/prepare.py once and train on "
@@ -128,13 +133,14 @@ def pretrain(
     if data_args.probe_column and not args.streaming:
         for given in filter(None, (model_args.model, *data_args.rivals)):
             check_unseen(given, rows["test"])
-    check_prepared(sum(images.values()), rows["train"].column_names, data_args.background, args.world_size)
+    columns, background = rows["train"].column_names, data_args.background
+    check_prepared(sum(images.values()), columns, background, args.world_size)
     patch_size = patch_size_of(model_args)
     options = data_args.buckets(patch_size, args)
     batch_size = options["batch_size"]
     fit = functools.partial(bucketed, rows, **options, num_proc=PROCESSES)
-    measured = data_args.background == "keep" or set(CONTENT) <= set(rows["train"].column_names)
-    data = fit() if measured else main_first(fit)  # what the first process measures, the others find in the cache
+    # What the first process measures, the others find in the cache.
+    data = fit() if is_measured(columns, background) else main_first(fit)
     bins, parts = data.bins, data.parts
     bin_ids = np.concatenate([part.bin_ids for part in parts.values()])
     binned = report(data.sizes, bins, bin_ids, batch_size=batch_size)

@@ -6,6 +6,7 @@
 A run is NAME=FOLDER of scripts/pretrain.py, or NAME=FOLDER,FOLDER,... of several seeds. The rivals are those of every
 table: majority, metadata, thumbnail and HOG, and the untrained network, of as many seeds as the longest list. For each
 task and share of the labels it prints the rivals, then each run with its difference to the best rival and the interval.
+With --layers 3 4 what comes out of the third layer is a pooling too, `mean@3`, for the untrained network as well.
 """
 
 import argparse
@@ -64,6 +65,8 @@ def main() -> None:
     images = bucketed(rows, patch_size=config.patch_size, **options).parts
     models = rival_models(images, poolings=args.poolings)
     layers = args.layers or [config.num_hidden_layers]
+    if unknown := [number for number in layers if not 1 <= number <= config.num_hidden_layers]:
+        parser.error(f"--layers {unknown[0]}: the first run has 1 to {config.num_hidden_layers} layers")
     poolings = ["+".join(named(part, n, config) for part in p.split("+")) for p in args.poolings for n in layers]
 
     def features(network: RadMAEForPreTraining) -> dict[str, dict[str, np.ndarray]]:

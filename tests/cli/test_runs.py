@@ -10,7 +10,7 @@ import pytest
 from hf_radmae.batching.skipped import TooManySkippedError, skipped_image
 from hf_radmae.classification.setup import LabelledDataArguments, TaskArguments
 from hf_radmae.classification.training_args import ClassifierTrainingArguments
-from hf_radmae.cli.finetune import finetune, score_table
+from hf_radmae.cli.finetune import finetune, scores_text
 from hf_radmae.cli.results import save_results
 from hf_radmae.cli.runs import opening, options_of, skipped_images
 
@@ -31,7 +31,7 @@ def test_a_finished_classifier_with_a_score_that_is_none_is_reported(tmp_path):
 def test_a_score_that_one_split_lacks_leaves_a_dash():
     """Of a single class there is no AUROC, and of few resamples no end of an interval."""
     both = {"accuracy": -0.25, "accuracy_low": -11.593, "accuracy_high": -0.1}
-    lines = score_table({"validation": both, "test": both | {"auroc": 0.5, "auroc_low": 0.25}}).splitlines()
+    lines = scores_text({"validation": both, "test": both | {"auroc": 0.5, "auroc_low": 0.25}}).splitlines()
     found = "-0.250 (-11.593 to -0.100)"
     assert lines[1].split("  ")[-2:] == [found, found]
     assert lines[2].split() == ["auroc", "-", "0.500"]
