@@ -39,7 +39,7 @@ from hf_radmae.pretraining.trainer import RadMAETrainer
 from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.study.networks import learned_from
-from hf_radmae.study.steps import fingerprint
+from hf_radmae.study.steps import data_fingerprint, fingerprint
 
 
 @dataclass
@@ -113,15 +113,17 @@ def search(
     args.save_strategy, args.load_best_model_at_end, args.figure_images = SaveStrategy.NO, False, 0
     trainer = make_trainer(data_args, network_args, args)
     between = (search_args.between[0], search_args.between[1]) if search_args.between else None
+    used: dict[str, Any] = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    data = {} if args.streaming else {"fingerprint": data_fingerprint({name: part.rows for name, part in used.items()})}
     found = search_learning_rate(
         trainer,
         args.output_dir,
         rates=search_args.rates,
         between=between,
         trials=search_args.trials,
-        subject=fingerprint([[command], vars(data_args), vars(network_args), learned_from(args)]),
+        subject=fingerprint([[command], vars(data_args), vars(network_args), learned_from(args), *data.values()]),
     )
     if args.process_index == 0:
         about = opening(args, options_of(args, data_args, network_args))
-        found.save(args.output_dir, **{key: about[key] for key in ("environment", "decided_by", "arguments")})
+        found.save(args.output_dir, **{key: about[key] for key in ("environment", "decided_by", "arguments")}, **data)
         say(f"\n{found.table()}\n\nThe best: --learning_rate {found.best:g}. See search.png in {args.output_dir}.\n")

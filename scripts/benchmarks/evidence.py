@@ -27,6 +27,7 @@ from hf_radmae.study.pretrained import metadata_model, rival_models
 from hf_radmae.study.report import described, score
 from hf_radmae.study.rivals import network_features
 from hf_radmae.study.seen import check_unseen
+from hf_radmae.study.steps import data_fingerprint
 from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Share, Task, draw_labels, patients, read_labels
 
@@ -114,10 +115,9 @@ def main() -> None:
                 print(f"  {best['ours']} minus {best['rival']}: {score(best, metric)}", flush=True)
                 tables.append({"task": text, "share": str(share), "run": name, "images": len(draws[0]), **table})
     if args.json:
-        over = resampled(rows["test"])
-        Path(args.json).write_text(
-            json.dumps({"environment": environment(), "resampled": over, "tables": tables}, indent=1)
-        )
+        about = {"environment": environment(), "options": vars(args), "fingerprint": data_fingerprint(rows)}
+        about["resampled"] = resampled(rows["test"])
+        Path(args.json).write_text(json.dumps({**about, "tables": tables}, indent=1))
 
 
 if __name__ == "__main__":

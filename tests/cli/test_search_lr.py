@@ -28,6 +28,7 @@ def test_a_search_ends_with_a_table_and_is_not_repeated(tmp_path, command, metri
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads((tmp_path / "out" / "search.json").read_text())
     assert found["metric"] == metric and [trial["learning_rate"] for trial in found["trials"]] == [1e-4, 1e-3]
+    assert found["fingerprint"] and found["decided_by"]
     assert f"The best: --learning_rate {found['best']:g}" in run.stdout and (tmp_path / "out" / "search.png").exists()
     again = start(command, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "search.json").read_text()) == found
