@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.linalg import cholesky, solve_triangular
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import kneighbors_graph
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -24,6 +26,8 @@ from hf_radmae.probing.class_weights import class_weights as weights_of
 
 PENALTY = 0.01
 """Of |weights|^2 / 2 beside the mean loss: scikit-learn's 1 / (C * images)."""
+FOLDS = 5
+"""Parts of a draw, each of which shows once how often labels that the others spread are right."""
 VARIANCE_EPS = 1e-6  # of the batch norm before MAE's linear layer (He et al. 2022, appendix A.1)
 
 
@@ -167,6 +171,11 @@ def propagated_probe(
     al. 2004, "Learning with local and global consistency"), each class with the same mass in total. Every training
     image then has a label, and a linear head is solved on them by least squares: a plain linear layer.
 
+    Least squares gives no logits. One scale for each draw makes them such (`fit_scale`), on what the head predicts for
+    images that it was solved without, against labels that are wrong as often as those of the drawn images would be if
+    they were spread to. No further label is used, and no prediction changes. Of few labels that rate is a rough
+    estimate, and a head that is better than the labels it is solved on is less sure than it could be.
+
     Args:
         features, labels, draws, penalty: see `linear_probe`; the penalty is beside the mean squared error of 0 and 1.
         unlabelled: rows of `features` whose labels are not used, but whose features are; None takes all.
@@ -181,29 +190,110 @@ def propagated_probe(
     rows = np.arange(len(features)) if unlabelled is None else np.asarray(unlabelled)
     rows = np.unique(np.concatenate([rows, *draws]))
     graph = neighbour_graph(features[rows], neighbours, components)
-    seeds = np.zeros((len(rows), len(draws), len(classes)))
-    for i, draw in enumerate(draws):
-        seeds[np.searchsorted(rows, draw), i, codes[draw]] = 1
-    seeds /= np.maximum(seeds.sum(0), 1)  # each class of a draw weighs the same, however many images it has
-    spread = flat = seeds.reshape(len(rows), -1)
-    for _ in range(50):  # 0.9 ** 50 is half a per cent
-        spread = alpha * (graph @ spread) + (1 - alpha) * flat
-    spread = spread.reshape(seeds.shape)
-    targets = np.zeros_like(seeds)  # one label for each image and draw; none in a part of the graph without labels
-    image, draw_number = np.nonzero(spread.max(2) > 0)
-    targets[image, draw_number, spread.argmax(2)[image, draw_number]] = 1
-    for i, draw in enumerate(draws):
-        targets[np.searchsorted(rows, draw), i] = np.eye(len(classes))[codes[draw]]
+    found = [_spread(graph, np.searchsorted(rows, np.unique(draw)), codes[rows], len(classes), alpha) for draw in draws]
     # Least squares: the images are the same for every draw, so that one factorisation solves all heads.
     images = features[rows]
-    mean, std = images.mean(0), np.sqrt(images.var(0) + VARIANCE_EPS)
-    head = Ridge(alpha=penalty * len(rows), solver="cholesky").fit(
-        (images - mean) / std, targets.reshape(len(rows), -1)
-    )
+    mean, std = images.mean(0, dtype=np.float64), np.sqrt(images.var(0, dtype=np.float64) + VARIANCE_EPS)
+    inputs = ((images - mean) / std).astype(np.result_type(images, np.float32))
+    targets = np.concatenate([spread for spread, _ in found], axis=1)
+    weight, bias, left_out = ridge_left_out(inputs, targets, penalty * len(rows))
     shape = (len(draws), len(classes), -1)
-    weight, bias = fold_into_linear(mean, std, head.coef_.reshape(shape), head.intercept_.reshape(shape[:2]))
-    bias[[[c not in codes[draw] for c in range(len(classes))] for draw in draws]] = -np.inf
+    weight, bias = fold_into_linear(mean, std, weight.T.reshape(shape), bias.reshape(shape[:2]))
+    for i, (spread, errors) in enumerate(found):
+        present, labelled = spread.any(0), spread.any(1)
+        right, wrong = spread[labelled][:, present], errors[labelled, None]
+        truth = (1 - wrong) * right + wrong * (1 - right) / (present.sum() - 1)
+        scale = fit_scale(left_out.reshape(len(rows), *shape[:2])[:, i][labelled][:, present], truth)
+        weight[i], bias[i] = scale * weight[i], np.where(present, scale * bias[i], -np.inf)
     return LinearProbe(classes, weight.astype(np.float32), bias.astype(np.float32))
+
+
+def _spread(graph: Any, drawn: np.ndarray, codes: np.ndarray, classes: int, alpha: float) -> tuple[Any, Any]:
+    """One label for each image, and how likely it is wrong.
+
+    Drawn labels are right. Spread ones are wrong as often as labels that the other folds of the draw spread to a fold,
+    of classes that the other folds hold. Both by the rule of succession, and so never 0: no scale is infinite.
+
+    Args:
+        graph: of all images.
+        drawn: images whose labels are used.
+        codes: (images,) class numbers; only those of the drawn images are read.
+
+    Returns:
+        0 or 1 (images, classes), no 1 in a part of the graph without labels; and floats (images,).
+    """
+    fold = np.empty(len(drawn), dtype=np.int64)
+    for code in np.unique(codes[drawn]):
+        members = codes[drawn] == code
+        fold[members] = np.arange(members.sum()) % FOLDS
+    seeds = np.zeros((len(codes), classes, FOLDS))
+    seeds[drawn, codes[drawn], fold] = 1
+    spread, counts = np.zeros_like(seeds), seeds.sum(0)
+    used = counts > 0
+    columns = start = seeds[:, used]
+    for _ in range(50):  # 0.9 ** 50 is half a per cent
+        columns = alpha * (graph @ columns) + (1 - alpha) * start
+    spread[:, used] = columns
+    # Each class weighs the same, however many images it has.
+    votes = spread.sum(2) / np.maximum(counts.sum(1), 1)
+    labels = np.eye(classes)[votes.argmax(1)] * (votes.max(1, keepdims=True) > 0)
+    labels[drawn] = seeds[drawn].sum(2)
+
+    others = 1 - np.eye(FOLDS)
+    known = (counts @ others)[codes[drawn], fold] > 0
+    drawn_too, fold = drawn[known], fold[known]
+    votes = np.einsum("icf,fi->ic", spread[drawn_too], others[:, fold]) / np.maximum(counts @ others, 1).T[fold]
+    wrong = ((votes.argmax(1) != codes[drawn_too]) | (votes.max(1) <= 0)).sum()
+    guess = 1 - 1 / used.any(1).sum()
+    errors = np.full(len(codes), min((wrong + 1) / (len(drawn_too) + 2), guess))
+    errors[drawn] = 1 / (len(drawn) + 2)
+    return labels, errors
+
+
+def fit_scale(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The number by which logits are multiplied so that the mean log loss of their softmax is least, 0.01 to 100.
+
+    One over the temperature of Guo et al. 2017, "On calibration of modern neural networks". The loss is convex in it.
+
+    Args:
+        logits, truth: (images, classes), finite; the rows of truth sum to 1.
+    """
+
+    def loss(log_scale: float) -> float:
+        scaled = np.exp(log_scale) * logits
+        return float((logsumexp(scaled, axis=1) - (scaled * truth).sum(1)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.01, 100]), method="bounded").x))
+
+
+def ridge_left_out(
+    inputs: np.ndarray, targets: np.ndarray, penalty: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares with a penalty on the weights: weight (width, targets), bias, and each image's left-out prediction.
+
+    What the heads solved without an image predict for it is known in closed form (Hastie et al. 2009, "The elements of
+    statistical learning", equation 7.64).
+
+    Args:
+        inputs: (images, width), of mean 0.
+        targets: (images, targets).
+        penalty: of |weights|^2 beside the summed squared error.
+    """
+    count, width = inputs.shape
+    bias = targets.mean(0)
+    centred = (targets - bias).astype(inputs.dtype)
+    size = min(count, width)
+    gram = inputs.T @ inputs if width == size else inputs @ inputs.T
+    gram[np.diag_indices(size)] += penalty
+    lower = cholesky(gram, lower=True)
+    if width == size:
+        half = solve_triangular(lower, inputs.T, lower=True)
+        weight, leverage = solve_triangular(lower, half @ centred, lower=True, trans="T"), np.square(half).sum(0)
+    else:  # more values than images
+        half = solve_triangular(lower, np.eye(count, dtype=inputs.dtype), lower=True)
+        weight, leverage = inputs.T @ (half.T @ (half @ centred)), 1 - penalty * np.square(half).sum(0)
+    residual = centred - inputs @ weight
+    return weight, bias, targets - residual / np.maximum(1 - 1 / count - leverage, 1e-3)[:, None]
 
 
 def neighbour_graph(features: np.ndarray, neighbours: int, components: int) -> Any:

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from rows import make_rows
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from transformers import ViTMAEModel, ViTModel
 
 from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.dataset import RadiographDataset, sizes_of
+from hf_radmae.metrics.classification import brier
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
 from hf_radmae.probing import extract_features, fold_into_linear, linear_probe, propagated_probe, searched_probe
+from hf_radmae.probing.heads import PENALTY, ridge_left_out
 from hf_radmae.probing.watch import FeatureWatch, alignment, effective_rank, knn_accuracy
 
 PATCH = 8
@@ -243,6 +245,47 @@ def test_labels_that_are_not_drawn_change_nothing():
     np.testing.assert_array_equal(first, second)
     few = propagated_probe(features, labels, draws, unlabelled=np.arange(0))
     assert not np.allclose(few.weight, first), "the other images are what is spread to"
+
+
+@pytest.mark.parametrize("width", [12, 600])  # fewer and more than the images
+@pytest.mark.parametrize(("apart", "each"), [(9, 0), (3, 0), (1, 0), (9, 6), (5, 6)])
+def test_the_scale_of_a_propagated_head_makes_probabilities_and_no_other_predictions(width, apart, each):
+    """All labels, or a few of each class, of clusters that overlap or not: beside scikit-learn's ridge regression."""
+    rng = np.random.default_rng(apart)
+    truth = np.arange(1000) % 5
+    features = rng.normal(size=(1000, width)).astype(np.float32)
+    features[:, :5] += apart * np.eye(5)[truth]
+    labels, draw = truth[:400], rng.permutation(400)
+    if each:
+        draw = np.concatenate([draw[labels[draw] == code][:each] for code in range(5)])
+    inputs = features[draw].astype(np.float64)
+    ridge = Ridge(PENALTY * len(draw)).fit(standardised(inputs), np.eye(5)[labels[draw]])
+    raw = ridge.predict((features[400:] - inputs.mean(0)) / np.sqrt(inputs.var(0) + 1e-6))
+    alone = propagated_probe(features[:400], labels, [draw], unlabelled=np.arange(0))
+    logits = alone.logits(features[400:])[0]
+    clear = np.diff(np.sort(raw, axis=1)[:, -2:])[:, 0] > 1e-3
+    np.testing.assert_array_equal(logits.argmax(1)[clear], raw.argmax(1)[clear])
+    np.testing.assert_allclose(logits, raw * (logits.std() / raw.std()), rtol=1e-2, atol=1e-2)
+    found, truth = propagated_probe(features[:400], labels, [draw]).probabilities(features[400:])[0], truth[400:]
+    confidence, right = found.max(1).mean(), (found.argmax(1) == truth).mean()
+    assert confidence < right + 0.1, "no more sure than right"
+    assert brier(truth, found)[0] < brier(truth, probabilities(raw))[0] or right < 0.3
+    if right > 0.99:
+        assert brier(truth, found)[0] < 0.03 and brier(truth, probabilities(raw))[0] > 0.3
+
+
+@pytest.mark.parametrize("width", [4, 40])
+def test_what_a_ridge_predicts_without_an_image_is_that_of_a_fit_without_it(width):
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(20, width)), rng.normal(size=(20, 3))
+    inputs -= inputs.mean(0)
+    weight, bias, left_out = ridge_left_out(inputs, targets, 0.7)
+    whole = Ridge(0.7).fit(inputs, targets)
+    np.testing.assert_allclose(inputs @ weight + bias, whole.predict(inputs), atol=1e-9)
+    for i in range(20):
+        other = np.arange(20) != i
+        expected = Ridge(0.7).fit(inputs[other], targets[other]).predict(inputs[[i]])[0]
+        np.testing.assert_allclose(left_out[i], expected, atol=1e-9)
 
 
 # What is watched
