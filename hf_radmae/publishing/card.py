@@ -47,13 +47,14 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
     """
     loader = FileSystemLoader(CARDS)
     environment = Environment(loader=loader, undefined=_Unmeasured, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes}
+    environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes, "metric_name": metric_name}
     make = dataset_metadata if template == TEMPLATES["dataset"] else model_metadata
     metadata = make(results, facts.get("license"), facts.get("model_type")).to_yaml()
     text = environment.get_template(template).render(
         {**results, **facts},
         metadata=metadata,
         scores=list(scores(results.get("test", {}))),
+        probe_metrics=probe_metrics(results.get("probe", {})),
         command=command_of(results),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -214,8 +215,23 @@ def scores(values: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None
             yield name, value, values.get(f"{name}_low"), values.get(f"{name}_high")
 
 
-def interval(value: float, low: float | None = None, high: float | None = None) -> str:
+def probe_metrics(probe: Mapping[str, Any]) -> list[str]:
+    """The scores of a probe that a card shows: what chose its models first, AUROC for two classes, and accuracies."""
+    found = [table["metrics"][0] for table in probe.get("tables", ()) if table.get("metrics")]
+    found += ["auroc"] if len(probe.get("classes", ())) == 2 else []
+    rows = probe.get("rows", ())
+    return [n for n in dict.fromkeys([*found, "balanced_accuracy", "accuracy"]) if all(n in row for row in rows)]
+
+
+def metric_name(name: str) -> str:
+    """A score as texts name it."""
+    return "AUROC" if name == "auroc" else name.replace("_", " ")
+
+
+def interval(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """A score between 0 and 1 with its interval, as text."""
+    if value is None:
+        return "has no value"
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -231,9 +247,10 @@ def duration(seconds: float) -> str:
 
 def _probe_results(results: Mapping[str, Any]) -> Iterator[EvalResult]:
     probe = results.get("probe", {})
+    shown = {f"{name}{end}" for name in probe_metrics(probe) for end in ("", "_low", "_high")}
     for row in probe.get("rows", ()):
         if row["model"] == "pre-trained":
-            measured = {name: row[name] for name in row if name.startswith(("accuracy", "balanced_accuracy"))}
+            measured = {name: row[name] for name in row if name in shown}
             how = f"labels: {row['labels']}, {row.get('head', 'linear')}"
             yield from _eval_results(results, measured, f"probe of {probe.get('column', 'the labels')}, {how}", how)
 

@@ -1,4 +1,4 @@
-"""Figures of a study as SVG text: classes, the loss of pre-training, learning rates, and what few labels are worth."""
+"""Figures of a study as SVG text: classes, the course of pre-training, learning rates, and scores over labels."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,13 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-MOST_CLASSES = 60  # with a name each; of more classes only the counts are drawn
+MOST_CLASSES = 60  # with a name each; of more classes only the counts are drawn, and no confusion is shown
+WATCHED = {
+    "knn_accuracy": ("k-NN accuracy", "share of images whose label most of the nearest others have"),
+    "rank": ("effective rank", "how many directions the features use, near 1 where they collapse"),
+    "alignment": ("alignment", "mean squared distance between an image and itself moved by half a patch, 0 is closest"),
+}
+"""Values of features that are watched during a pre-training: what they are called, and what they mean."""
 
 
 def class_figure(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Figure:
@@ -41,6 +47,22 @@ def loss_figure(curve: Sequence[Sequence[float]]) -> Figure:
     axis = figure.subplots()
     axis.plot(*zip(*curve, strict=True), marker=".")
     axis.set(xlabel="epoch", ylabel="loss on the validation images")
+    return figure
+
+
+def watched_values(pretraining: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """Key of `WATCHED` -> pairs (epoch, value) of what a pre-training watched, one for each epoch."""
+    entries = pretraining.get("watch") or pretraining.get("features") or []
+    found = {key: {e["epoch"]: e[key] for e in entries if e.get(key) is not None} for key in WATCHED}
+    return {key: sorted(values.items()) for key, values in found.items() if values}
+
+
+def watch_figure(values: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """A panel for each of the `watched_values`, over the epochs."""
+    figure = Figure(figsize=(3.4 * len(values), 2.6), layout="constrained")
+    for axis, (key, pairs) in zip(figure.subplots(1, len(values), squeeze=False).flat, values.items(), strict=True):
+        axis.plot(*zip(*pairs, strict=True), marker=".")
+        axis.set(xlabel="epoch", title=WATCHED[key][0])
     return figure
 
 
@@ -100,18 +122,27 @@ def reliability_figure(classes: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def fold_columns(folds: Mapping[str, Any], counts: Sequence[int]) -> list[int | str]:
+    """The numbers of labels of a fold curve in order, "all" last; all of `counts` where there is a published curve."""
+    numbers = {row["labels"] for row in folds["rows"]} | (set(counts) if folds.get("published") else set())
+    return [*sorted(numbers - {"all"}), "all"]
+
+
 def fold_figure(folds: Mapping[str, Any], counts: Sequence[int]) -> Figure:
-    """AUROC of five folds over the labels that are used, beside the published curve."""
+    """AUROC of five folds over the labels that are used, beside the published curve where there is one."""
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
-    axis.plot(range(len(counts) + 1), folds["published"], "k--", marker="o", label="CXR-Foundation, published")
+    axis, columns = figure.subplots(), fold_columns(folds, counts)
+    if folds.get("published"):
+        places = [columns.index(count) for count in (*counts, "all")]
+        axis.plot(places, folds["published"], "k--", marker="o", label="CXR-Foundation, published")
     for model in dict.fromkeys(row["model"] for row in folds["rows"]):
         rows = [row for row in folds["rows"] if row["model"] == model]
-        places = [len(counts) if row["labels"] == "all" else counts.index(row["labels"]) for row in rows]
+        places = [columns.index(row["labels"]) for row in rows]
         axis.errorbar(places, [r["auroc"] for r in rows], [r["std"] for r in rows], marker=".", capsize=2, label=model)
-    axis.set_xticks(range(len(counts) + 1), [*map(str, counts), "all"])
+    axis.set_xticks(range(len(columns)), [*map(str, columns)])
     axis.set(xlabel="labels", ylabel="AUROC, mean of five folds")
-    axis.legend(fontsize=7)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(fontsize=7)
     return figure
 
 

@@ -23,7 +23,7 @@ from hf_radmae.study.rivals import (
 )
 from hf_radmae.study.tasks import Task, TaskLabels, patients, read_labels
 
-OURS, UNTRAINED, PIXELS = "pre-trained", "untrained", "no network"
+OURS, UNTRAINED, PIXELS, METADATA = "pre-trained", "untrained", "no network", "metadata alone"
 PIXEL_POOLINGS = ("thumbnail", "HOG", "thumbnail+HOG")
 SPLITS = ("train", "validation", "test")
 
@@ -59,7 +59,7 @@ def metadata_model(rows: Mapping[str, Any], labels: Any, columns: Sequence[str])
     """The rival that sees metadata alone, which depends on the task: a column may be its label."""
     values = labels.values["train"]
     found = metadata_features(rows, values[:, 0] if values.ndim == 2 else values, columns)
-    return {"metadata alone": ("rival", [found], [*found["train"]])}
+    return {METADATA: ("rival", [found], [*found["train"]])}
 
 
 def probe_labels(rows: Mapping[str, Any], column: str) -> TaskLabels:

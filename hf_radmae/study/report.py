@@ -1,12 +1,12 @@
-"""The results of a study for people: a page of HTML that needs nothing else, Markdown, and plain tables.
+"""The results of a study for people: a page of HTML that needs nothing else, Markdown with figures, and plain tables.
 
-The Markdown has all that the page has but the confusion matrices.
+A sentence stands only where the results hold what it says; what a study did not do is not mentioned.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,25 @@ from markupsafe import Markup
 from hf_radmae.images.storage import write_whole
 from hf_radmae.reports.evaluation import evaluation_text
 from hf_radmae.study.figures import (
+    MOST_CLASSES,
+    WATCHED,
     class_figure,
     curve_figure,
+    fold_columns,
     fold_figure,
     loss_figure,
     reliability_figure,
     search_figure,
     svg,
+    watch_figure,
+    watched_values,
 )
 from hf_radmae.study.folds import COUNTS
+from hf_radmae.study.pretrained import METADATA, PIXELS
 from hf_radmae.study.tables import METRIC_NAMES
 
 TEMPLATES = Path(__file__).with_name("templates")
+PLAIN = ("brier", "irma_error")  # scores that are shown as they are, all others in per cent
 
 
 def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -35,14 +42,13 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
     Args:
         results: as `Study.run` returns them.
-        folder: of the study; its "reconstructions.png", where there is one, is shown.
+        folder: of the study; its pictures of reconstructions and of their errors, where there are any, are shown.
     """
     folder = Path(folder)
     figures = draw_figures(results)
     (folder / "figures").mkdir(exist_ok=True)
     for name, picture in figures.items():
         write_whole(folder / "figures" / f"{name}.svg", picture)
-    photo = folder / "figures" / "reconstructions.png"
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -52,13 +58,25 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
     )
     environment.filters |= {"evaluation_text": evaluation_text}
     environment.filters |= {"score": score, "minutes": minutes, "described": described, "headlines": headlines}
+    environment.filters |= {
+        "fold_table": fold_table,
+        "fold_notes": fold_notes,
+        "class_notes": class_notes,
+        "cell": cell,
+    }
     shared = {
         **results,
         "summary": summary(results),
         "metric_names": METRIC_NAMES,
         "pictures": {name: Markup(text) for name, text in figures.items()},
+        "photos": {
+            path.name: base64.b64encode(path.read_bytes()).decode() for path in (folder / "figures").glob("*.png")
+        },
+        "watch_note": watch_note(results["pretraining"]),
         "step_groups": step_groups(results["seconds"]),
-        "reconstructions": base64.b64encode(photo.read_bytes()).decode() if photo.is_file() else None,
+        "time_note": time_note(results["seconds"]),
+        "min_test_images": results.get("options", {}).get("min_test_images"),
+        "most_classes": MOST_CLASSES,
     }
     files = []
     for suffix in ("html", "md"):
@@ -69,10 +87,12 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a figure -> SVG: "pretraining", and of each task, by its number, what its results hold."""
+    """Name of a figure -> SVG: "pretraining", "watch", and of each task, by its number, what its results hold."""
     figures = {}
     if results["pretraining"].get("curve"):
         figures["pretraining"] = svg(loss_figure(results["pretraining"]["curve"]))
+    if values := watched_values(results["pretraining"]):
+        figures["watch"] = svg(watch_figure(values))
     for number, task in enumerate(results["tasks"], start=1):
         figures[f"classes-{number}"] = svg(class_figure(task["classes"], task["counts"]))
         if task["searches"]:
@@ -89,52 +109,220 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def score(row: Mapping[str, Any], metric: str) -> str:
-    """A score and its interval in per cent; an IRMA error as it is."""
+    """A score and its interval in per cent; an error as it is."""
     values = [row[f"{metric}{end}"] for end in ("", "_low", "_high")]
     if any(value is None for value in values):
         return "undefined"
-    factor, digits = (1, 3) if metric in ("irma_error", "brier") else (100, 1)
+    factor, digits = (1, 3) if metric in PLAIN else (100, 1)
     return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(*(factor * value for value in values), d=digits)
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, str]:
     """The sentences at the head of a report: number of images, hardware, method, and the pre-training."""
-    device, trained = results["environment"], results["pretraining"]
-    total = sum(results["data"]["images"].values())
-    text = f"Taken as it is: {trained.get('checkpoint')}."
-    if "losses" in trained:
-        losses, model = trained["losses"], results["model"]
-        seconds = sum(value for name, value in results["seconds"].items() if name.startswith("pretrain"))
-        text = (
-            f"{model['parameters']:,} parameters (preset {model['preset']}), {trained['training']['epochs']:g} epochs "
-            f"({trained['training']['views']:,} image views, which the views of the tables leave out), "
-            f"learning rate {trained['training']['learning_rate']:g}, {minutes(seconds)} for all rates. "
-            f"Loss on the validation images {losses['before']:.3f} before and {losses['validation']:.3f} after; on the "
-            f"test images {losses['test']:.3g}: mean squared error of masked patches, "
-            + ("each normalised." if model["norm_pix_loss"] else "grey values 0 to 1.")
+    device, total = results["environment"], sum(results["data"]["images"].values())
+    return {
+        "images": f"{total:,}",
+        "hardware": f"{device['device']}, {device['cpus']} CPU cores",
+        "method": " ".join([*_scoring(results), *_choices(results), *_inputs(results), *_weights(results)]),
+        "pretraining": " ".join([_pretraining(results), *_starts(results)]),
+    }
+
+
+def _rows(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of all tables and curves."""
+    return [row for task in results["tasks"] for table in (*task["tables"], *task["curve"]) for row in table["rows"]]
+
+
+def _scoring(results: Mapping[str, Any]) -> list[str]:
+    """What is scored, in which unit, and what the intervals are over."""
+    tables = [table for task in results["tasks"] for table in (*task["tables"], *task["curve"]) if table["rows"]]
+    metrics = {metric for table in tables for metric in table["metrics"]}
+    plain = [f"{METRIC_NAMES[name]}s" for name in PLAIN if name in metrics]
+    seeds = max((row["seeds"] for row in _rows(results)), default=1)
+    over = [results["resampled"]]
+    over += ["draws of the labels where there are several"] if any(table["draws"] > 1 for table in tables) else []
+    over += [f"{seeds} seeds where a row says so"] if seeds > 1 else []
+    split = results.get("options", {}).get("test_split", "test")
+    return [
+        f"Scores are of the test split{f' ({split})' if split != 'test' else ''}, in per cent"
+        f"{f' ({_listed(plain)}: as they are)' if plain else ''}, with 95 % intervals over {_listed(over)}. All models "
+        "of a table have the same draws and, in their differences, the same resamples."
+    ]
+
+
+def _choices(results: Mapping[str, Any]) -> list[str]:
+    """The heads that there are, and what was chosen on the labelled validation images."""
+    rows, options = _rows(results), results.get("options", {})
+    heads = {row["head"] for row in rows}
+    found = []
+    if "linear" in heads:
+        found.append("Linear heads on frozen features have one fixed penalty.")
+    if "searched" in heads:
+        rates = len(options.get("learning_rates", ()))
+        found.append(
+            "Heads with the best learning rate are trained by AdamW; on each draw the rate"
+            f"{f', of {rates},' if rates else ''} and the epoch are those with the best balanced accuracy on the "
+            "validation images."
         )
-    hardware = f"{device['device']}, {device['cpus']} CPU cores"
-    method = (
-        f"Scores are of the test split, in per cent, with 95 % intervals over {results['resampled']}, over draws of "
-        "the labels, and over seeds of the pre-training where there are several. All models of a table have the same "
-        "draws and, in their differences, the same resamples. Heads on frozen features have one fixed penalty; a "
-        "propagated one uses unlabelled training images too. Of each model and head the pooling is chosen on the "
-        "labelled validation images, and so are the best rival, a network's learning rate and its best evaluation: "
-        "their number is in the column `chosen on`. Views of a network are of one training, without those of the "
-        "trainings that search its rate. "
+    if "propagated" in heads:
+        found.append("Propagated heads use training images without their labels too.")
+    chosen = ["the best of ours", "the best rival"]
+    searches = [search for task in results["tasks"] for search in task["searches"] if len(search["rates"]) > 1]
+    if "trained" in heads:
+        chosen += ["the evaluation at which a trained network is kept", *(["its learning rate"] if searches else [])]
+    found.append(
+        "Of each model and head the pooling is chosen on the labelled validation images, and so are "
+        f"{_listed(chosen)}: the number of these images is in the column `chosen on`."
     )
-    if len(results["data"]["bins"]) > 1:
-        method += (
-            "Networks that are trained on labels see squares, heads see the shapes of pre-training: the rival of "
-            "metadata alone shows what the shape gives away."
+    if "trained" in heads:
+        if searches:
+            found.append(
+                "A network's learning rate is searched on the first draw alone, of the labels that the table of "
+                "learning rates names, and is that of all draws."
+            )
+        found.append("Views of a network are of one training (the mean over draws), without those of a search.")
+        if any(row["head"] == "trained" and row.get("pretraining_views") for row in rows):
+            found.append("Those with pre-training add the views of the pre-training whose weights are used.")
+    return found
+
+
+def _inputs(results: Mapping[str, Any]) -> list[str]:
+    """Which pixels each kind of model sees."""
+    rows, shapes = _rows(results), {tuple(shape) for shape in results["data"]["bins"]}
+    height, width = min(shapes)
+    seen = f"{height} x {width} pixels" if len(shapes) == 1 else f"the one of {len(shapes)} shapes that suits it"
+    found = [f"Features of the masked autoencoder are of each image at {seen}."]
+    models = {row["model"] for row in rows}
+    if PIXELS in models:
+        found.append(f"The rival `{PIXELS}` has square thumbnails and histograms of gradients of the same pixels.")
+    if any(row["kind"] == "elsewhere" and row["head"] != "trained" for row in rows):
+        found.append("Encoders that were trained elsewhere see the same pixels, resized to the square that they need.")
+    if any(row["head"] == "trained" for row in rows):
+        found.append("Networks that are trained on labels see each image resized to one square.")
+    if METADATA in models and len(shapes) > 1:
+        found.append(f"The rival `{METADATA}`, which has the size of the file, shows what the shape gives away.")
+    return found
+
+
+def _weights(results: Mapping[str, Any]) -> list[str]:
+    if results["class_weights"] == "none":
+        return []
+    heads = {row["head"] for row in _rows(results)}
+    whose = "networks and linear heads" if "trained" in heads else "linear heads"
+    even = "; propagated labels are even" if "propagated" in heads else ""
+    return [f"The losses of {whose} weigh the classes: {results['class_weights']}{even}."]
+
+
+def _pretraining(results: Mapping[str, Any]) -> str:
+    """Size, length and losses of the pre-training, or the checkpoint that was taken."""
+    trained, options = results["pretraining"], results.get("options", {})
+    more = options.get("more_checkpoints", ())
+    others = f" Further seeds of it: {_listed([Path(name).name for name in more])}." if more else ""
+    if "losses" not in trained:
+        return f"Taken as it is: {trained.get('checkpoint')}.{others}"
+    losses, model, training = trained["losses"], results["model"], trained["training"]
+    times = [value for name, value in results["seconds"].items() if name.startswith("pretrain")]
+    start = options.get("model")
+    size = f"begun from {Path(start).name}" if start else f"preset {model['preset']}"
+    several = len(times) > 1
+    return (
+        f"{model['parameters']:,} parameters ({size}), {training['epochs']:g} epochs ({training['views']:,} image "
+        f"views), learning rate {training['learning_rate']:g}"
+        f"{f', the best of {len(times)} by the loss on the validation images' if several else ''}; "
+        f"{minutes(sum(times))}{' for all of them' if several else ''}. "
+        f"Loss on the validation images {losses['before']:.3f} before and {losses['validation']:.3f} after; on the "
+        f"test images {losses['test']:.3g}: mean squared error of masked patches, "
+        + ("each normalised." if model["norm_pix_loss"] else "grey values 0 to 1.")
+        + others
+    )
+
+
+def _starts(results: Mapping[str, Any]) -> list[str]:
+    """Whether weights that were not made in the study may have seen its test images."""
+    options, unseen, found = results.get("options", {}), results["pretraining"].get("unseen"), []
+    if unseen is False:
+        found.append("The checkpoint has no list of the images it was trained on: it may have seen the test images.")
+    if unseen:
+        found.append("By the list of the images that it was trained on it has seen none of the test images.")
+    names = [options.get(name) for name in ("model", "vit_checkpoint", "resnet50_checkpoint")]
+    names = [Path(name).name for name in (*names, *options.get("rivals", ())) if name]
+    if names:
+        found.append(
+            f"Other weights from elsewhere ({', '.join(dict.fromkeys(names))}): those with a list of the images that "
+            "they were trained on have seen none of the test images; those without one may have seen them."
         )
-    else:
-        method += "All models see the same pixels."
-    if results["class_weights"] != "none":
-        method += f" The losses of networks and linear heads weigh the classes: {results['class_weights']}."
-    if results["pretraining"].get("unseen") is False:
-        method += " The checkpoint has no list of the images it was trained on: it may have seen the test images."
-    return {"images": f"{total:,}", "hardware": hardware, "method": method, "pretraining": text}
+    return found
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Words as a list in a sentence."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def class_notes(task: Mapping[str, Any], least: int | None = None) -> list[str]:
+    """Which classes have too few test images: those that were dropped, and those that were kept all the same."""
+    fewer = "too few" if least is None else f"fewer than {least}"
+
+    def named(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+    found = []
+    if task["dropped"]:
+        found.append(f"Dropped, {fewer} test images: {named(task['dropped'])}.")
+    if kept := task.get("kept_rare"):
+        found.append(
+            f"Kept with {fewer} test images, since fewer than two classes would be left or since several labels are "
+            f"scored at once: {named(kept)}. One image moves the scores of such a class."
+        )
+    return found
+
+
+def watch_note(pretraining: Mapping[str, Any]) -> str:
+    """What the values that were watched during the pre-training mean; empty where there are none."""
+    known = watched_values(pretraining)
+    if not known:
+        return ""
+    meanings = "; ".join(f"{name}: {meaning}" for key, (name, meaning) in WATCHED.items() if key in known)
+    return f"Features of validation images during the pre-training. {meanings[0].upper()}{meanings[1:]}."
+
+
+def fold_table(folds: Mapping[str, Any]) -> list[list[str]]:
+    """The AUROC of five folds as a table, a line for each model and a column for each number of labels."""
+    columns = fold_columns(folds, COUNTS)
+    cells = {
+        (row["model"], row.get("pooling", ""), row["labels"]): f"{row['auroc']:.3f} ({row['std']:.3f})"
+        for row in folds["rows"]
+    }
+    lines = [["model", "pooling", *map(str, columns)]]
+    for model, pooling in dict.fromkeys(key[:2] for key in cells):
+        lines.append([model, pooling, *(cells.get((model, pooling, column), "") for column in columns)])
+    if published := folds.get("published"):
+        lines.append(["CXR-Foundation, published", "", *(f"{value:.3f}" for value in published)])
+    return lines
+
+
+def fold_notes(folds: Mapping[str, Any]) -> str:
+    """How the folds were made and scored, in sentences."""
+    images, groups = folds.get("images"), folds.get("groups")
+    counted = f"{images:,} labelled images in {groups:,} groups; " if images and groups else ""
+    text = (
+        "Mean (standard deviation) over five folds of the AUROC of logistic regression on so many labels of the other "
+        f"folds. The folds are over all splits ({counted}images of a patient and near duplicates are in one fold, "
+        "where they are known). Each model has its first seed and the last of its poolings: nothing is chosen."
+    )
+    if (seen := folds.get("seen")) is not None:
+        text += f" The pre-training saw {'images' if seen else 'no image'} of the folds{', without labels' * seen}."
+    if folds.get("published"):
+        text += (
+            " The published curve is that of CXR-Foundation embeddings with logistic regression on FracAtlas, as its "
+            "authors state it, on other folds."
+        )
+    return text
+
+
+def cell(text: str) -> str:
+    """A text within a cell of Markdown."""
+    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def minutes(seconds: float) -> str:
@@ -150,10 +338,20 @@ def step_groups(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     return [{"name": name, "steps": len(part), "seconds": sum(part)} for name, part in groups.items()]
 
 
+def time_note(seconds: Mapping[str, float]) -> str:
+    """What the times count, and what they do not."""
+    counted = {name.split(",")[0] for name in seconds}
+    left = ["reading the images", *(["heads"] if "heads" not in counted else []), "scoring the tables", "figures"]
+    return (
+        "Time of each step when it was done, in this start or an earlier one; steps that several processes did at the "
+        f"same time are added up. Not counted: {_listed(left)}."
+    )
+
+
 def terminal_text(results: Mapping[str, Any]) -> str:
     """The tables of every task as plain text."""
     lines = [line for task in results["tasks"] for table in task["tables"] for line in table_lines(task["name"], table)]
-    lines.append(f"\nPer cent with 95 % intervals over {results['resampled']}, draws and seeds; test split.")
+    lines.append("\n" + " ".join(_scoring(results)))
     if measured := results.get("report_labels"):
         lines += ["\nLabels of reports, per cent of images:\n", evaluation_text(measured)]
     return "\n".join(lines)
@@ -168,7 +366,10 @@ def table_lines(task: str, table: Mapping[str, Any], most_metrics: int = 2) -> l
     metrics = table["metrics"][:most_metrics]
     head = ["model", "pooling", "head", *(METRIC_NAMES[metric] for metric in metrics), "chosen on"]
     cells = [[*described(r), *(score(r, m) for m in metrics), str(r["chosen_on"])] for r in table["rows"]]
-    paper = [[name, "", "the paper's, accuracy", f"{100 * value:.1f}"] for name, value in table["paper"].items()]
+    paper = [
+        [name, "", "the paper's", *(f"{100 * value:.1f}" if m == "accuracy" else "" for m in metrics)]
+        for name, value in table["paper"].items()
+    ]
     return lines + _columns([head, *cells, *([*row, *[""] * (len(head) - len(row))] for row in paper)])
 
 

@@ -1,8 +1,8 @@
 """What models score on the test images, with intervals, and the difference to the best rival: one table everywhere.
 
-Of each model and head the pooling is chosen on the validation images, and so are the best model and the best rival.
-Their number is in the table. Intervals resample test images, whole patients where they are known, within their
-classes, and with them the draws of the labels and the seeds of the pre-training.
+Of each model and head the pooling is chosen on the validation images, and so are the best of ours and the best rival.
+The number of these images is in the table. Intervals resample test images, whole patients where they are known, within
+their classes unless an image has several labels, and with them the draws of the labels and the seeds of the network.
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ CLASSIFIER = {
         "loss": float("nan"),
     },
 }
+METRICS = {"balanced_accuracy", "accuracy"}
 KINDS = {"model": RESULTS, "classifier": CLASSIFIER}
 
 
@@ -343,3 +344,37 @@ def test_a_card_says_that_features_are_no_better_where_the_interval_says_so(low,
     headline |= {"balanced_accuracy_low": low, "balanced_accuracy_high": 0.2}
     probe = {**RESULTS["probe"], "tables": [{"share": "all", "headline": headline}]}
     assert ("not shown to be better" in render_card(RESULTS | {"probe": probe})) is says
+
+
+@pytest.mark.parametrize("metric, classes", [("auroc", 2), ("auroc", 3), ("balanced_accuracy", 2), (None, 3)])
+def test_the_probe_on_a_card_shows_what_chose_its_models(metric, classes):
+    area = {"auroc": 0.6543, "auroc_low": 0.6321, "auroc_high": 0.7012}
+    headline = {"ours": "pre-trained, mean", "rival": "no network, HOG"} | {
+        f"{metric}{e}": 0.1 for e in ("", "_low", "_high")
+    }
+    table = {"share": "all", "headline": headline, "metrics": [metric]}
+    rows = [ROW | area | {"model": name, "chosen_on": 1217} for name in ("untrained", "pre-trained")]
+    probe = RESULTS["probe"] | {"rows": rows, "classes": ["a", "b", "c"][:classes]}
+    text = render_card(RESULTS | {"probe": probe | ({"tables": [table]} if metric else {})})
+    shown = metric == "auroc" or classes == 2
+    assert ("0.654 (0.632 to 0.701)" in text) is shown
+    assert ({score.metric_type for score in ModelCard(text).data.eval_results} == {"auroc", *METRICS}) is shown
+    if metric:
+        name = "AUROC" if metric == "auroc" else "balanced accuracy"
+        assert f"minus the best rival (no network, HOG), {name}: 0.100 (0.100 to 0.100)." in text
+    assert "1,217 labelled images, which count as labels" in text
+    assert "labelled images, which count" not in render_card(RESULTS)
+
+
+@pytest.mark.parametrize("heads", [["linear"], ["linear", "propagated"]])
+def test_a_card_says_that_heads_are_the_same_only_where_they_are(heads):
+    rows = [ROW | {"model": "pre-trained", "head": head} for head in heads]
+    text = render_card(RESULTS | {"probe": RESULTS["probe"] | {"rows": rows}})
+    assert ("with the same kind of head" in text) is (len(heads) == 1)
+    assert ("pooling and the head of its own" in text) is (len(heads) > 1)
+
+
+def test_a_card_names_the_classes_of_few_test_images():
+    text = render_card(RESULTS | {"probe": RESULTS["probe"] | {"dropped": {"hip": 3}, "kept_rare": {"toe": 2}}})
+    assert "Dropped, too few test images: hip (3)." in text and "few test images: toe (2)." in text
+    assert "few test images" not in render_card(RESULTS)

@@ -133,7 +133,7 @@ def test_the_papers_protocol_the_fold_curve_and_error_maps_are_in_results_and_re
         assert 0 <= rows[name, "searched"]["irma_error"] <= 1
     text = write_report(results, tmp_path / "out")[1].read_text()
     assert "linear, best learning rate" in text and "grey values 0 to 1." in text and "IRMA error" in text
-    assert "All models see the same pixels." in text
+    assert "Features of the masked autoencoder are of each image at" in text and "trained on labels" not in text
 
 
 def test_folds_and_error_maps_of_a_task_of_two_classes(finished):

@@ -1,0 +1,186 @@
+"""The report of a study: every sentence follows from the results, and the page needs no other file."""
+
+import base64
+import re
+
+import pytest
+
+from hf_radmae.study.folds import COUNTS, PUBLISHED
+from hf_radmae.study.report import summary, terminal_text, write_report
+
+METRICS = ["auroc", "balanced_accuracy", "accuracy", "brier"]
+
+
+def row(model, kind="rival", head="linear", **values):
+    found = {"model": model, "kind": kind, "head": head, "pooling": "mean", "views": 0, "unlabelled": 0, "seeds": 1}
+    found |= {"chosen_on": 60, "pretraining_views": 0}
+    return found | {f"{name}{end}": 0.5 for name in METRICS for end in ("", "_low", "_high")} | values
+
+
+def table(share, rows, counts=(), draws=1):
+    classes = {
+        name: {"recall": [0.5, 0.5], "confusion": [[count, 1], [2, 3]], "reliability": []}
+        for name, count in zip(("pre-trained, mean", "no network, HOG"), counts, strict=False)
+    }
+    found = {"share": share, "refused": None, "paper": {}, "draws": draws, "images": 100.0, "metrics": METRICS}
+    return found | {"rows": rows, "poolings": [], "headline": None, "elsewhere": None, "classes": classes}
+
+
+def results(rows=None, **changes):
+    """Results of a study with two tables, heads on frozen features alone, and its own pre-training."""
+    rows = rows or [row("pre-trained", "ours"), row("no network"), row("metadata alone")]
+    tables = [table("all", rows, (71.5, 72.5)), table("1 %, balanced draw", rows, (73.5, 74.5), draws=5)]
+    task = {"name": "fracture", "classes": ["no", "yes|maybe"], "dropped": {}, "counts": {"test": [9, 9]}}
+    task |= {"tables": tables, "curve": tables[::-1], "searches": [], "folds": None, "error_maps": None}
+    task |= changes.pop("task", {})
+    training = {"epochs": 2, "views": 200, "learning_rate": 1e-3}
+    found = {
+        "name": "study",
+        "environment": {"device": "cpu", "cpus": 2},
+        "data": {"dataset": "a", "images": {"train": 1, "test": 1}, "unreadable": 0, "bins": [[8, 8], [8, 8]]},
+        "model": {"parameters": 10, "preset": "tiny", "norm_pix_loss": True},
+        "pretraining": {"losses": {"before": 2.0, "validation": 1.0, "test": 1.1}, "training": training},
+        "class_weights": "none",
+        "resampled": "patients",
+        "seconds": {"pretrain": 60.0, "features, pre-trained": 2.0},
+        "options": {"min_test_images": 10, "learning_rates": [1e-3, 1e-2]},
+        "tasks": [task],
+    }
+    return found | changes
+
+
+def pages(found, folder):
+    """The page and the Markdown as plain text, with spaces alone between words."""
+    return [" ".join(path.read_text().split()) for path in write_report(found, folder)]
+
+
+def test_every_table_shows_its_own_confusions(tmp_path):
+    for page in pages(results(), tmp_path):
+        places = [page.index(text) for text in ("Labels: all", "71.5", "72.5", "Labels: 1 %", "73.5", "74.5")]
+        assert places == sorted(places)
+        assert all(page.count(text) == 1 for text in ("71.5", "72.5", "73.5", "74.5"))
+    assert "| no | 71.5 | 1.0 |" in page and "| yes\\|maybe | 2.0 | 3.0 |" in page
+
+
+@pytest.mark.parametrize(("published", "seen"), [([], False), ([*PUBLISHED], True), ([], None), (None, None)])
+def test_folds_are_a_table_and_the_published_curve_is_there_only_where_it_is_in_the_results(tmp_path, published, seen):
+    rows = [
+        {"model": "pre-trained", "pooling": "grid", "labels": labels, "auroc": auroc, "std": 0.012}
+        for labels, auroc in ((10, 0.611), (25, 0.622), ("all", 0.633))
+    ]
+    folds = {"rows": rows, "published": published, "images": 1234, "groups": 987, "seen": seen}
+    if published is None:  # of a study before these were written
+        folds = {"rows": [{k: v for k, v in one.items() if k != "pooling"} for one in rows]}
+    page, markdown = pages(results(task={"folds": folds}), tmp_path)
+    pooling = "" if published is None else "grid"
+    gaps = " ".join(["|"] * (len(COUNTS) - 1 if published else 1))
+    said = f"| pre-trained | {pooling}{' ' if pooling else ''}| 0.611 (0.012) | 0.622 (0.012) {gaps} 0.633 (0.012) |"
+    assert re.sub(r"\| +\|", "| |", said) in re.sub(r"\| +\|", "| |", markdown)
+    for text in (page, markdown):
+        assert ("CXR-Foundation" in text) == ("0.555" in text) == bool(published)
+        assert ("1,234 labelled images in 987 groups" in text) == (published is not None)
+        known = published is not None and seen is not None
+        assert ("pre-training saw" in text) == known
+        assert ("saw no image of the folds" in text) == (known and not seen)
+        assert "first seed and the last of its poolings" in text
+
+
+def test_rare_classes_say_whether_they_were_dropped_or_kept(tmp_path):
+    for page in pages(results(task={"dropped": {"hip": 3}, "kept_rare": {"knee": 2, "toe": 1}}), tmp_path):
+        assert "Dropped, fewer than 10 test images: hip (3)." in page
+        assert "Kept with fewer than 10 test images" in page and "knee (2), toe (1)" in page
+    assert all("fewer than" not in page for page in pages(results(), tmp_path))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_page_holds_its_pictures(tmp_path, several):
+    (tmp_path / "figures").mkdir()
+    rows = [{"summary": "mean", "auroc": 0.5, "auroc_low": 0.4, "auroc_high": 0.6}]
+    found = results(task={"error_maps": {"rows": rows, "picture": "errors-fracture.png"}})
+    assert "data:image/png" not in pages(found, tmp_path)[0], "there is no picture"
+    (tmp_path / "figures" / "errors-fracture.png").write_bytes(b"errors")
+    if several:
+        (tmp_path / "figures" / "reconstructions.png").write_bytes(b"photo")
+    page, markdown = pages(found, tmp_path)
+    assert f"base64,{base64.b64encode(b'errors').decode()}" in page and "figures/" not in page
+    assert (base64.b64encode(b"photo").decode() in page) is several
+    assert "](figures/errors-fracture.png)" in markdown
+
+
+@pytest.mark.parametrize("names", [(), ("rank",), ("knn_accuracy", "rank", "alignment")])
+def test_what_was_watched_is_drawn_with_what_it_means(tmp_path, names):
+    watch = [{"epoch": epoch} | dict.fromkeys(names, 0.5 * epoch) for epoch in (1.0, 2.0, 2.0)]
+    found = results()
+    found["pretraining"] = found["pretraining"] | {"watch": watch}
+    means = {"knn_accuracy": "nearest others", "rank": "directions the features use", "alignment": "half a patch"}
+    for page in pages(found, tmp_path):
+        assert {name for name, text in means.items() if text in page} == set(names)
+    assert (tmp_path / "figures" / "watch.svg").is_file() is bool(names)
+
+
+TRAINED = row("ViT, supervised", head="trained", views=64)
+SEARCH = {"model": "ViT, supervised", "share": "all", "best": 1e-3}
+SEARCH |= {"rates": [{"learning_rate": rate, "score": 0.5} for rate in (1e-3, 1e-2)]}
+ONE_RATE = SEARCH | {"rates": SEARCH["rates"][:1]}
+OURS = row("pre-trained", "ours")
+SHAPES = {"dataset": "a", "images": {"test": 1}, "unreadable": 0, "bins": [[8, 8], [8, 16]]}
+SAYS = {
+    "networks": (
+        [OURS, TRAINED],
+        {"task": {"searches": [SEARCH]}},
+        ["resized to one square", "on the first draw alone"],
+    ),
+    "one rate": ([OURS, TRAINED], {"task": {"searches": [ONE_RATE]}}, ["resized to one square"]),
+    "fine-tuned": (
+        [OURS, row("MAE, fine-tuned", "ours", "trained", views=64, pretraining_views=200)],
+        {},
+        ["resized to one square", "Those with pre-training add"],
+    ),
+    "heads": ([OURS, row("no network")], {}, ["square thumbnails"]),
+    "propagated": ([OURS, row("pre-trained", "ours", "propagated")], {}, ["without their labels too"]),
+    "rates of heads": ([OURS, row("pre-trained", "ours", "searched")], {}, ["trained by AdamW"]),
+    "an encoder from elsewhere": (
+        [OURS, row("dino", "elsewhere")],
+        {"options": {"rivals": ["a/dino"]}},
+        ["resized to the square that they need", "weights from elsewhere (dino)"],
+    ),
+    "shapes": ([OURS, row("metadata alone")], {"data": SHAPES}, ["what the shape gives away", "2 shapes"]),
+    "rates of the pre-training": (
+        [OURS],
+        {"seconds": {"pretrain, rate 0.1": 60.0, "pretrain, rate 0.2": 60.0}},
+        ["the best of 2 by", "2.0 min for all of them"],
+    ),
+    "a start": ([OURS], {"options": {"model": "a/start"}}, ["begun from start", "weights from elsewhere (start)"]),
+    "a checkpoint": ([OURS], {"pretraining": {"checkpoint": "mae", "unseen": True}}, ["it has seen none"]),
+    "an unknown checkpoint": (
+        [OURS],
+        {"pretraining": {"checkpoint": "mae", "unseen": False}},
+        ["it may have seen the test images"],
+    ),
+    "seeds": ([OURS | {"seeds": 3}], {}, ["3 seeds where a row says so"]),
+    "another split": ([OURS], {"options": {"test_split": "test_2009"}}, ["split (test_2009)"]),
+    "weights": ([OURS], {"class_weights": "sqrt"}, ["The losses of linear heads weigh"]),
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_sentence_is_there_only_where_it_holds(name):
+    rows, changes, said = SAYS[name]
+    text = " ".join(summary(results(rows, **changes)).values())
+    assert [part for part in said if part not in text] == []
+    others = {part for _, _, parts in SAYS.values() for part in parts} - {*said}
+    assert [part for part in others if part in text] == []
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_the_times_say_what_they_count(tmp_path, heads):
+    seconds = {"pretrain": 60.0} | ({"heads, pre-trained, fracture": 1.0} if heads else {})
+    for text in pages(results(seconds=seconds), tmp_path):
+        assert ("Not counted: reading the images, heads," in text) is not heads
+    assert ("| heads | 1 | 1 s |" in text) is heads
+
+
+def test_scores_that_are_no_shares_are_named(tmp_path):
+    for text in [*pages(results(), tmp_path), " ".join(terminal_text(results()).split())]:
+        assert "in per cent (Brier scores: as they are)" in text
+        assert "draws of the labels where there are several" in text
