@@ -13,7 +13,10 @@ MOST_CLASSES = 60  # with a name each; of more classes only the counts are drawn
 WATCHED = {
     "knn_accuracy": ("k-NN accuracy", "share of images whose label most of the nearest others have"),
     "rank": ("effective rank", "how many directions the features use, near 1 where they collapse"),
-    "alignment": ("alignment", "mean squared distance between an image and itself moved by half a patch, 0 is closest"),
+    "alignment": (
+        "alignment",
+        "mean squared distance between the unit features of an image and of itself moved by half a patch",
+    ),
 }
 """Values of features that are watched during a pre-training: what they are called, and what they mean."""
 
@@ -133,7 +136,7 @@ def fold_figure(folds: Mapping[str, Any], counts: Sequence[int]) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis, columns = figure.subplots(), fold_columns(folds, counts)
     if folds.get("published"):
-        places = [columns.index(count) for count in (*counts, "all")]
+        places = [*map(columns.index, counts), len(columns) - 1]
         axis.plot(places, folds["published"], "k--", marker="o", label="CXR-Foundation, published")
     for model in dict.fromkeys(row["model"] for row in folds["rows"]):
         rows = [row for row in folds["rows"] if row["model"] == model]

@@ -166,19 +166,17 @@ def _choices(results: Mapping[str, Any]) -> list[str]:
         )
     if "propagated" in heads:
         found.append("Propagated heads use training images without their labels too.")
-    chosen = ["the best of ours", "the best rival"]
+    found.append(
+        "Of each model and head the pooling is chosen on the labelled validation images by the first score of a table, "
+        "and so are the best of ours and the best rival: the number of these images is in the column `chosen on`."
+    )
     searches = [search for task in results["tasks"] for search in task["searches"] if len(search["rates"]) > 1]
     if "trained" in heads:
-        chosen += ["the evaluation at which a trained network is kept", *(["its learning rate"] if searches else [])]
-    found.append(
-        "Of each model and head the pooling is chosen on the labelled validation images, and so are "
-        f"{_listed(chosen)}: the number of these images is in the column `chosen on`."
-    )
-    if "trained" in heads:
+        found.append("Of a training the evaluation with the best balanced accuracy on these images is kept.")
         if searches:
             found.append(
-                "A network's learning rate is searched on the first draw alone, of the labels that the table of "
-                "learning rates names, and is that of all draws."
+                "So is the best learning rate of a network, which is searched on the first draw alone, of the labels "
+                "that the table of learning rates names, and is that of all draws."
             )
         found.append("Views of a network are of one training (the mean over draws), without those of a search.")
         if any(row["head"] == "trained" and row.get("pretraining_views") for row in rows):
@@ -226,7 +224,7 @@ def _pretraining(results: Mapping[str, Any]) -> str:
     size = f"begun from {Path(start).name}" if start else f"preset {model['preset']}"
     several = len(times) > 1
     return (
-        f"{model['parameters']:,} parameters ({size}), {training['epochs']:g} epochs ({training['views']:,} image "
+        f"{model['parameters']:,} parameters ({size}), epochs: {training['epochs']:g} ({training['views']:,} image "
         f"views), learning rate {training['learning_rate']:g}"
         f"{f', the best of {len(times)} by the loss on the validation images' if several else ''}; "
         f"{minutes(sum(times))}{' for all of them' if several else ''}. "
