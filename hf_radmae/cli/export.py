@@ -5,6 +5,8 @@ features on several processes:
 
     python scripts/export.py --model out/phantom --probe_column body_region --output_dir out/classifier
 
+Where few training images have labels, `--head propagated` uses the others too.
+
 A fine-tuned model needs no data, and an encoder neither:
 
     python scripts/export.py --model out/finetuned --output_dir out/classifier
@@ -45,7 +47,7 @@ from hf_radmae.publishing.export import (
     save_encoder,
 )
 from hf_radmae.publishing.onnx import export_onnx, largest_difference
-from hf_radmae.publishing.probe import probe_classifier
+from hf_radmae.publishing.probe import HEADS, probe_classifier
 from hf_radmae.sources.load import PROCESSES, load_radiographs
 from hf_radmae.sources.patients import count_patients
 from hf_radmae.study.steps import data_fingerprint
@@ -59,6 +61,14 @@ class ExportArguments:
     output_dir: str = field(metadata={"help": "Folder of the repository."})
     pooling: str = field(
         default="mean", metadata={"help": f"What a probe looks at: {', '.join(POOLINGS)}, or several joined by +."}
+    )
+    head: str = field(
+        default="linear",
+        metadata={
+            "help": "How a probe is solved: on the labelled training images, or on labels that are propagated from "
+            "them to those without one, where few have labels.",
+            "choices": list(HEADS),
+        },
     )
     encoder: bool = field(default=False, metadata={"help": "Export the encoder alone."})
     num_channels: int = field(default=3, metadata={"help": "Input channels; bare transformers gives 3."})
@@ -111,8 +121,10 @@ def _made(run: ExportArguments, data: DataArguments) -> tuple[PreTrainedModel, d
             raise ValueError("say with --probe_column which column the probe learns, or export the --encoder alone")
         splits, _ = main_first(lambda: load_radiographs(**data.source()))
         encoder = load_encoder(run.model).to(device)  # type: ignore[arg-type]  # upstream's wrapper
-        options: dict[str, Any] = {"pooling": run.pooling, "threads": PROCESSES, "num_channels": run.num_channels}
-        made = probe_classifier(encoder, load_processor(run.model), splits, data.probe_column, **options)
+        options: dict[str, Any] = {"head": run.head, "pooling": run.pooling, "num_channels": run.num_channels}
+        made = probe_classifier(
+            encoder, load_processor(run.model), splits, data.probe_column, threads=PROCESSES, **options
+        )
         counted = count_patients(splits)
         known = {"fingerprint": data_fingerprint(splits)} | ({} if counted is None else {"patients": counted})
         facts = {"environment": environment(), "model": {"model": run.model}, "data": vars(data) | known}

@@ -88,7 +88,7 @@ def command_of(results: Mapping[str, Any]) -> str | None:
     command = "pretrain" if "classes" not in results else "finetune" if "training" in results else "export"
     if command == "export":
         start = model.get("model") if isinstance(model, Mapping) else None
-        given = {"model": start or "CHECKPOINT", "pooling": results.get("pooling")}
+        given = {"model": start or "CHECKPOINT", "head": results.get("head"), "pooling": results.get("pooling")}
     else:
         given = {**(results.get("arguments") or {}), **(results.get("decided_by") or {})}
         given |= {**(model if isinstance(model, Mapping) else {}), "label": results.get("label")}
@@ -122,7 +122,7 @@ def _defaults(command: str, dataset: str) -> dict[str, Any]:
     found = {field.name: getattr(part, field.name) for part in options[command] for field in fields(part)}
     found["dataset"] = DataArguments.dataset
     if command == "export":
-        return found | {"model": None, "pooling": None}
+        return found | {"model": None, "head": "linear", "pooling": None}
     training = ClassifierTrainingArguments if command == "finetune" else RadMAETrainingArguments
     names = {"seed", "bf16", "num_train_epochs", "max_steps", "early_stopping_patience", *training.meaning}
     names |= {"metric_for_best_model"}

@@ -17,10 +17,12 @@ from hf_radmae.classification.labels import fit_labels
 from hf_radmae.metrics.bootstrap import bootstrap_interval
 from hf_radmae.metrics.classification import accuracy, balanced_accuracy
 from hf_radmae.probing.features import extract_features
-from hf_radmae.probing.heads import linear_probe
+from hf_radmae.probing.heads import LinearProbe, linear_probe, propagated_probe
 from hf_radmae.publishing.export import export_classifier
 from hf_radmae.sources.patients import image_groups, resampled
 
+HEADS: dict[str, Callable[..., LinearProbe]] = {"linear": linear_probe, "propagated": propagated_probe}
+"""Heads that can be exported, by the names that the study gives them."""
 METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
 PART = 256
 """Images that one process reads and encodes in batches of their own."""
@@ -32,11 +34,12 @@ def probe_classifier(
     splits: Mapping[str, datasets.Dataset],
     column: str,
     *,
+    head: str = "linear",
     pooling: str = "mean",
     num_channels: int = 3,
     threads: int = 4,
 ) -> tuple[PreTrainedModel, dict[str, Any]] | None:
-    """Solve a probe on all training labels, with the fixed penalty of `linear_probe`, and export it.
+    """Solve a head on all training labels, with the fixed penalty of `linear_probe`, and export it.
 
     On several processes every one calls it and computes its share of the features.
 
@@ -44,19 +47,24 @@ def probe_classifier(
         encoder: of `load_encoder`, on the device where features are computed.
         processor: that the encoder was trained with.
         splits: "train", "validation" and "test", as `load_radiographs` gives them.
-        column: of the labels; images without one are left out.
+        column: of the labels; images without one are left out, but see `head`.
+        head: a key of `HEADS`. "propagated" spreads the labels to the training images without one, and learns from
+            these too; that is for data of which few images have labels.
         pooling, num_channels: of `export_classifier`.
         threads: images that are read at once.
 
     Returns:
-        None on any but the first process. There the classifier, and "label", "classes", "pooling", "images" and
-        "left_out" (no label, or unusable) by split, "test": accuracy and balanced accuracy with the ends of their
-        intervals under "*_low", "*_high", and "resampled": what the intervals are over.
+        None on any but the first process. There the classifier, and "label", "classes", "head", "pooling",
+        "images" (with a label) and "left_out" by split, "unlabelled": training images that were used without a label,
+        "test": accuracy and balanced accuracy with the ends of their intervals under "*_low", "*_high", and
+        "resampled": what the intervals are over.
 
     Raises:
-        ValueError: there is no such column, it does not hold two classes or more, or no image is there to train or
-            test on.
+        ValueError: there is no such head or column, the column does not hold two classes or more, or no image is there
+            to train or test on.
     """
+    if head not in HEADS:
+        raise ValueError(f"head={head!r}: expected {' or '.join(HEADS)}")
     labels = fit_labels(splits["train"], column)
     if labels.task != "single_label_classification":
         kind = labels.task.replace("_", " ")
@@ -78,18 +86,20 @@ def probe_classifier(
         left_out[split] = len(rows) - images[split]
     if not is_main():
         return None
-    head = linear_probe(features["train"], truth["train"])
-    groups, predicted = image_groups(splits["test"])[places["test"]], head.predict(features["test"])[0]
+    unlabelled = len(features["train"]) - images["train"] if head == "propagated" else 0
+    left_out["train"] -= unlabelled
+    probe = HEADS[head](features["train"], truth["train"])
+    groups, predicted = image_groups(splits["test"])[places["test"]], probe.predict(features["test"])[0]
     test: dict[str, float] = {}
     for name, metric in METRICS.items():
         interval = bootstrap_interval(metric, truth["test"], predicted, groups=groups, strata=truth["test"])
         test |= interval.named(name)
-    classes = [str(name) for name in head.classes]
+    classes = [str(name) for name in probe.classes]
     options: dict[str, Any] = {"pooling": pooling, "num_channels": num_channels}
-    classifier = export_classifier(encoder.cpu(), head.weight[0], head.bias[0], classes, **options)
-    results = {"label": column, "classes": classes, "pooling": pooling, "test": test}
+    classifier = export_classifier(encoder.cpu(), probe.weight[0], probe.bias[0], classes, **options)
+    results = {"label": column, "classes": classes, "head": head, "pooling": pooling, "test": test}
     results["resampled"] = resampled(splits["test"], places["test"])
-    return classifier, results | {"images": images, "left_out": left_out}
+    return classifier, results | {"images": images, "unlabelled": unlabelled, "left_out": left_out}
 
 
 def _batches(

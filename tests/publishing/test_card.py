@@ -314,9 +314,11 @@ def test_the_command_on_a_card_gives_the_same_options(classes, words, workplace)
 
 def test_the_command_of_an_exported_probe_is_one_that_export_takes():
     results = {"classes": ["a", "b"], "label": "side", "pooling": "cls", "data": vars(DataArguments("owner/set"))}
+    results |= {"head": "propagated"}
     results["data"]["probe_column"] = "side"
     run, data = parse((ExportArguments, DataArguments), [*shlex.split(command_of(results))[2:], "--output_dir", "x"])
     assert (run.model, run.pooling, data.dataset, data.probe_column) == ("CHECKPOINT", "cls", "owner/set", "side")
+    assert run.head == "propagated"
 
 
 def test_no_path_of_a_run_is_in_its_results_or_its_command():

@@ -27,7 +27,8 @@ from hf_radmae.inference.pipelines import RadiographClassificationPipeline
 from hf_radmae.models.encoder import grey_kernel
 from hf_radmae.models.modeling_radiograph_vit import pooled_width
 from hf_radmae.models.starts import load_encoder
-from hf_radmae.probing.features import extract_features
+from hf_radmae.probing import extract_features, linear_probe, propagated_probe
+from hf_radmae.publishing.card import TEMPLATES, render_card
 from hf_radmae.publishing.export import (
     export_classifier,
     export_encoder,
@@ -35,7 +36,9 @@ from hf_radmae.publishing.export import (
     export_processor,
     load_fine_tuned,
 )
-from hf_radmae.publishing.probe import probe_classifier
+from hf_radmae.publishing.json_files import rewritten_json
+from hf_radmae.publishing.private import Private
+from hf_radmae.publishing.probe import _batches, probe_classifier
 
 GRIDS = [(SIDE, SIDE), (48, 80), (96, 40)]
 POOLINGS = ["cls", "mean", "max+std", "flat"]
@@ -171,6 +174,42 @@ def test_the_score_of_an_exported_probe_is_that_of_its_pipeline(pooling):
     right = [classify(pictures[number])[0]["label"] == labels[number] for number in kept]
     assert results["test"]["accuracy"] == pytest.approx(np.mean(right))
     assert results["test"]["accuracy_low"] <= results["test"]["accuracy"] <= results["test"]["accuracy_high"]
+
+
+@pytest.mark.parametrize("head", ["linear", "propagated"])
+def test_an_exported_head_is_the_one_that_was_solved_on_its_features(head):
+    """Six labels on 28 readable training images: the others are used by the propagated head only."""
+    labels = [LABELS[number % 3] if number < 6 or number >= 30 else None for number in range(42)]
+    pictures = [encode(limb(*GRIDS[number % 3], seed=number), "PNG") for number in range(42)]
+    pictures[20] = pictures[21] = b"no image"
+    rows = make_rows(pictures, columns={"body_part": labels})
+    splits = {"train": rows.select(range(30)), "validation": rows.select([]), "test": rows.select(range(30, 42))}
+    processor = RadiographImageProcessor(size={"height": SIDE, "width": SIDE}, num_channels=1)
+    encoder = export_encoder(small_mae(), num_channels=None)
+    features = extract_features(encoder, _batches(splits["train"], processor, 1, lambda _: None), poolings=["mean"])
+    truth = np.array(labels, dtype=object)[features.rows]
+    solved = {"linear": linear_probe, "propagated": propagated_probe}[head](features["mean"], truth)
+    classifier, results = probe_classifier(encoder, processor, splits, "body_part", head=head, num_channels=1)
+    unlabelled = 22 if head == "propagated" else 0
+    assert (results["head"], results["unlabelled"]) == (head, unlabelled)
+    assert results["images"]["train"] == 6 and results["left_out"] == {
+        "train": 24 - unlabelled,
+        "validation": 0,
+        "test": 0,
+    }
+    batch = {"pixel_values": pixels(limb(48, 80), limb(48, 80, seed=1)), "index": torch.arange(2)}
+    expected = solved.logits(extract_features(encoder, [batch], poolings=["mean"])["mean"])[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(classifier(batch["pixel_values"]).logits, expected, rtol=1e-4, atol=1e-4)
+    kept = json.loads(rewritten_json("results.json", json.dumps(results).encode(), Private(frozenset()))[0])
+    assert (kept["head"], kept["unlabelled"]) == (head, unlabelled)
+    text = render_card(results | {"name": "x"}, TEMPLATES["classifier"])
+    assert ("to 22 unlabelled training images" in text) is (head == "propagated")
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head='trained': expected linear or propagated"):
+        probe_classifier(None, None, {}, "column", head="trained")
 
 
 def test_without_this_package_logits_and_scores_are_ours(repositories, tmp_path):
