@@ -238,12 +238,16 @@ def _pretraining(results: Mapping[str, Any]) -> str:
 def _starts(results: Mapping[str, Any]) -> list[str]:
     """Whether weights that were not made in the study may have seen its test images."""
     options, unseen, found = results.get("options", {}), results["pretraining"].get("unseen"), []
+    more = options.get("more_checkpoints", [])
     if unseen is False:
-        found.append("The checkpoint has no list of the images it was trained on: it may have seen the test images.")
+        who = "One of the checkpoints" if more else "The checkpoint"
+        found.append(f"{who} has no list of the images it was trained on: it may have seen the test images.")
     if unseen:
-        found.append("By the list of the images that it was trained on it has seen none of the test images.")
+        lists = "lists of the images that these checkpoints were" if more else "list of the images that it was"
+        found.append(f"None of the test images is in the {lists} trained on.")
     names = [options.get(name) for name in ("model", "vit_checkpoint", "resnet50_checkpoint")]
-    names = [Path(name).name for name in (*names, *options.get("rivals", ())) if name]
+    names += [*options.get("rivals", ()), *(more if unseen is None else ())]
+    names = [Path(name).name for name in names if name]
     if names:
         found.append(
             f"Other weights from elsewhere ({', '.join(dict.fromkeys(names))}): those with a list of the images that "

@@ -151,13 +151,18 @@ SAYS = {
         ["the best of 2 by", "2.0 min for all of them"],
     ),
     "a start": ([OURS], {"options": {"model": "a/start"}}, ["begun from start", "weights from elsewhere (start)"]),
-    "a checkpoint": ([OURS], {"pretraining": {"checkpoint": "mae", "unseen": True}}, ["it has seen none"]),
+    "a checkpoint": ([OURS], {"pretraining": {"checkpoint": "mae", "unseen": True}}, ["None of the test images"]),
     "an unknown checkpoint": (
         [OURS],
         {"pretraining": {"checkpoint": "mae", "unseen": False}},
         ["it may have seen the test images"],
     ),
     "seeds": ([OURS | {"seeds": 3}], {}, ["3 seeds where a row says so"]),
+    "more seeds than the pre-training": (
+        [OURS | {"seeds": 2}],
+        {"options": {"more_checkpoints": ["a/two"]}},
+        ["2 seeds where a row says so", "Further seeds of it: two.", "weights from elsewhere (two)"],
+    ),
     "another split": ([OURS], {"options": {"test_split": "test_2009"}}, ["split (test_2009)"]),
     "weights": ([OURS], {"class_weights": "sqrt"}, ["The losses of linear heads weigh"]),
 }
@@ -184,3 +189,16 @@ def test_scores_that_are_no_shares_are_named(tmp_path):
     for text in [*pages(results(), tmp_path), " ".join(terminal_text(results()).split())]:
         assert "in per cent (Brier scores: as they are)" in text
         assert "draws of the labels where there are several" in text
+
+
+@pytest.mark.parametrize("classes", [60, 61])
+def test_of_many_classes_the_page_says_where_their_confusions_are(tmp_path, classes):
+    found = results(task={"classes": [f"c{number}" for number in range(classes)], "counts": {"test": [1] * classes}})
+    for name in ("recall", "confusion"):
+        value = [0.5] * classes if name == "recall" else [[1.0] * classes] * classes
+        for table in found["tasks"][0]["tables"]:
+            for shown in table["classes"].values():
+                shown[name] = value
+    for page in pages(found, tmp_path):
+        assert ("true class, then images" in page) is (classes == 60)
+        assert ("is in results.json: there are more than 60 classes" in page) is (classes == 61)
