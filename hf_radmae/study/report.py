@@ -56,14 +56,19 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
         lstrip_blocks=True,
         autoescape=select_autoescape(enabled_extensions=("html.j2",)),
     )
-    environment.filters |= {"evaluation_text": evaluation_text}
-    environment.filters |= {"score": score, "minutes": minutes, "described": described, "headlines": headlines}
-    environment.filters |= {
-        "fold_table": fold_table,
-        "fold_notes": fold_notes,
-        "class_notes": class_notes,
-        "cell": cell,
-    }
+    filters = (
+        evaluation_text,
+        score,
+        minutes,
+        described,
+        headlines,
+        class_notes,
+        refusals,
+        fold_table,
+        fold_notes,
+        cell,
+    )
+    environment.filters |= {function.__name__: function for function in filters}
     shared = {
         **results,
         "summary": summary(results),
@@ -279,13 +284,22 @@ def class_notes(task: Mapping[str, Any], least: int | None = None) -> list[str]:
     return found
 
 
+def refusals(task: Mapping[str, Any]) -> list[str]:
+    """What was asked for and could not be done, each with the reason."""
+    names = {"folds": "The curve over five folds", "error_maps": "A score of reconstruction errors"}
+    refused = task.get("refused") or {}
+    return [f"{names.get(key, key)} is not possible: {why.rstrip('.')}." for key, why in refused.items()]
+
+
 def watch_note(pretraining: Mapping[str, Any]) -> str:
     """What the values that were watched during the pre-training mean; empty where there are none."""
     known = watched_values(pretraining)
     if not known:
         return ""
     meanings = "; ".join(f"{name}: {meaning}" for key, (name, meaning) in WATCHED.items() if key in known)
-    return f"Features of validation images during the pre-training. {meanings[0].upper()}{meanings[1:]}."
+    column = pretraining.get("watch_column") if "knn_accuracy" in known else None
+    labels = f", with the labels of {column}" if column else ""
+    return f"Features of validation images during the pre-training{labels}. {meanings[0].upper()}{meanings[1:]}."
 
 
 def fold_table(folds: Mapping[str, Any]) -> list[list[str]]:
@@ -312,6 +326,8 @@ def fold_notes(folds: Mapping[str, Any]) -> str:
         f"folds. The folds are over all splits ({counted}images of a patient and near duplicates are in one fold, "
         "where they are known). Each model has its first seed and the last of its poolings: nothing is chosen."
     )
+    if (weights := folds.get("class_weights", "none")) != "none":
+        text += f" Its loss weighs the classes: {weights}."
     if (seen := folds.get("seen")) is not None:
         text += f" The pre-training saw {'images' if seen else 'no image'} of the folds{', without labels' * seen}."
     if folds.get("published"):
@@ -343,10 +359,10 @@ def step_groups(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 def time_note(seconds: Mapping[str, float]) -> str:
     """What the times count, and what they do not."""
     counted = {name.split(",")[0] for name in seconds}
-    left = ["reading the images", *(["heads"] if "heads" not in counted else []), "scoring the tables", "figures"]
+    left = ["reading the images", *(name for name in ("heads", "tables") if name not in counted), "figures"]
     return (
-        "Time of each step when it was done, in this start or an earlier one; steps that several processes did at the "
-        f"same time are added up. Not counted: {_listed(left)}."
+        "Time of what was done when it was done, a step in this start or an earlier one; what several processes did at "
+        f"the same time is added up. Not counted: {_listed(left)}."
     )
 
 

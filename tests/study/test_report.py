@@ -69,6 +69,7 @@ def test_folds_are_a_table_and_the_published_curve_is_there_only_where_it_is_in_
         for labels, auroc in ((10, 0.611), (25, 0.622), ("all", 0.633))
     ]
     folds = {"rows": rows, "published": published, "images": 1234, "groups": 987, "seen": seen}
+    folds["class_weights"] = "sqrt" if seen else "none"
     if published is None:  # of a study before these were written
         folds = {"rows": [{k: v for k, v in one.items() if k != "pooling"} for one in rows]}
     page, markdown = pages(results(task={"folds": folds}), tmp_path)
@@ -83,6 +84,7 @@ def test_folds_are_a_table_and_the_published_curve_is_there_only_where_it_is_in_
         assert ("pre-training saw" in text) == known
         assert ("saw no image of the folds" in text) == (known and not seen)
         assert "first seed and the last of its poolings" in text
+        assert ("Its loss weighs the classes: sqrt." in text) is bool(known and seen)
 
 
 def test_rare_classes_say_whether_they_were_dropped_or_kept(tmp_path):
@@ -111,10 +113,11 @@ def test_the_page_holds_its_pictures(tmp_path, several):
 def test_what_was_watched_is_drawn_with_what_it_means(tmp_path, names):
     watch = [{"epoch": epoch} | dict.fromkeys(names, 0.5 * epoch) for epoch in (1.0, 2.0, 2.0)]
     found = results()
-    found["pretraining"] = found["pretraining"] | {"watch": watch}
+    found["pretraining"] = found["pretraining"] | {"watch": watch, "watch_column": "body_region"}
     means = {"knn_accuracy": "nearest others", "rank": "directions the features use", "alignment": "half a patch"}
     for page in pages(found, tmp_path):
         assert {name for name, text in means.items() if text in page} == set(names)
+        assert ("with the labels of body_region" in page) is ("knn_accuracy" in names)
     assert (tmp_path / "figures" / "watch.svg").is_file() is bool(names)
 
 
@@ -177,11 +180,19 @@ def test_a_sentence_is_there_only_where_it_holds(name):
     assert [part for part in others if part in text] == []
 
 
+def test_what_could_not_be_done_is_said_with_the_reason(tmp_path):
+    refused = {"folds": "5 folds need both classes", "error_maps": "an AUROC needs both classes"}
+    for page in pages(results(task={"refused": refused}), tmp_path):
+        assert "The curve over five folds is not possible: 5 folds need both classes." in page
+        assert "reconstruction errors is not possible: an AUROC needs both classes." in page
+
+
 @pytest.mark.parametrize("heads", [False, True])
 def test_the_times_say_what_they_count(tmp_path, heads):
-    seconds = {"pretrain": 60.0} | ({"heads, pre-trained, fracture": 1.0} if heads else {})
+    seconds = {"pretrain": 60.0} | ({"heads, pre-trained, fracture": 1.0, "tables, fracture": 2.0} if heads else {})
     for text in pages(results(seconds=seconds), tmp_path):
-        assert ("Not counted: reading the images, heads," in text) is not heads
+        left = "reading the images and figures." if heads else "reading the images, heads, tables and figures."
+        assert f"Not counted: {left}" in text
     assert ("| heads | 1 | 1 s |" in text) is heads
 
 
