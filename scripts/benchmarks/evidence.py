@@ -6,16 +6,21 @@
 A run is NAME=FOLDER of scripts/pretrain.py, or NAME=FOLDER,FOLDER,... of several seeds. The rivals are those of every
 table: majority, metadata, thumbnail and HOG, and the untrained network, of as many seeds as the longest list. For each
 task and share of the labels it prints the rivals, then each run with its difference to the best rival and the interval.
-With --layers 3 4 what comes out of the third layer is a pooling too, `mean@3`, for the untrained network as well.
+
+--views says what each network sees of an image, LAYERS/PATCHES: `4/144` is an image of 144 patches after four layers,
+after fewer without the last norm. Several make poolings of each; joined by + they are one: `--views 4/144+3/1024`.
 """
 
 import argparse
 import json
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import ViTMAEConfig, set_seed
+from transformers import set_seed
 
 from hf_radmae.batching.bucketing import bucketed
 from hf_radmae.models.mae import RadMAEForPreTraining
@@ -32,11 +37,6 @@ from hf_radmae.study.tables import score_table
 from hf_radmae.study.tasks import Share, Task, draw_labels, patients, read_labels
 
 
-def named(pooling: str, layers: int, config: ViTMAEConfig) -> str:
-    """A pooling of the patches after some of the layers; all of them go without saying."""
-    return pooling if layers == config.num_hidden_layers else f"{pooling}@{layers}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="An imagefolder.")
@@ -45,38 +45,43 @@ def main() -> None:
     parser.add_argument("--poolings", nargs="+", default=["mean", "mean+max+std", "grid+max+std"])
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--low_fraction", type=float, default=0.01)
-    parser.add_argument(
-        "--max_tokens", type=int, help="Patches of an image, by default the base grid of the first run."
-    )
-    parser.add_argument(
-        "--layers", type=int, nargs="+", help="Features after so many layers, as poolings of their own; by default all."
-    )
+    parser.add_argument("--views", nargs="+", help="LAYERS/PATCHES, by default all layers and the first run's grid.")
     parser.add_argument("--json", help="Write the tables here.")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     runs = {name: folders.split(",") for name, _, folders in (run.partition("=") for run in args.runs)}
     first = RadMAEForPreTraining.from_pretrained(runs[next(iter(runs))][0])
     config, parts = first.config, parts_of(args.poolings)
-    tokens = args.max_tokens or (config.image_size // config.patch_size) ** 2
+    views = args.views or [f"{config.num_hidden_layers}/{(config.image_size // config.patch_size) ** 2}"]
+    sizes: dict[int, set[int]] = {}
+    for view in parts_of(views):
+        if not (match := re.fullmatch(r"(\d+)/(\d+)", view)) or not 1 <= int(match[1]) <= config.num_hidden_layers:
+            parser.error(f"--views {view}: expected LAYERS/PATCHES, of 1 to {config.num_hidden_layers} layers")
+        sizes.setdefault(int(match[2]), set()).add(int(match[1]))
     rows, _ = load_radiographs("imagefolder", args.data_dir, num_proc=1)
     for folder in (folder for folders in runs.values() for folder in folders):
         if not check_unseen(folder, rows["test"]):
             print(f"{folder} has no list of the images it was trained on: it may have seen the test images")
-    options = {"background": "keep", "token_levels": 1, "batch_size": 32, "max_tokens": tokens}
-    images = bucketed(rows, patch_size=config.patch_size, **options).parts
-    models = rival_models(images, poolings=args.poolings)
-    layers = args.layers or [config.num_hidden_layers]
-    if unknown := [number for number in layers if not 1 <= number <= config.num_hidden_layers]:
-        parser.error(f"--layers {unknown[0]}: the first run has 1 to {config.num_hidden_layers} layers")
-    poolings = ["+".join(named(part, n, config) for part in p.split("+")) for p in args.poolings for n in layers]
+    options = {"background": "keep", "token_levels": 1, "batch_size": 32}
+    images = {
+        size: bucketed(rows, patch_size=config.patch_size, max_tokens=size, **options).parts for size in sorted(sizes)
+    }
+    models = rival_models(images[min(sizes)], poolings=args.poolings)
+    poolings = [
+        "+".join(f"{part}@{view}" for view in joined.split("+") for part in pooling.split("+"))
+        for pooling in args.poolings
+        for joined in views
+    ]
 
-    def features(network: RadMAEForPreTraining) -> dict[str, dict[str, np.ndarray]]:
-        found: dict[str, dict[str, np.ndarray]] = {split: {} for split in images}
-        for number in sorted(layers, reverse=True):
-            if number < len(network.vit.layers):  # what comes out of a layer, as `output_hidden_states` gives it
-                network.vit.layers, network.vit.layernorm = network.vit.layers[:number], torch.nn.Identity()
-            for split, pooled in network_features(network, images, parts).items():
-                found[split] |= {named(part, number, config): values for part, values in pooled.items()}
+    def features(load: Callable[[], RadMAEForPreTraining]) -> dict[str, dict[str, np.ndarray]]:
+        found: dict[str, dict[str, np.ndarray]] = {split: {} for split in rows}
+        for size, layers in sizes.items():
+            network = load()
+            for number in sorted(layers, reverse=True):
+                if number < len(network.vit.layers):  # what comes out of a layer, as `output_hidden_states` gives it
+                    network.vit.layers, network.vit.layernorm = network.vit.layers[:number], torch.nn.Identity()
+                for split, pooled in network_features(network, images[size], parts).items():
+                    found[split] |= {f"{part}@{number}/{size}": values for part, values in pooled.items()}
         return found
 
     def untrained(seed: int) -> RadMAEForPreTraining:
@@ -84,9 +89,9 @@ def main() -> None:
         return RadMAEForPreTraining(config)
 
     seeds = range(max(map(len, runs.values())))
-    models["untrained"] = ("rival", [features(untrained(seed)) for seed in seeds], poolings)
+    models["untrained"] = ("rival", [features(partial(untrained, seed)) for seed in seeds], poolings)
     for name, folders in runs.items():
-        trained = [features(RadMAEForPreTraining.from_pretrained(folder)) for folder in folders]
+        trained = [features(partial(RadMAEForPreTraining.from_pretrained, folder)) for folder in folders]
         models[name] = ("ours", trained, poolings)
     groups, tables = patients(rows), []
     for text in args.tasks:
