@@ -54,8 +54,10 @@ def pages(found, folder):
     return [" ".join(path.read_text().split()) for path in write_report(found, folder)]
 
 
-def test_every_table_shows_its_own_confusions(tmp_path):
-    for page in pages(results(), tmp_path):
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_table_shows_its_own_confusions(tmp_path, seeds):
+    for page in pages(results([row("pre-trained", "ours", seeds=seeds), row("no network")]), tmp_path):
+        assert page.count("the mean of all draws and seeds") == (4 if seeds > 1 else 2), "of 1 % of the labels"
         places = [page.index(text) for text in ("Labels: all", "71.5", "72.5", "Labels: 1 %", "73.5", "74.5")]
         assert places == sorted(places)
         assert all(page.count(text) == 1 for text in ("71.5", "72.5", "73.5", "74.5"))
