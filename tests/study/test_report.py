@@ -50,8 +50,9 @@ def results(rows=None, **changes):
 
 
 def pages(found, folder):
-    """The page and the Markdown as plain text, with spaces alone between words."""
-    return [" ".join(path.read_text().split()) for path in write_report(found, folder)]
+    """The page, without its drawings, and the Markdown, with single spaces between words."""
+    texts = [path.read_text() for path in write_report(found, folder)]
+    return [" ".join(re.sub("<svg.*?</svg>", "", text, flags=re.DOTALL).split()) for text in texts]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
