@@ -250,6 +250,93 @@ def _spread(graph: Any, drawn: np.ndarray, codes: np.ndarray, classes: int, alph
     return labels, errors
 
 
+@dataclass(frozen=True)
+class AttentiveProbe:
+    """Classifiers that look at each token of an image, one per draw.
+
+    The logit of a class is the mean of its values of the tokens, weighted by the softmax of its scores of them; both
+    are linear in the token.
+
+    Attributes:
+        classes: (classes,) labels in order.
+        weight: float32 (draws, 2, classes, width), of scores and values.
+        bias: float32 (draws, classes); -inf for a class that the draw lacks.
+    """
+
+    classes: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Of tokens side by side (images, tokens * width); float32 (draws, images, classes)."""
+        tokens = torch.from_numpy(np.asarray(features, np.float32)).unflatten(1, (-1, self.weight.shape[-1]))
+        weights, biases = torch.from_numpy(self.weight), torch.from_numpy(self.bias)
+        with torch.no_grad():
+            logits = [_attended(tokens, w, b) for w, b in zip(weights, biases, strict=True)]
+        return torch.stack(logits).softmax(-1).numpy()
+
+
+def attentive_probe(
+    features: np.ndarray,
+    labels: Sequence | np.ndarray,
+    draws: Sequence[np.ndarray] | None = None,
+    *,
+    tokens: int,
+    class_weights: str = "none",
+    steps: int = 400,
+    batch_size: int = 256,
+    rate: float = 1e-2,
+    penalty: float = PENALTY,
+    seed: int = 0,
+) -> AttentiveProbe:
+    """Attentive pooling on frozen tokens, with a query for each class, by a fixed training without validation labels.
+
+    It starts as a linear head on the mean of the tokens does, at zero.
+
+    Args:
+        features: (images, tokens * width), the tokens of an image side by side, as pooling "gridN" gives them.
+        labels, draws, class_weights: see `linear_probe`.
+        tokens: of each image.
+        steps, batch_size, rate: of AdamW, whose rate falls to 0 by a cosine.
+        penalty: of |weights|^2 / 2 beside the mean loss.
+        seed: of the images of each step.
+
+    Raises:
+        ValueError: as `linear_probe`.
+    """
+    codes, classes, draws = encode_draws(labels, draws, len(features))
+    solved, generator = [], torch.Generator().manual_seed(seed)
+    for draw in draws:
+        inputs = torch.from_numpy(np.asarray(features[draw], np.float32)).unflatten(1, (tokens, -1))
+        mean, std = inputs.mean((0, 1)), (inputs.var((0, 1), correction=0) + VARIANCE_EPS).sqrt()
+        inputs, targets = (inputs - mean) / std, torch.from_numpy(codes[draw])
+        counts = np.bincount(codes[draw], minlength=len(classes))
+        weights = torch.from_numpy(weights_of(counts, class_weights)).float()
+        absent = torch.from_numpy(np.where(counts > 0, 0, -np.inf)).float()
+        weight = torch.zeros(2, len(classes), inputs.shape[2], requires_grad=True)
+        bias = torch.zeros(len(classes), requires_grad=True)
+        optimiser = torch.optim.AdamW([weight, bias], lr=rate, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(steps):
+            rows = torch.randperm(len(draw), generator=generator)[:batch_size]
+            optimiser.zero_grad()
+            loss = cross_entropy(_attended(inputs[rows], weight, bias + absent), targets[rows], weights)
+            (loss + penalty / 2 * weight.square().sum()).backward()
+            optimiser.step()
+            schedule.step()
+        # Scores may move by any number: the softmax over tokens stays.
+        folded, moved = fold_into_linear(mean, std, weight.detach()[1], (bias + absent).detach())
+        solved.append((torch.stack([weight.detach()[0] / std, folded]).numpy(), moved.numpy()))
+    weight_, bias_ = (np.stack(part) for part in zip(*solved, strict=True))
+    return AttentiveProbe(classes, weight_, bias_)
+
+
+def _attended(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Logits (images, classes) of tokens (images, tokens, width) by weights (2, classes, width)."""
+    scores, values = (tokens @ weight.flatten(0, 1).T).chunk(2, dim=2)
+    return (scores.softmax(1) * values).sum(1) + bias
+
+
 def fit_scale(logits: np.ndarray, truth: np.ndarray) -> float:
     """The number by which logits are multiplied so that the mean log loss of their softmax is least, 0.01 to 100.
 

@@ -52,7 +52,8 @@ class StudyArguments:
     mae_checkpoint: str | None = option(None, "Take this encoder, local or on the Hub, and pre-train nothing.")
     poolings: list[str] = option(
         [*NETWORK_POOLINGS],
-        "Of a network's tokens: cls, mean, max, std, grid (3 x 3), gridN, flat; several joined by +.",
+        "Of a network's tokens: cls, mean, max, std, grid (3 x 3), gridN, flat; several joined by +. From "
+        "grid4 on a grid has an attentive head too.",
     )
     kinds: list[str] = option(
         ["balanced", "plain"], "Draws of the tables of few labels: balanced over classes, plain as they come, or both."

@@ -101,8 +101,9 @@ def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) ->
         x, found = zip(*known, strict=True)
         values, low, high = (np.array([row[f"{metric}{end}"] for row in found]) for end in ("", "_low", "_high"))
         ends = np.maximum([values - low, high - values], 0)  # a mean over draws may lie outside of its own interval
-        line = {"trained": "--", "propagated": ":", "searched": "-."}.get(head, "-")
-        label = f"{model}, {head}" if head in ("propagated", "searched") else model
+        own = {"propagated": ":", "searched": "-.", "attentive": (0, (5, 1, 1, 1, 1, 1))}
+        line = own.get(head, "--" if head == "trained" else "-")
+        label = f"{model}, {head}" if head in own else model
         axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=label)
     axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
     places = sorted({table["images"] for table in tables})

@@ -8,13 +8,22 @@ from typing import Literal
 
 import numpy as np
 
-from hf_radmae.probing.heads import LinearProbe, linear_probe, propagated_probe, searched_probe
+from hf_radmae.models.modeling_radiograph_vit import cells_of
+from hf_radmae.probing.heads import (
+    AttentiveProbe,
+    LinearProbe,
+    attentive_probe,
+    linear_probe,
+    propagated_probe,
+    searched_probe,
+)
 from hf_radmae.study.tasks import TaskLabels
 
 Kind = Literal["ours", "rival", "elsewhere"]
 Splits = Mapping[str, Mapping[str, np.ndarray]]
 NETWORK_POOLINGS = ("cls", "mean", "mean+max+std", "grid", "grid+max+std")
 """Of a network's tokens, see `pool_tokens`."""
+ATTENTIVE_CELLS = 4  # along each side, the fewest that an attentive head looks at
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,8 @@ class Candidate:
     Attributes:
         model: its name in tables.
         kind: "ours", a "rival" that saw no image before, or a network that was pre-trained "elsewhere".
-        head: "linear", "propagated", "searched" (the best of several learning rates) or "trained" (the whole network).
+        head: "linear", "propagated", "searched" (the best of several learning rates), "attentive" (looks at each cell
+            of a grid) or "trained" (the whole network).
         pooling: of its features.
         validation: float (seeds, draws, validation images, classes), probabilities; of several labels at once the
             probability of each, (seeds, draws, images, labels).
@@ -57,6 +67,8 @@ def candidates(
 ) -> list[Candidate]:
     """Solves every pooling and head of a model.
 
+    A pooling of 4 x 4 cells or more, "grid4" and up by itself, has an attentive head too; of several labels never.
+
     Args:
         model, kind: see `Candidate`.
         runs: the features of each seed of the pre-training, split -> pooling -> (images, width), NaN where unreadable.
@@ -72,14 +84,20 @@ def candidates(
         if not set(pooling.split("+")) <= set(runs[0]["train"]):
             continue
         varies = bool(np.nanmax(np.nanstd(joined(runs[0]["train"], pooling), axis=0)) > 0)
-        further = {"propagated": propagate, "searched": bool(rates)} if varies and not labels.multi else {}
+        cells = cells_of(pooling)
+        attentive = cells >= ATTENTIVE_CELLS and pooling != "flat"
+        further = (
+            {"propagated": propagate, "searched": bool(rates), "attentive": attentive}
+            if varies and not labels.multi
+            else {}
+        )
         for head in ("linear", *(name for name, wanted in further.items() if wanted)):
             scored, unlabelled = [], 0
             for run in runs:
                 split = {name: joined(run[name], pooling) for name in ("train", "validation", "test")}
                 seen = np.flatnonzero(~np.isnan(split["train"]).any(1))
                 unlabelled = len(seen) - min(map(len, draws)) if head == "propagated" else 0
-                scored.append(_probabilities(split, labels, draws, head, seen, class_weights, rates))
+                scored.append(_probabilities(split, labels, draws, head, seen, class_weights, rates, cells))
             validation, test = (np.stack(part).astype(np.float32) for part in zip(*scored, strict=True))
             found.append(Candidate(model, kind, head, pooling, validation, test, unlabelled))
     return found
@@ -103,6 +121,7 @@ def _probabilities(
     seen: np.ndarray,
     class_weights: str,
     rates: Sequence[float],
+    cells: int,
 ) -> list[np.ndarray]:
     """Of the images of validation and test, (draws, images, classes), or (draws, images, labels) of several labels."""
     train, values = np.nan_to_num(split["train"]), labels.values["train"]
@@ -110,18 +129,21 @@ def _probabilities(
     if labels.multi:
         probes = [linear_probe(train, column, draws, class_weights=class_weights) for column in values.T]
         return [np.stack([probe.probabilities(part)[..., 1] for probe in probes], -1) for part in queries]
+    probe: LinearProbe | AttentiveProbe
     if head == "propagated":
         probe = propagated_probe(train, values, draws, unlabelled=seen)
     elif head == "searched":
         known = labels.values["validation"] >= 0
         choice = queries[0][known], labels.values["validation"][known]
         probe = searched_probe(train, values, draws, validation=choice, rates=rates, class_weights=class_weights)
+    elif head == "attentive":
+        probe = attentive_probe(train, values, draws, tokens=cells**2, class_weights=class_weights)
     else:
         probe = linear_probe(train, values, draws, class_weights=class_weights)
     return [_in_columns(probe, part, len(labels.classes)) for part in queries]
 
 
-def _in_columns(probe: LinearProbe, features: np.ndarray, classes: int) -> np.ndarray:
+def _in_columns(probe: LinearProbe | AttentiveProbe, features: np.ndarray, classes: int) -> np.ndarray:
     """Probabilities in the columns of the task's classes; one that training lacks has 0."""
     found = probe.probabilities(features)
     wide = np.zeros((*found.shape[:2], classes), np.float32)

@@ -169,6 +169,8 @@ def _choices(results: Mapping[str, Any]) -> list[str]:
             f"{f', of {rates},' if rates else ''} and the epoch are those with the best balanced accuracy on the "
             "validation images."
         )
+    if "attentive" in heads:
+        found.append("Attentive heads weigh the cells of a grid for each class, by a training of fixed length.")
     if "propagated" in heads:
         found.append("Propagated heads use training images without their labels too.")
     found.append(
@@ -407,7 +409,7 @@ def described(row: Mapping[str, Any]) -> list[str]:
     if before := row.get("pretraining_views"):
         views += f", {row['views'] + before:,} with pre-training"
     heads = {"propagated": f"and {row['unlabelled']} unlabelled", "trained": f"trained, {views}"}
-    heads["searched"] = "linear, best learning rate"
+    heads |= {"searched": "linear, best learning rate", "attentive": "attentive"}
     seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
     return [row["model"] + seeds, row["pooling"], heads.get(row["head"], "linear")]
 

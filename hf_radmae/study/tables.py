@@ -105,8 +105,8 @@ def score_table(
 
 def title(candidate: Candidate) -> str:
     """A model with its pooling and head, as texts name it."""
-    head = {"propagated": ", propagated labels", "searched": ", best learning rate"}.get(candidate.head, "")
-    return candidate.model + (f", {candidate.pooling}" if candidate.pooling else "") + head
+    heads = {"propagated": ", propagated labels", "searched": ", best learning rate", "attentive": ", attentive"}
+    return candidate.model + (f", {candidate.pooling}" if candidate.pooling else "") + heads.get(candidate.head, "")
 
 
 def primary_metric(labels: TaskLabels, scored: Set[str]) -> str:

@@ -13,7 +13,14 @@ from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.dataset import RadiographDataset, sizes_of
 from hf_radmae.metrics.classification import brier
 from hf_radmae.models.mae import RadMAEForPreTraining, preset_config
-from hf_radmae.probing import extract_features, fold_into_linear, linear_probe, propagated_probe, searched_probe
+from hf_radmae.probing import (
+    attentive_probe,
+    extract_features,
+    fold_into_linear,
+    linear_probe,
+    propagated_probe,
+    searched_probe,
+)
 from hf_radmae.probing.heads import PENALTY, ridge_left_out
 from hf_radmae.probing.watch import FeatureWatch, alignment, effective_rank, knn_accuracy
 
@@ -286,6 +293,30 @@ def test_what_a_ridge_predicts_without_an_image_is_that_of_a_fit_without_it(widt
         other = np.arange(20) != i
         expected = Ridge(0.7).fit(inputs[other], targets[other]).predict(inputs[[i]])[0]
         np.testing.assert_allclose(left_out[i], expected, atol=1e-9)
+
+
+# Attentive heads
+
+
+def test_an_attentive_head_finds_the_one_token_that_tells_the_class():
+    """Anywhere of 16 tokens; the mean of them hides it. One draw has few labels, one lacks a class."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(1200) % 3
+    tokens = rng.normal(size=(1200, 16, 12))
+    tokens[np.arange(1200), rng.integers(0, 16, 1200)] += 7 * np.eye(12)[truth]
+    tokens = (tokens * rng.uniform(0.1, 10, 12) + 5).astype(np.float32)
+    draws = [np.arange(800), np.arange(36), np.flatnonzero(truth[:800] < 2)]
+    flat, labels = tokens.reshape(1200, -1), np.where(np.arange(1200) < 800, truth, -1)
+    probe = attentive_probe(flat, labels, draws, tokens=16, steps=200)
+    found = probe.probabilities(flat[800:])
+    right = found.argmax(2) == truth[800:]
+    alone = linear_probe(tokens.mean(1), labels, draws).predict(tokens[800:].mean(1)) == truth[800:]
+    assert right[0].mean() > 0.95 and (right.mean(1) > alone.mean(1) + 0.1)[:2].all()
+    np.testing.assert_allclose(found.sum(2), 1, atol=1e-5)
+    assert (found[2, :, 2] == 0).all() and right[2][truth[800:] < 2].mean() > 0.95
+    assert brier(truth[800:], found[0])[0] < 0.1
+    again = attentive_probe(flat, labels, draws[:1], tokens=16, steps=200)
+    np.testing.assert_array_equal(again.weight, probe.weight[:1])
 
 
 # What is watched

@@ -144,6 +144,7 @@ SAYS = {
     ),
     "heads": ([OURS, row("no network")], {}, ["square thumbnails"]),
     "propagated": ([OURS, row("pre-trained", "ours", "propagated")], {}, ["without their labels too"]),
+    "attentive": ([OURS, row("pre-trained", "ours", "attentive")], {}, ["weigh the cells of a grid"]),
     "rates of heads": ([OURS, row("pre-trained", "ours", "searched")], {}, ["trained by AdamW"]),
     "an encoder from elsewhere": (
         [OURS, row("dino", "elsewhere")],

@@ -241,6 +241,25 @@ def test_every_head_of_a_model_has_a_title_and_a_line_of_its_own():
     assert len({text.get_text() for text in legend.get_texts()}) == 3
 
 
+@pytest.mark.parametrize(
+    ("pooling", "width", "attentive"),
+    [("grid4", 32, True), ("grid12", 288, True), ("grid", 18, False), ("flat", 98, False), ("mean+grid4", 34, False)],
+)
+def test_a_grid_by_itself_has_an_attentive_head_with_a_title_of_its_own(pooling, width, attentive):
+    task, rng = labels(), np.random.default_rng(0)
+    parts = dict(zip(pooling.split("+"), (width,) if "+" not in pooling else (2, width - 2), strict=True))
+    splits = {
+        name: {part: rng.normal(size=(len(values), size)).astype(np.float32) for part, size in parts.items()}
+        for name, values in task.values.items()
+    }
+    found = candidates("m", "ours", [splits], task, [np.arange(30)], [pooling], propagate=False)
+    assert [one.head for one in found] == ["linear", "attentive"][: 1 + attentive]
+    assert [title(one) for one in found] == [f"m, {pooling}", f"m, {pooling}, attentive"][: 1 + attentive]
+    assert np.allclose(found[-1].test.sum(-1), 1, atol=1e-5) and found[-1].test.shape == (1, 1, 90, 3)
+    figure = curve_figure([score_table(found, task, np.arange(90), n=10) | {"images": 30}], "balanced_accuracy", "x")
+    assert len({text.get_text() for text in figure.legends[0].get_texts()}) == 1 + attentive
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_split_of_one_class_of_two_is_decided_by_balanced_accuracy(comparison, split):
     two = labels(classes=2)
