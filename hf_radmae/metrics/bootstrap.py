@@ -130,8 +130,10 @@ def paired_interval(
     """The metric's difference `predictions - baseline` and its interval, both scored on the same resamples.
 
     Two models on the same images, and trained on the same draws, err together: the interval of their difference is
-    narrower than their own intervals suggest. Arguments as in `bootstrap_interval`; the two may differ in the first of
-    two axes of runs, the seeds, which are resampled for each by itself.
+    narrower than their own intervals suggest. Arguments as in `bootstrap_interval`; the two may differ in the length of
+    the first axis of runs, the seeds. Where it is the same, seed k of one is resampled with seed k of the other: an
+    untrained network is the start of the pre-trained one of its seed, and of unrelated seeds the expected variance of
+    the difference is the same. Where it differs, there are no pairs.
     """
     first, second = np.asarray(predictions), np.asarray(baseline)
     if first.shape[max(runs - 1, 0) :] != second.shape[max(runs - 1, 0) :]:

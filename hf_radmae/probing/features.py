@@ -21,6 +21,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from hf_radmae import __version__
 from hf_radmae.batching.ranks import from_main, interleaved, is_main, own_batches
 from hf_radmae.images.storage import whole_file
 from hf_radmae.models.masking import patch_grid
@@ -66,7 +67,7 @@ def extract_features(
         device: where the model runs; it is moved there.
         poolings: see `pool_tokens`.
         cache_dir: folder of the features on disk, which the first process alone reads and writes. None computes them
-            always.
+            always. Features of another version of the package are not read.
         data_fingerprint: what tells this loader's images, their order of rows and their processing from any other.
 
     Raises:
@@ -82,7 +83,7 @@ def extract_features(
     if cache_dir is not None:
         weights = model_fingerprint(model)
         for pooling in poolings:
-            key = hashlib.sha256(f"{weights}|{data_fingerprint}|{pooling}".encode()).hexdigest()[:32]
+            key = hashlib.sha256(f"{__version__}|{weights}|{data_fingerprint}|{pooling}".encode()).hexdigest()[:32]
             files[pooling] = Path(cache_dir) / f"{key}-{pooling}.safetensors"
         if from_main(lambda: all(file.is_file() for file in files.values())):
             return _collected(_stored(files) if is_main() else ())

@@ -132,6 +132,7 @@ class Comparison:
             "where": [list(pair) for pair in labels.task.where],
             "classes": labels.classes,
             "dropped": labels.dropped,
+            "kept_rare": labels.kept_rare,
             "counts": labels.counts(),
             "tables": [shown[share] for share in args.shares()],
             "curve": [shown[share] for share in args.curve_shares()],

@@ -57,8 +57,7 @@ def rival_models(
 
 def metadata_model(rows: Mapping[str, Any], labels: Any, columns: Sequence[str]) -> Models:
     """The rival that sees metadata alone, which depends on the task: a column may be its label."""
-    values = labels.values["train"]
-    found = metadata_features(rows, values[:, 0] if values.ndim == 2 else values, columns)
+    found = metadata_features(rows, labels.values["train"], columns)
     return {METADATA: ("rival", [found], [*found["train"]])}
 
 
@@ -116,5 +115,5 @@ def probe_against_rivals(
         comparison.probe(name, kind, features, poolings)
     found = comparison.results()
     shown = [{"labels": table["share"], **row} for table in found["tables"] for row in table["rows"]]
-    kept = {key: found[key] for key in ("classes", "dropped", "tables")}
+    kept = {key: found[key] for key in ("classes", "dropped", "kept_rare", "tables")}
     return {"column": column, "resampled": resampled(rows["test"]), **kept, "rows": shown}

@@ -56,12 +56,14 @@ class TaskLabels:
         classes: names of the classes in order; of a multi-label task the names of its labels.
         values: split -> int64 (images,) class numbers, or (images, labels) of 0 and 1; -1 where there is no label.
         dropped: classes with too few test images -> how many; their images count as not labelled.
+        kept_rare: classes, or labels, with too few test images that stay nevertheless -> how many.
     """
 
     task: Task
     classes: list[str]
     values: dict[str, np.ndarray]
     dropped: dict[str, int] = field(default_factory=dict)
+    kept_rare: dict[str, int] = field(default_factory=dict)
 
     @property
     def multi(self) -> bool:
@@ -90,20 +92,20 @@ class TaskLabels:
     def without_rare(self, least: int) -> TaskLabels:
         """The same without the classes of fewer than `least` test images, of which one moves every score.
 
-        All stay where two classes or more would not be left, and of several labels at once.
+        All stay where fewer than two classes would be left, and of several labels at once: `kept_rare` names them.
 
         Raises:
             ValueError: as `checked`.
         """
         counts = self.counts()["test"]
         kept = [number for number, count in enumerate(counts) if count >= least]
-        if self.multi or len(kept) < 2 or len(kept) == len(counts):
-            return self
+        rare = {self.classes[number]: count for number, count in enumerate(counts) if number not in kept}
+        if self.multi or len(kept) < 2 or not rare:
+            return replace(self, kept_rare=rare)
         numbers = np.full(len(counts) + 1, -1)
         numbers[kept] = np.arange(len(kept))  # the last one is that of a missing label, -1
         values = {split: numbers[found] for split, found in self.values.items()}
-        dropped = {self.classes[number]: count for number, count in enumerate(counts) if number not in kept}
-        return TaskLabels(self.task, [self.classes[number] for number in kept], values, dropped).checked()
+        return TaskLabels(self.task, [self.classes[number] for number in kept], values, self.dropped | rare).checked()
 
     def checked(self) -> TaskLabels:
         """The same labels, if there are two classes to learn, and something to choose on and to score on.

@@ -21,6 +21,7 @@ from hf_radmae.probing import (
     propagated_probe,
     searched_probe,
 )
+from hf_radmae.probing import features as features_module
 from hf_radmae.probing.heads import PENALTY, ridge_left_out
 from hf_radmae.probing.watch import FeatureWatch, alignment, effective_rank, knn_accuracy
 
@@ -118,6 +119,16 @@ def test_cached_features_are_taken_only_for_the_same_weights_and_data(model, tmp
         loaded.vit.layernorm.bias[0] += 1e-3
     with pytest.raises(ValueError, match="the loader gave no batch"):
         extract_features(loaded, [], data_fingerprint="a", **options)
+
+
+def test_another_version_of_the_package_encodes_again(model, tmp_path, monkeypatch):
+    options = {"cache_dir": tmp_path, "poolings": ["mean"], "data_fingerprint": "a"}
+    extract_features(model, batches(), **options)
+    monkeypatch.setattr(features_module, "__version__", "99.0")
+    with pytest.raises(ValueError, match="the loader gave no batch"):
+        extract_features(model, [], **options)
+    extract_features(model, batches(), **options)
+    extract_features(model, [], **options)
 
 
 def test_feature_mistakes_are_named(model, tmp_path):

@@ -113,6 +113,17 @@ def test_metadata_leaves_out_the_label_by_another_name():
     assert by_part[:, -2:].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
 
 
+def test_metadata_leaves_out_a_column_that_is_any_of_several_labels():
+    rows = datasets.Dataset.from_dict(
+        {"height": [9] * 4, "width": [9] * 4, "source": list("abab"), "part": list("ccdd")}
+    )
+    splits = dict.fromkeys(("train", "validation", "test"), rows)
+    for several in (np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0, 0], [1, 0], [0, 1], [1, 1]])):
+        assert list(metadata_features(splits, several, ("source", "part"))["train"]) == ["size"]
+    lone = np.array([[0, -1], [1, -1], [0, -1], [-1, 1]])  # a label of one class alone is decided by anything
+    assert list(metadata_features(splits, lone, ("source", "part"))["train"]) == ["size and part"]
+
+
 def test_a_task_may_be_named_as_a_column_of_the_images_and_as_another_task_with_its_label(parts):
     values = np.arange(len(SIZES)) % 3 - 1
     names = ("image", "image_id", "height", "width", "label")

@@ -177,7 +177,15 @@ def test_classes_of_few_test_images_are_dropped_and_said():
     labels = TaskLabels(Task("t", "t"), ["a", "b", "c"], values).without_rare(10)
     assert labels.classes == ["a", "c"] and labels.dropped == {"b": 2}
     assert labels.values["train"].tolist() == [0, -1, 1, 1, -1] and labels.counts()["test"] == [12, 10]
-    assert labels.without_rare(11) is labels, "two classes stay in any case"
+    again = labels.without_rare(11)
+    assert again.classes == ["a", "c"] and again.kept_rare == {"c": 10}, "two classes stay in any case, and it is said"
+    assert again.dropped == {"b": 2} and not labels.kept_rare
+
+
+def test_of_several_labels_the_rare_ones_stay_and_are_said():
+    values = {"train": np.array([[0, 1], [1, 0]]), "validation": np.array([[0, 1]]), "test": np.array([[0, 1]] * 12)}
+    labels = TaskLabels(Task("t", "a,b"), ["a", "b"], values).without_rare(10)
+    assert labels.classes == ["a", "b"] and labels.kept_rare == {"a": 0} and not labels.dropped
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ def metadata_features(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Logarithms of height, width and their ratio, in steps too, and one column for each value of the given columns.
 
-    A column of which every value goes with one class only is the label by another name, and is left out.
+    A column of which every value goes with one class only is the label by another name, and is left out; of several
+    labels at once one of them is enough.
 
     Args:
         rows: split -> data set with the columns `height` and `width`.
-        labels: int (training images,), -1 where missing.
+        labels: int (training images,), or (training images, labels) of several at once, -1 where missing.
         columns: those that there are, are used; values that the training images lack count as unknown.
     """
     found = {}
@@ -28,8 +29,9 @@ def metadata_features(
     values = {name: sorted({str(v) for v in rows["train"][name] if v is not None}) for name in used}
     for name in [*used]:
         texts = np.array([str(v) for v in rows["train"][name]])
-        seen = {v: np.unique(labels[(texts == v) & (labels >= 0)]) for v in values[name]}
-        if len(values[name]) > MOST_VALUES or all(len(classes) < 2 for classes in seen.values()):
+        if len(values[name]) > MOST_VALUES or any(
+            _decides(texts, values[name], label) for label in labels.reshape(len(texts), -1).T
+        ):
             used.remove(name)
     for split in sorted(rows, key=lambda name: name != "train"):  # training first: its steps are those of all
         part = rows[split]
@@ -42,3 +44,9 @@ def metadata_features(
         parts += [np.array([str(v) for v in part[name]])[:, None] == np.array(values[name]) for name in used]
         found[split] = {" and ".join(["size", *used]): np.concatenate(parts, axis=1).astype(np.float32)}
     return found
+
+
+def _decides(texts: np.ndarray, values: Sequence[str], label: np.ndarray) -> bool:
+    """Whether each value of a column (images,) goes with one class of a label (images,) that has two or more."""
+    found = [np.unique(label[(texts == value) & (label >= 0)]) for value in values]
+    return len(np.unique(label[label >= 0])) > 1 and all(len(classes) < 2 for classes in found)
