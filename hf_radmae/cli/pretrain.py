@@ -43,7 +43,7 @@ from hf_radmae.pretraining.memory import tokens_that_fit
 from hf_radmae.pretraining.results import train_figures
 from hf_radmae.pretraining.setup import initial_model, load_rows, make_trainer, patch_size_of
 from hf_radmae.pretraining.trainer import RadMAETrainer, RadMAETrainingArguments
-from hf_radmae.probing.watch import FeatureWatch, watched
+from hf_radmae.probing.watch import FeatureWatch, check_best, watched
 from hf_radmae.publishing.card import write_card
 from hf_radmae.publishing.export import lay_out_run
 from hf_radmae.publishing.trainer_push import PushCallback
@@ -90,12 +90,11 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
     known = from_main(lambda: json.loads(file.read_text())["eval_loss"] if resumed and file.is_file() else None)
     if known is None:
         metrics = trainer.evaluate()
-        known, best = metrics["eval_loss"], f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
-        if best not in metrics:
-            raise ValueError(
-                f"--metric_for_best_model {best}: no evaluation gives it, only {', '.join(sorted(metrics))}; "
-                "eval_knn_accuracy needs a --probe_column, and the features are not watched with --streaming"
-            )
+        known, advice = (
+            metrics["eval_loss"],
+            "eval_knn_accuracy needs a --probe_column, and the features are not watched ",
+        )
+        check_best(trainer.args.metric_for_best_model, metrics, advice + "with --streaming")
         if trainer.args.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps({"eval_loss": known}) + "\n")

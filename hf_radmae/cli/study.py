@@ -66,6 +66,6 @@ def run_study(
     write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     files = write_report(results, folder)
     say(terminal_text(results))
-    taken, now = results["seconds"], study.steps.ran
-    say(f"\n{len(now)} of {len(taken)} steps were run now. All of them took {sum(taken.values()) / 60:.1f} minutes.")
+    steps, taken = study.steps, sum(results["seconds"].values()) / 60
+    say(f"\n{len(steps.ran)} of {len(steps.seconds)} steps were run now. With heads and tables: {taken:.1f} minutes.")
     say(f"Read {files[0]} in a browser; {files[1].name}, results.json and figures/ are beside it.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,23 @@ class FeatureWatch(TrainerCallback):
             found |= {"eval_knn_accuracy": accuracy} if accuracy is not None else {}
         metrics |= found
         self.trainer.log(found)
+
+
+def check_best(best: str | None, metrics: Mapping[str, Any], advice: str) -> None:
+    """Refuses to choose the best model by what no evaluation gives; called after the first one.
+
+    Args:
+        best: `metric_for_best_model`, with or without "eval_"; None chooses nothing.
+        metrics: of an evaluation.
+        advice: what `eval_knn_accuracy` needs here.
+
+    Raises:
+        ValueError: with the metrics that there are.
+    """
+    name = f"eval_{str(best).removeprefix('eval_')}"
+    if best is not None and name not in metrics:
+        there = ", ".join(sorted(metrics))
+        raise ValueError(f"--metric_for_best_model {name}: no evaluation gives it, only {there}; {advice}")
 
 
 def watched(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from hf_radmae.metrics import auroc, bootstrap_interval
@@ -68,10 +70,15 @@ def error_scores(maps: Mapping[int, np.ndarray], labels: np.ndarray, groups: np.
 
     Returns:
         Rows with "summary", "auroc", "auroc_low", "auroc_high".
+
+    Raises:
+        ValueError: the images with a label and a map are of one class.
     """
-    rows = np.array([row for row in sorted(maps) if labels[row] >= 0 and not np.isnan(maps[row]).all()])
+    rows = np.array([row for row in sorted(maps) if labels[row] >= 0 and not np.isnan(maps[row]).all()], np.int64)
+    check_classes(labels[rows])
     summaries = [[np.nanmean(m), np.nanpercentile(m, 95), np.nanmax(m)] for m in (maps[row] for row in rows)]
-    truth, options = labels[rows], {"groups": groups[rows], "strata": labels[rows]}
+    truth = labels[rows]
+    options: dict[str, Any] = {"groups": groups[rows], "strata": labels[rows]}
     found = []
     for name, values in zip(SUMMARIES, np.array(summaries).T, strict=True):
         interval = bootstrap_interval(auroc, truth, values, **options)
@@ -79,9 +86,29 @@ def error_scores(maps: Mapping[int, np.ndarray], labels: np.ndarray, groups: np.
     return found
 
 
+def check_classes(labels: np.ndarray) -> None:
+    """Refuses labels (images,) of test images of which none, or all, are of the second class.
+
+    Raises:
+        ValueError: with their counts.
+    """
+    first, second = np.bincount(labels[labels >= 0], minlength=2)
+    if not (first and second):
+        raise ValueError(
+            f"an AUROC of the test images needs both classes, and they hold {first} images of the first one and "
+            f"{second} of the second"
+        )
+
+
 def error_figure(read: Callable[[int], np.ndarray], maps: Mapping[int, np.ndarray], labels: np.ndarray) -> Figure:
-    """Up to twelve images with their maps, half of each label; `read` gives the pixels (height, width) of a row."""
+    """Up to twelve images with their maps, half of each label; `read` gives the pixels (height, width) of a row.
+
+    All maps have one scale, from no error to the 99th percentile of the errors that are shown.
+    """
     rows = [row for value in (1, 0) for row in [r for r in sorted(maps) if labels[r] == value][:6]]
+    errors = np.concatenate([maps[row].ravel() for row in rows] or [np.zeros(1)])
+    errors = errors[np.isfinite(errors)]
+    scale = ScalarMappable(Normalize(0, float(np.percentile(errors, 99)) if errors.any() else 1.0), "inferno")
     figure = Figure(figsize=(12, 8), layout="constrained")
     for place, axis in enumerate(figure.subplots(4, 6).flat):
         row = rows[place % 12] if place % 12 < len(rows) else None
@@ -91,6 +118,8 @@ def error_figure(read: Callable[[int], np.ndarray], maps: Mapping[int, np.ndarra
         image = read(row)
         axis.imshow(image, cmap="gray", extent=(0, image.shape[1], image.shape[0], 0))
         if place >= 12:
-            axis.imshow(maps[row], cmap="inferno", alpha=0.6, extent=(0, image.shape[1], image.shape[0], 0))
+            extent = (0, image.shape[1], image.shape[0], 0)
+            axis.imshow(maps[row], cmap=scale.cmap, norm=scale.norm, extent=extent)
         axis.set_title(f"label {labels[row]}", color="tab:red" if labels[row] else "black", fontsize=8)
+    figure.colorbar(scale, ax=figure.axes, shrink=0.5, label="mean squared error of a patch")
     return figure

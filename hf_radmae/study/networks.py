@@ -19,10 +19,11 @@ from hf_radmae.pretraining.arguments import DataArguments, ModelArguments
 from hf_radmae.pretraining.results import train_figures
 from hf_radmae.pretraining.setup import initial_model, load_rows, make_trainer
 from hf_radmae.pretraining.trainer import RadMAETrainingArguments, last_complete_checkpoint
-from hf_radmae.probing.watch import FeatureWatch, watched
+from hf_radmae.probing.watch import FeatureWatch, check_best, watched
 from hf_radmae.sources.load import PROCESSES
 from hf_radmae.study.seen import save_seen
 from hf_radmae.study.steps import fingerprint
+from hf_radmae.study.tasks import TaskLabels
 
 # Options of a training that change nothing in what is learned.
 INDIFFERENT = (
@@ -81,17 +82,35 @@ def pretrain(
     data_args: DataArguments,
     model_args: ModelArguments,
     args: RadMAETrainingArguments,
+    column: str | None = None,
 ) -> dict[str, Any]:
-    """Pre-trains into the folder, resuming from what is there: losses, and figures of the training."""
+    """Pre-trains into the folder, resuming from what is there.
+
+    Args:
+        column: of classes, whose k-NN accuracy is watched.
+
+    Returns:
+        "losses", "curve" of (epoch, evaluation loss), "training", and what was watched of the features at each
+        evaluation under "watch": "epoch", "rank", "alignment", and "knn_accuracy" on the labels of "watch_column".
+
+    Raises:
+        ValueError: an evaluation does not give what the best model is chosen by.
+    """
     args = copy.copy(args)
     args.output_dir = str(folder)
     model = initial_model(model_args, data_args.max_tokens, args.seed)
     trainer = make_trainer(model, args, data_args, images.train, images.parts["validation"])
-    trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer))
-    before = trainer.evaluate()["eval_loss"]
+    trainer.callback_handler.callbacks.insert(0, FeatureWatch(trainer, column))
+    first = trainer.evaluate()
+    check_best(
+        args.metric_for_best_model,
+        first,
+        "eval_knn_accuracy needs a first task of one class per image without a condition, of which the validation "
+        "images hold two",
+    )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     losses = {
-        "before": before,
+        "before": first["eval_loss"],
         "validation": trainer.evaluate()["eval_loss"],
         "test": trainer.evaluate(images.parts["test"], metric_key_prefix="test")["test_loss"],
     }
@@ -100,7 +119,14 @@ def pretrain(
     figures = {name: value for name, value in train_figures(trainer).items() if name != "seconds"}  # of this start
     curve = [[entry["epoch"], entry["eval_loss"]] for entry in trainer.state.log_history if "eval_loss" in entry]
     figures["views"] = round(figures["epochs"] * len(images.train))
-    return {"losses": losses, "curve": curve, "training": figures, "features": watched(trainer.state.log_history)}
+    seen = {"watch": watched(trainer.state.log_history), "watch_column": column}
+    return {"losses": losses, "curve": curve, "training": figures} | seen
+
+
+def watched_column(labels: TaskLabels) -> str | None:
+    """The column of a task, where it is one of one class per image and no condition leaves images out; else None."""
+    plain = not labels.multi and not labels.task.where
+    return labels.task.columns if plain else None
 
 
 def content_print(checkpoint: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,22 @@ def rival_models(
         "majority class": ("rival", [majority_features(parts)], ["nothing"]),
         PIXELS: ("rival", [thumbnail_features(parts, options.get("num_workers", 0))], PIXEL_POOLINGS),
     }
-    for name in rivals:
+    for name, short in short_names(rivals).items():
         found = hub_features(name, parts, parts_of(poolings), **options)
-        models[Path(name).name] = ("elsewhere", [found], poolings)
+        models[short] = ("elsewhere", [found], poolings)
     return models
+
+
+def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
+    """Id or folder of each checkpoint -> its last part, with a number behind where another one has the same."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(checkpoints):
+        last, number = Path(name).name, 1
+        found[name] = last
+        while list(found.values()).count(found[name]) > 1:
+            number += 1
+            found[name] = f"{last} ({number})"
+    return found
 
 
 def metadata_model(rows: Mapping[str, Any], labels: Any, columns: Sequence[str]) -> Models:

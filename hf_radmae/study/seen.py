@@ -60,15 +60,20 @@ def check_unseen(checkpoint: str | Path, test: datasets.Dataset) -> bool:
     Raises:
         ValueError: the checkpoint was trained on test images.
     """
-    known = read_seen(checkpoint)
-    if known is None:
-        return False
-    words = known.view(np.uint64)
-    seen = sum(bool((np.bitwise_count(words ^ row).sum(1) <= DISTANCE).any()) for row in image_hashes(test).view("u8"))
+    seen = count_seen(checkpoint, test)
     if seen:
         raise ValueError(
             f"{checkpoint} was trained on {seen} of the {len(test)} test images, or on images that look the same: take "
             "another checkpoint, or the --split_seed that it was trained with; with --near_duplicates images that look "
             "the same stay in one split"
         )
-    return True
+    return seen is not None
+
+
+def count_seen(checkpoint: str | Path, rows: datasets.Dataset) -> int | None:
+    """How many of the images the checkpoint's list holds; None where there is no list."""
+    known = read_seen(checkpoint)
+    if known is None:
+        return None
+    words = known.view(np.uint64)
+    return sum(bool((np.bitwise_count(words ^ row).sum(1) <= DISTANCE).any()) for row in image_hashes(rows).view("u8"))

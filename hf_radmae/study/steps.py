@@ -12,7 +12,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,6 +160,14 @@ class Steps:
         """The file of a step; another version of the package has files of its own."""
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:100]
         return self.folder / f"{name}-{fingerprint([__version__, inputs | self.shared])}.json"
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes under a name the seconds of what is done each time, and is no step."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
 
 
 def _without_lists(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,26 @@ from damaged import encode, radiograph
 from rows import SIZES, make_rows
 from transformers import (
     BitImageProcessor,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    ConvNextConfig,
+    ConvNextModel,
+    Dinov2Config,
+    Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     ResNetConfig,
     ResNetModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    SwinConfig,
+    SwinModel,
     ViTConfig,
     ViTMAEConfig,
     ViTMAEForPreTraining,
@@ -22,12 +38,18 @@ from hf_radmae.batching.binning import fit_bins
 from hf_radmae.batching.dataset import RadiographDataset, pixel_values
 from hf_radmae.classification import fit_labels
 from hf_radmae.study.networks import StudyImages
+from hf_radmae.study.pretrained import short_names
 from hf_radmae.study.rivals import hub_features, majority_features, metadata_features, thumbnail_features
 from hf_radmae.study.rivals.supervised import label_columns, labelled_parts
 from hf_radmae.study.tasks import Task, TaskLabels
 
 BINS = fit_bins(np.array(SIZES), num_bins=3, patch_size=8, max_tokens=36, min_images=1)
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+
+
+WORDS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 9}
+SIGLIP2 = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "num_patches": 16}
+WITHOUT_CLASS = {"resnet", "convnext", "siglip", "siglip images"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +65,17 @@ def checkpoint(kind: str, folder) -> str:
         "grey vit": lambda: ViTModel(ViTConfig(**SMALL, num_channels=1), add_pooling_layer=False),
         "registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SMALL, num_register_tokens=3)),
         "mae": lambda: ViTMAEForPreTraining(ViTMAEConfig(**SMALL, decoder_hidden_size=16, decoder_num_hidden_layers=1)),
+        "dinov2": lambda: Dinov2Model(Dinov2Config(**SMALL)),
+        "half": lambda: ViTModel(ViTConfig(**SMALL), add_pooling_layer=False).half(),
+        "clip": lambda: CLIPModel(CLIPConfig(text_config=WORDS, vision_config=SMALL | {"intermediate_size": 16})),
+        "clip images": lambda: CLIPVisionModel(CLIPVisionConfig(**SMALL, intermediate_size=16)),
+        "siglip": lambda: SiglipModel(SiglipConfig(text_config=WORDS, vision_config=SMALL | {"intermediate_size": 16})),
+        "siglip images": lambda: SiglipVisionModel(SiglipVisionConfig(**SMALL, intermediate_size=16)),
+        "convnext": lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
+        "swin": lambda: SwinModel(
+            SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4)
+        ),
+        "siglip2": lambda: Siglip2VisionModel(Siglip2VisionConfig(**SIGLIP2)),
         "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
     }
     models[kind]().save_pretrained(folder)
@@ -53,17 +86,42 @@ def checkpoint(kind: str, folder) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("kind", ["vit", "grey vit", "registers", "mae", "resnet"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("vit", "grey vit", "registers", "mae", "resnet", "dinov2", "half", "convnext"),
+        *("clip", "clip images", "siglip", "siglip images"),
+    ],
+)
 def test_an_encoder_from_elsewhere_is_read_whole_and_in_order(kind, parts, tmp_path):
     found = hub_features(checkpoint(kind, tmp_path), parts)
     again = hub_features(str(tmp_path), parts)
-    assert set(found["train"]) == {"mean", "max", "std", "grid"} | (set() if kind == "resnet" else {"cls"})
+    assert set(found["train"]) == {"mean", "max", "std", "grid"} | (set() if kind in WITHOUT_CLASS else {"cls"})
     for pooling, values in found["train"].items():
         assert values.shape == (len(SIZES), 144 if pooling == "grid" else 16) and np.isfinite(values).all()
         np.testing.assert_array_equal(values, again["train"][pooling])  # nothing is masked or drawn
         np.testing.assert_array_equal(values, found["test"][pooling])
     cells = found["train"]["grid"].reshape(len(SIZES), 9, 16).mean(1)
     assert np.abs(cells - found["train"]["mean"]).max() < 1, "means of parts of the image"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("swin", r"16 tokens are no grid of 8 x 8 patches"),
+        ("siglip2", "expected an encoder of pixel_values .*3, 32, 32"),
+    ],
+)
+def test_an_encoder_whose_pixels_or_tokens_are_others_is_refused_by_its_name(kind, message, parts, tmp_path):
+    with pytest.raises(ValueError, match=f"--rivals {tmp_path}.*{message}"):
+        hub_features(checkpoint(kind, tmp_path), parts)
+
+
+def test_encoders_of_one_last_name_are_two_models():
+    names = ["a/mae", "b/mae", "c/vit", "a/mae", "mae (2)", "d/mae"]
+    found = short_names(names)
+    assert list(found) == ["a/mae", "b/mae", "c/vit", "mae (2)", "d/mae"]
+    assert found["a/mae"] == "mae" and len({*found.values()}) == 5
 
 
 def test_pixels_are_normalised_as_the_encoder_was_trained(parts, tmp_path):

@@ -13,7 +13,7 @@ from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import PAPER, Comparison
 from hf_radmae.study.figures import curve_figure
-from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve
+from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve, published
 from hf_radmae.study.heads import Candidate, candidates
 from hf_radmae.study.report import described, terminal_text, write_report
 from hf_radmae.study.rivals.supervised import SupervisedTraining
@@ -295,10 +295,39 @@ def test_folds_have_each_image_once_and_score_what_they_have_not_seen():
     truth[:20] = -1
     good = (truth[:, None] + rng.normal(size=(400, 3)) * 0.5).astype(np.float32)
     chance = rng.normal(size=(400, 3)).astype(np.float32)
-    rows = fold_curve({"good": good, "chance": chance}, truth, np.arange(400) // 2)
+    rows = fold_curve({("good", "mean"): good, ("chance", "cls"): chance}, truth, np.arange(400) // 2)
     assert [row["labels"] for row in rows if row["model"] == "good"] == [*(c for c in COUNTS if c < 304), "all"]
     assert all(row["auroc"] > 0.9 for row in rows if row["model"] == "good")
     assert all(abs(row["auroc"] - 0.5) < 0.15 for row in rows if row["model"] == "chance")
+    assert {(row["model"], row["pooling"]) for row in rows} == {("good", "mean"), ("chance", "cls")}
+
+
+@pytest.mark.parametrize(
+    ("positives", "groups"),
+    [
+        (np.arange(4), np.arange(60)),  # too few images
+        (np.arange(60)[4:], np.arange(60)),  # too few of the other class
+        (np.arange(20), np.arange(60).clip(20)),  # of one patient
+        (np.arange(0), np.arange(60)),
+    ],
+)
+def test_folds_that_would_lack_a_class_are_refused_with_counts(positives, groups):
+    truth = np.isin(np.arange(60), positives).astype(int)
+    counts = f"has {60 - len(positives)} images of .* groups .*, the second one {len(positives)} of "
+    with pytest.raises(ValueError, match=f"5 folds need both classes in each of them: the first class {counts}"):
+        fold_curve({("model", "mean"): truth[:, None].astype(np.float32)}, truth, groups)
+
+
+def test_the_published_curve_is_that_of_fractures_of_one_data_set():
+    task = Task.parse("fracture=label[label_task=fracture]")
+    assert published(task, ["FracAtlas", "fracatlas"]) == list(PUBLISHED)
+    for other, sources in (
+        (task, ["FracAtlas", "MURA"]),
+        (task, []),
+        (task, [None]),
+        (Task.parse("view"), ["FracAtlas"]),
+    ):
+        assert published(other, sources) == []
 
 
 @pytest.mark.parametrize("name", ["study_tiny", "irma_paper", "mri_archive"])

@@ -27,47 +27,77 @@ def hub_features(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Frozen features of an encoder that was trained elsewhere, in every pooling that it has.
 
-    The images of the other models are scaled to the square that its processor names, normalised by its mean and
-    standard deviation, and repeated for its channels. A network without a class token has no "cls".
+    The images of the other models are scaled to the size that its processor names, normalised by its mean and
+    standard deviation, and repeated for its channels. A network without a class token has no "cls". Of a network for
+    images and texts, such as CLIP, the part for images is taken.
 
     Args:
         name: id on the Hub, or a folder.
         poolings: that are kept, see `pool_tokens`.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: its outputs are neither tokens nor maps.
+        OSError: there is no such model, or it has no image processor.
+        ValueError: it does not run on such pixels, or its outputs are neither tokens of a grid nor maps.
     """
     config = AutoConfig.from_pretrained(name)
     if config.model_type == "vit_mae":  # AutoModel would mask and shuffle
         model = ViTModel.from_pretrained(name, add_pooling_layer=False)
     else:
         model = AutoModel.from_pretrained(name)
-    model.to(device).eval()  # type: ignore[arg-type]  # decorated without its types
-    processor = AutoImageProcessor.from_pretrained(name)
+    model, config = getattr(model, "vision_model", model), getattr(config, "vision_config", config)  # CLIP, SigLIP
+    model.float().eval().to(device)  # type: ignore[arg-type]  # decorated without its types
     channels = getattr(config, "num_channels", 3)
-    size = getattr(processor, "crop_size", None) or processor.size
-    side = size.get("height") or size.get("shortest_edge") or getattr(config, "image_size", 224)
-    normalise = getattr(processor, "do_normalize", True)
-    mean, std = (
-        torch.tensor(getattr(processor, key) if normalise else [default] * channels).view(1, -1, 1, 1)
-        for key, default in (("image_mean", 0.0), ("image_std", 1.0))
-    )
+    size, mean, std = _preprocessing(name, config, channels)
 
     @torch.no_grad()
     def compute(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        pixels = interpolate(batch["pixel_values"], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        pixels = (pixels.expand(-1, channels, -1, -1) - mean[:, :channels]) / std[:, :channels]
-        output = model(pixel_values=pixels.to(device)).last_hidden_state
-        if output.ndim == 4:  # maps of a convolutional network: (batch, width, rows, columns)
-            shape, cls = tuple(output.shape[2:]), False
-            tokens = torch.cat([torch.zeros_like(output[:, :, 0, :1]).mT, output.flatten(2).mT], 1)
-        elif output.ndim == 3 and (patch := getattr(config, "patch_size", None)):
-            shape, cls = (side // patch, side // patch), output.shape[1] > (side // patch) ** 2
-            patches = output[:, output.shape[1] - shape[0] * shape[1] :]  # after class and register tokens
-            tokens = torch.cat([output[:, :1], patches], 1)
-        else:
-            raise ValueError(f"{name}: outputs of shape {tuple(output.shape)} are neither tokens nor maps")
+        pixels = interpolate(batch["pixel_values"], size, mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = (pixels.expand(-1, channels, -1, -1) - mean) / std
+        tokens, shape, cls = _tokens(name, model(pixel_values=pixels.to(device)), size, config)
         return {name: pool_tokens(tokens, name, shape) for name in poolings if cls or name != "cls"}
 
+    blank = {"pixel_values": torch.zeros(1, 1, *size)}
+    try:  # before any image is read
+        compute(blank)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--rivals {name} ({config.model_type}): expected an encoder of pixel_values (batch, {channels}, "
+            f"{size[0]}, {size[1]}), as its configuration and its image processor say: {error}"
+        ) from error
     return split_features(parts, compute, num_workers)
+
+
+def _preprocessing(name: str, config: Any, channels: int) -> tuple[tuple[int, int], torch.Tensor, torch.Tensor]:
+    """Height and width of the pixels that an encoder sees, and their mean and standard deviation, by its processor."""
+    processor = AutoImageProcessor.from_pretrained(name)
+    size = getattr(processor, "crop_size", None) or getattr(processor, "size", None) or {}
+    edge = size.get("shortest_edge") or _pair(getattr(config, "image_size", None) or 224)[0]
+    normalise = getattr(processor, "do_normalize", True)
+    found = []
+    for key, default in (("image_mean", 0.0), ("image_std", 1.0)):
+        values = getattr(processor, key, None) if normalise else default
+        if values is None:
+            raise ValueError(f"--rivals {name}: its image processor normalises, and has no {key}: expected a number")
+        found.append(torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)[:, :channels])
+    return (size.get("height") or edge, size.get("width") or edge), found[0], found[1]
+
+
+def _tokens(name: str, output: Any, size: tuple[int, int], config: Any) -> tuple[torch.Tensor, tuple[int, int], bool]:
+    """Tokens (batch, 1 + patches, width), rows and columns of patches, and whether the first one is a class token."""
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is not None and hidden.ndim == 4:  # maps of a convolutional network: (batch, width, rows, columns)
+        patches = hidden.flatten(2).mT
+        return torch.cat([torch.zeros_like(patches[:, :1]), patches], 1), tuple(hidden.shape[2:]), False
+    patch = getattr(config, "patch_size", None)
+    if hidden is None or hidden.ndim != 3 or not patch:
+        shape = None if hidden is None else tuple(hidden.shape)
+        raise ValueError(f"outputs of shape {shape} and patches of {patch} pixels are neither tokens nor maps")
+    rows, columns = (length // edge for length, edge in zip(size, _pair(patch), strict=True))
+    if (first := hidden.shape[1] - rows * columns) < 0:
+        raise ValueError(f"{hidden.shape[1]} tokens are no grid of {rows} x {columns} patches of {patch} pixels")
+    # After class and register tokens.
+    return torch.cat([hidden[:, :1], hidden[:, first:]], 1), (rows, columns), first > 0
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
