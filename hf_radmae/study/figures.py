@@ -55,7 +55,7 @@ def loss_figure(curve: Sequence[Sequence[float]]) -> Figure:
 
 def watched_values(pretraining: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Key of `WATCHED` -> pairs (epoch, value) of what a pre-training watched, one for each epoch."""
-    entries = pretraining.get("watch") or pretraining.get("features") or []
+    entries = pretraining.get("watch") or []
     found = {key: {e["epoch"]: e[key] for e in entries if e.get(key) is not None} for key in WATCHED}
     return {key: sorted(values.items()) for key, values in found.items() if values}
 

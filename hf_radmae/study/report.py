@@ -179,7 +179,7 @@ def _choices(results: Mapping[str, Any]) -> list[str]:
     )
     searches = [search for task in results["tasks"] for search in task["searches"] if len(search["rates"]) > 1]
     if "trained" in heads:
-        found.append("Of a training the evaluation with the best balanced accuracy on these images is kept.")
+        found.append("Of a network the evaluation with the best balanced accuracy on these images is kept.")
         if searches:
             found.append(
                 "So is the best learning rate of a network, which is searched on the first draw alone, of the labels "
@@ -213,9 +213,10 @@ def _weights(results: Mapping[str, Any]) -> list[str]:
     if results["class_weights"] == "none":
         return []
     heads = {row["head"] for row in _rows(results)}
-    whose = "networks and linear heads" if "trained" in heads else "linear heads"
+    kinds = {"trained": "networks", "linear": "linear heads", "attentive": "attentive heads"}
+    whose = _listed([name for head, name in kinds.items() if head in heads])
     even = "; propagated labels are even" if "propagated" in heads else ""
-    return [f"The losses of {whose} weigh the classes: {results['class_weights']}{even}."]
+    return [f"The losses of {whose} weigh the classes: {results['class_weights']}{even}."] if whose else []
 
 
 def _pretraining(results: Mapping[str, Any]) -> str:

@@ -172,6 +172,15 @@ SAYS = {
     ),
     "another split": ([OURS], {"options": {"test_split": "test_2009"}}, ["split (test_2009)"]),
     "weights": ([OURS], {"class_weights": "sqrt"}, ["The losses of linear heads weigh"]),
+    "weights of networks": (
+        [OURS, row("pre-trained", "ours", "attentive"), TRAINED],
+        {"class_weights": "sqrt"},
+        [
+            "The losses of networks, linear heads and attentive heads weigh",
+            "weigh the cells of a grid",
+            "resized to one square",
+        ],
+    ),
 }
 
 
