@@ -66,8 +66,10 @@ def finished(tmp_path_factory) -> tuple[Path, Study, dict]:
 def test_a_finished_study_runs_nothing_again_and_tells_the_same(finished):
     folder, first, results = finished
     study, again = run(folder)
-    assert study.steps.ran == [] and len(first.steps.ran) == len(results["seconds"])
-    assert again == results
+    assert study.steps.ran == [] and len(first.steps.ran) == len(first.steps.seconds)
+    assert first.steps.seconds.items() <= results["seconds"].items()
+    assert {"heads, pre-trained, body_region", "tables, body_region"} <= results["seconds"].keys()
+    assert without_times(again) == without_times(results)
     assert all(path.is_file() and path.stat().st_size for path in write_report(results, folder))
 
 
@@ -142,11 +144,41 @@ def test_folds_and_error_maps_of_a_task_of_two_classes(finished):
         folder, "--tasks", "fracture", "--supervised", "none", "--fold_curve", "fracture", "--error_maps", "fracture"
     )
     (task,) = results["tasks"]
+    folds = task["folds"]
+    assert folds["published"] == [] and folds["seen"] is True and 100 < folds["images"] <= 120 and folds["groups"] > 5
+    assert {row["pooling"] for row in folds["rows"] if row["model"] == "pre-trained"} == {"mean"}
+    assert task["refused"] == {} and task["kept_rare"] == {}
     assert {row["labels"] for row in task["folds"]["rows"]} >= {10, 25, 50, "all"}
     assert all(0 <= row["auroc_low"] <= row["auroc_high"] <= 1 for row in task["error_maps"]["rows"])
     assert (folder / "figures" / task["error_maps"]["picture"]).stat().st_size > 10_000
     html, markdown, *_ = (path.read_text() for path in write_report(results, folder))
     assert "Five folds" in markdown and "Reconstruction errors as a score" in html
+
+
+@pytest.mark.parametrize("task", ["body_region", "chest=fracture[body_region=chest]"])
+def test_the_neighbours_accuracy_may_choose_the_model_where_the_first_task_has_it(task, tmp_path):
+    words = ["--metric_for_best_model", "eval_knn_accuracy", "--tasks", task, "--supervised", "none"]
+    if "[" in task:
+        with pytest.raises(ValueError, match=r"eval_knn_accuracy: no evaluation gives it, only .* without a condition"):
+            run(tmp_path, *words)
+        return
+    _, results = run(tmp_path, *words)
+    watch = results["pretraining"]["watch"]
+    assert results["pretraining"]["watch_column"] == task and {entry["epoch"] for entry in watch} == {1, 2}
+    assert all(0 <= entry["knn_accuracy"] <= 1 and entry["rank"] >= 1 for entry in watch)
+
+
+def test_parts_that_a_task_cannot_have_are_refused_before_anything_is_trained(tmp_path):
+    chest = "chest=fracture[body_region=chest]"  # one test image
+    for option, task, message in (
+        ("--fold_curve", "body_region", "it needs a task of two classes, not of"),
+        ("--error_maps", "body_region", "it needs a task of two classes, not of"),
+        ("--error_maps", chest, "an AUROC of the test images needs both classes, and they hold 1 images of the first"),
+    ):
+        name = task.partition("=")[0]
+        with pytest.raises(ValueError, match=f"{option} {name}: {message}.*leave the task out of {option}"):
+            run(tmp_path, "--tasks", task, option, name)
+    assert not (tmp_path / "steps").exists()
 
 
 def test_a_column_that_is_missing_is_told_before_anything_is_trained(tmp_path):
