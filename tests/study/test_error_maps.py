@@ -44,3 +44,7 @@ def test_what_is_unlike_its_surroundings_scores_high(network):
     assert error_scores(maps, labels, np.arange(40))[2]["auroc"] == 1, "images without a label are left out"
     figure = error_figure(lambda row: np.zeros((40, 24)), maps, np.repeat([0, 1], 20))
     assert sum(bool(axis.get_title()) for axis in figure.axes) == 24
+    shown = [axis.images[-1] for axis in figure.axes[12:24]]
+    assert len({image.norm.vmax for image in shown}) == 1 and figure.axes[-1].get_ylabel(), "one scale, and its bar"
+    with pytest.raises(ValueError, match="they hold 40 images of the first one and 0 of the second"):
+        error_scores(maps, np.zeros(40, int), np.arange(40))
