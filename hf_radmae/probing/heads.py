@@ -77,9 +77,9 @@ def linear_probe(
         class_weights: how much the images of a class count in the loss, a key of `CLASS_WEIGHTS`.
 
     Raises:
-        ValueError: a draw holds images of one class only, or unknown class weights.
+        ValueError: a draw holds images of one class only, or no rows with finite features, or unknown class weights.
     """
-    codes, classes, draws = encode_draws(labels, draws, len(features))
+    codes, classes, draws = encode_draws(labels, draws, features)
     solved: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # equal draws are solved once: the optimum is unique
     for draw in draws:
         if draw.tobytes() not in solved:
@@ -119,7 +119,7 @@ def searched_probe(
     Raises:
         ValueError: as `linear_probe`.
     """
-    codes, classes, draws = encode_draws(labels, draws, len(features))
+    codes, classes, draws = encode_draws(labels, draws, features)
     solved, generator = [], torch.Generator().manual_seed(seed)
     for draw in draws:
         mean, std = features[draw].mean(0), np.sqrt(features[draw].var(0) + VARIANCE_EPS)
@@ -178,7 +178,8 @@ def propagated_probe(
 
     Args:
         features, labels, draws, penalty: see `linear_probe`; the penalty is beside the mean squared error of 0 and 1.
-        unlabelled: rows of `features` whose labels are not used, but whose features are; None takes all.
+        unlabelled: rows of `features` whose labels are not used, but whose features are; None takes all. Those of the
+            draws are used in any case.
         neighbours: of each image in the graph.
         components: principal components that are kept.
         alpha: weight of the neighbours against the image's own label.
@@ -186,8 +187,8 @@ def propagated_probe(
     Raises:
         ValueError: as `linear_probe`.
     """
-    codes, classes, draws = encode_draws(labels, draws, len(features))
-    rows = np.arange(len(features)) if unlabelled is None else np.asarray(unlabelled)
+    codes, classes, draws = encode_draws(labels, draws, features)
+    rows = checked_rows("unlabelled", range(len(features)) if unlabelled is None else unlabelled, features)
     rows = np.unique(np.concatenate([rows, *draws]))
     graph = neighbour_graph(features[rows], neighbours, components)
     found = [_spread(graph, np.searchsorted(rows, np.unique(draw)), codes[rows], len(classes), alpha) for draw in draws]
@@ -303,9 +304,11 @@ def attentive_probe(
         seed: of the images of each step.
 
     Raises:
-        ValueError: as `linear_probe`.
+        ValueError: as `linear_probe`, or the features are not those of so many tokens.
     """
-    codes, classes, draws = encode_draws(labels, draws, len(features))
+    if tokens < 1 or features.shape[1] % tokens:
+        raise ValueError(f"{features.shape[1]} values of an image are not those of {tokens} tokens side by side")
+    codes, classes, draws = encode_draws(labels, draws, features)
     solved, generator = [], torch.Generator().manual_seed(seed)
     for draw in draws:
         inputs = torch.from_numpy(np.asarray(features[draw], np.float32)).unflatten(1, (tokens, -1))
@@ -404,14 +407,15 @@ def fold_into_linear(mean: Any, std: Any, weight: Any, bias: Any) -> tuple[Any, 
 
 
 def encode_draws(
-    labels: Sequence | np.ndarray, draws: Sequence[np.ndarray] | None, images: int
+    labels: Sequence | np.ndarray, draws: Sequence[np.ndarray] | None, features: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Class numbers int64 (images,), -1 where missing; the classes; the draws without rows that have no label.
 
     Raises:
-        ValueError: labels and images differ in number, a draw is out of range or holds one class only.
+        ValueError: labels and images differ in number, or a draw holds one class only or rows that `checked_rows`
+            refuses.
     """
-    labels = np.asarray(labels)
+    labels, images = np.asarray(labels), len(features)
     if len(labels) != images:
         raise ValueError(f"{len(labels)} labels for the features of {images} images: give one for each")
     known, rows = drop_missing(labels, np.arange(images))
@@ -420,16 +424,33 @@ def encode_draws(
     codes[rows] = numbers
     kept = []
     for i, draw in enumerate([np.arange(images)] if draws is None else draws):
-        draw = np.asarray(draw, dtype=np.int64)
-        if draw.size and not 0 <= draw.min() <= draw.max() < images:
-            raise ValueError(f"draw {i} has rows {draw.min()} to {draw.max()}, but there are {images} images")
-        draw = draw[codes[draw] >= 0]
+        draw = checked_rows(f"draw {i}", draw, features, codes >= 0)
         counts = np.bincount(codes[draw], minlength=len(classes))
         if (counts > 0).sum() < 2:
             found = ", ".join(f"{c}: {n}" for c, n in zip(classes, counts, strict=True) if n) or "no labelled image"
             raise ValueError(f"draw {i} has fewer than two classes to learn ({found}): draw more labels")
         kept.append(draw)
     return codes, classes, kept
+
+
+def checked_rows(
+    name: str, rows: Sequence[int] | np.ndarray, features: np.ndarray, wanted: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows of features as int64, without those that `wanted`, bool (images,), says False of.
+
+    Raises:
+        ValueError: they are no whole numbers, such as a mask, are out of range, or have values that are not finite.
+    """
+    found = np.asarray(rows)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"{name} holds {found.dtype}: expected numbers of rows; np.flatnonzero gives those of a mask")
+    found = found.astype(np.int64)
+    if found.size and not 0 <= found.min() <= found.max() < len(features):
+        raise ValueError(f"{name} has rows {found.min()} to {found.max()}, but there are {len(features)} images")
+    found = found if wanted is None else found[wanted[found]]
+    if (bad := found[~np.isfinite(features[found]).all(1)]).size:
+        raise ValueError(f"{name}: {bad.size} images, row {bad[0]} first, have features that are not finite")
+    return found
 
 
 def _solve(

@@ -1,5 +1,6 @@
 """Probes agree with scikit-learn's and torch's on the same problem, and features are those of each image alone."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -304,6 +305,37 @@ def test_what_a_ridge_predicts_without_an_image_is_that_of_a_fit_without_it(widt
         other = np.arange(20) != i
         expected = Ridge(0.7).fit(inputs[other], targets[other]).predict(inputs[[i]])[0]
         np.testing.assert_allclose(left_out[i], expected, atol=1e-9)
+
+
+HEADS = {
+    "linear": linear_probe,
+    "searched": partial(searched_probe, validation=(np.eye(4, dtype=np.float32), np.arange(4) % 2), rates=[0.1]),
+    "propagated": propagated_probe,
+    "attentive": partial(attentive_probe, tokens=2, steps=3),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_rows_that_are_none_or_not_finite_are_refused_by_every_head(head):
+    features, labels = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), np.arange(12) % 2
+    features[3, 1] = np.nan
+    for draw, message in (
+        (np.ones(12, bool), "draw 0 holds bool: expected numbers of rows"),
+        ([0.0, 1.0], "draw 0 holds float64"),
+        ([0, 12], "draw 0 has rows 0 to 12, but there are 12 images"),
+        ([0, 1, 3], "draw 0: 1 images, row 3 first, have features that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HEADS[head](features, labels, [draw])
+    HEADS[head](
+        features, np.where(np.arange(12) == 3, -1, labels), **{"unlabelled": []} if head == "propagated" else {}
+    )
+    if head == "propagated":
+        with pytest.raises(ValueError, match="unlabelled: 1 images, row 3"):
+            propagated_probe(features, labels, [np.arange(3)])
+    if head == "attentive":
+        with pytest.raises(ValueError, match="4 values of an image are not those of 3 tokens"):
+            attentive_probe(features, labels, tokens=3)
 
 
 # Attentive heads
