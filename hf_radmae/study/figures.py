@@ -21,6 +21,11 @@ WATCHED = {
 """Values of features that are watched during a pre-training: what they are called, and what they mean."""
 
 
+def label_text(name: str) -> str:
+    """A name as a label of a figure, where a dollar sign begins a formula and a legend leaves out what _ begins."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def class_figure(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Figure:
     """Images of each class by split, the most frequent class first."""
     order = sorted(range(len(classes)), key=lambda c: -sum(part[c] for part in counts.values()))
@@ -32,7 +37,7 @@ def class_figure(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) ->
         axis.barh(range(len(order)), bars, left=left, height=0.8 if shown else 1, label=split)
         left = [a + b for a, b in zip(left, bars, strict=True)]
     if shown:
-        axis.set_yticks(range(len(order)), [classes[c] for c in order])
+        axis.set_yticks(range(len(order)), [label_text(classes[c]) for c in order])
         for place, total in enumerate(left):
             axis.annotate(f" {total:,}", (total, place), va="center", fontsize=8)
     else:
@@ -75,7 +80,7 @@ def search_figure(searches: Sequence[Mapping[str, Any]]) -> Figure:
     axis = figure.subplots()
     for search in searches:
         rates, scores = zip(*((row["learning_rate"], row["score"]) for row in search["rates"]), strict=True)
-        axis.plot(rates, scores, marker=".", label=f"{search['model']}, {search['share']}")
+        axis.plot(rates, scores, marker=".", label=label_text(f"{search['model']}, {search['share']}"))
     axis.set(xscale="log", xlabel="learning rate", ylabel="balanced accuracy, validation")
     if searches:
         axis.legend(fontsize=8)
@@ -104,7 +109,7 @@ def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) ->
         own = {"propagated": ":", "searched": "-.", "attentive": (0, (5, 1, 1, 1, 1, 1))}
         line = own.get(head, "--" if head == "trained" else "-")
         label = f"{model}, {head}" if head in own else model
-        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=label)
+        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=label_text(label))
     axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
     places = sorted({table["images"] for table in tables})
     axis.set_xticks(places, [f"{images:,.0f}" for images in places])
@@ -120,7 +125,7 @@ def reliability_figure(classes: Mapping[str, Mapping[str, Any]]) -> Figure:
     axis.plot([0, 1], [0, 1], color="0.7", linestyle=":")
     for name, found in classes.items():
         bins = found["reliability"]
-        axis.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], marker="o", label=name)
+        axis.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], marker="o", label=label_text(name))
     axis.set(xlabel="probability of the predicted class", ylabel="share that is right, test", xlim=(0, 1), ylim=(0, 1))
     axis.legend(fontsize=7)
     return figure
@@ -142,7 +147,8 @@ def fold_figure(folds: Mapping[str, Any], counts: Sequence[int]) -> Figure:
     for model in dict.fromkeys(row["model"] for row in folds["rows"]):
         rows = [row for row in folds["rows"] if row["model"] == model]
         places = [columns.index(row["labels"]) for row in rows]
-        axis.errorbar(places, [r["auroc"] for r in rows], [r["std"] for r in rows], marker=".", capsize=2, label=model)
+        values, ends = ([r[key] for r in rows] for key in ("auroc", "std"))
+        axis.errorbar(places, values, ends, marker=".", capsize=2, label=label_text(model))
     axis.set_xticks(range(len(columns)), [*map(str, columns)])
     axis.set(xlabel="labels", ylabel="AUROC, mean of five folds")
     if axis.get_legend_handles_labels()[1]:

@@ -40,7 +40,7 @@ def fold_curve(
         features: (model, pooling) -> (images, width).
         labels: int (images,), 0 and 1, negative where missing.
         groups: (images,) equal for images that must be in one fold.
-        counts: labels that are used; larger ones than a fold leaves are left out, and all labels come last.
+        counts: labels that are used; those that any fold does not leave are left out, and all labels come last.
         folds, seed: of the folds and the draws, which all models share.
         class_weights: of `linear_probe`.
 
@@ -53,12 +53,14 @@ def fold_curve(
     known = np.flatnonzero(labels >= 0)
     truth, rng = labels[known], np.random.default_rng(seed)
     scores: dict[tuple[str, str, int | str], list[float]] = {}
-    for train, test in split_folds(truth, groups[known], folds, seed):
+    parts = split_folds(truth, groups[known], folds, seed)
+    counts = [count for count in counts if 2 <= count < min(len(train) for train, _ in parts)]
+    names: list[int | str] = [*counts, "all"]
+    for train, test in parts:
         order = rng.permutation(train)
         first = [order[truth[order] == value][0] for value in (0, 1)]
         order = np.concatenate([first, order[~np.isin(order, first)]])  # both classes, then at random
-        draws = [order[:count] for count in counts if count < len(order)] + [order]
-        names: list[int | str] = [count for count in counts if count < len(order)] + ["all"]
+        draws = [order[:count] for count in counts] + [order]
         for model, found in features.items():
             part = found[known]
             probe = linear_probe(part, truth, draws, class_weights=class_weights)

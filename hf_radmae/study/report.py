@@ -6,11 +6,12 @@ A sentence stands only where the results hold what it says; what a study did not
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_radmae.images.storage import write_whole
@@ -49,26 +50,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
     (folder / "figures").mkdir(exist_ok=True)
     for name, picture in figures.items():
         write_whole(folder / "figures" / f"{name}.svg", picture)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=select_autoescape(enabled_extensions=("html.j2",)),
-    )
-    filters = (
-        evaluation_text,
-        score,
-        minutes,
-        described,
-        headlines,
-        class_notes,
-        refusals,
-        fold_table,
-        fold_notes,
-        cell,
-    )
-    environment.filters |= {function.__name__: function for function in filters}
+    filters = (evaluation_text, score, minutes, described, headlines, class_notes, refusals, fold_table, fold_notes)
     shared = {
         **results,
         "summary": summary(results),
@@ -84,7 +66,11 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
         "most_classes": MOST_CLASSES,
     }
     files = []
-    for suffix in ("html", "md"):
+    for suffix, ways in (("html", {"autoescape": True}), ("md", {"finalize": in_markdown})):
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **ways
+        )
+        environment.filters |= {function.__name__: function for function in filters}
         text = environment.get_template(f"report.{suffix}.j2").render(shared)
         files.append(folder / f"report.{suffix}")
         write_whole(files[-1], text.rstrip() + "\n")
@@ -341,9 +327,9 @@ def fold_notes(folds: Mapping[str, Any]) -> str:
     return text
 
 
-def cell(text: str) -> str:
-    """A text within a cell of Markdown."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+def in_markdown(value: Any) -> str:
+    """A value as Markdown shows it in a line or a cell: a name is no markup. What a template calls safe stays."""
+    return value if isinstance(value, Markup) else re.sub(r"([\\*<\[|])", r"\\\1", re.sub(r"\s*\n\s*", " ", str(value)))
 
 
 def minutes(seconds: float) -> str:

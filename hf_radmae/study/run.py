@@ -12,7 +12,7 @@ pre-training of the same global batches is equal up to rounding.
 from __future__ import annotations
 
 import copy
-import re
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -257,7 +257,8 @@ class Study:
         """The scores of maps of test images, and a picture of some of them."""
         part, truth = self.images.parts["test"], labels.values["test"]
         (self.folder / "figures").mkdir(exist_ok=True)
-        picture = f"errors-{re.sub('[^A-Za-z0-9]+', '-', labels.task.name)}.png"
+        number = [task.name for task in self.args.parsed_tasks()].index(labels.task.name) + 1
+        picture = f"errors-{number}.png"
         figure = error_figure(lambda row: pixel_values(part[row])[0].numpy(), maps, truth)
         save_figure(figure, self.folder / "figures" / picture)
         return {"rows": error_scores(maps, truth, self.patients["test"]), "picture": picture}
@@ -322,7 +323,8 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     def name(value: Any) -> Any:
         if isinstance(value, list):
             return [name(part) for part in value]
-        return Path(value).name if isinstance(value, str) and Path(value).exists() else value
+        # os.path.exists: no name is too long for it, such as a task of many labels
+        return Path(value).name if isinstance(value, str) and os.path.exists(value) else value
 
     return {key: name(value) for key, value in options.items()}
 

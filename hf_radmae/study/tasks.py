@@ -101,7 +101,7 @@ class TaskLabels:
         kept = [number for number, count in enumerate(counts) if count >= least]
         rare = {self.classes[number]: count for number, count in enumerate(counts) if number not in kept}
         if self.multi or len(kept) < 2 or not rare:
-            return replace(self, kept_rare=rare)
+            return replace(self, kept_rare=rare).checked()
         numbers = np.full(len(counts) + 1, -1)
         numbers[kept] = np.arange(len(kept))  # the last one is that of a missing label, -1
         values = {split: numbers[found] for split, found in self.values.items()}

@@ -55,7 +55,7 @@ def main() -> None:
     views = args.views or [f"{config.num_hidden_layers}/{(config.image_size // config.patch_size) ** 2}"]
     sizes: dict[int, set[int]] = {}
     for view in parts_of(views):
-        if not (match := re.fullmatch(r"(\d+)/(\d+)", view)) or not 1 <= int(match[1]) <= config.num_hidden_layers:
+        if not (match := re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", view)) or int(match[1]) > config.num_hidden_layers:
             parser.error(f"--views {view}: expected LAYERS/PATCHES, of 1 to {config.num_hidden_layers} layers")
         sizes.setdefault(int(match[2]), set()).add(int(match[1]))
     rows, _ = load_radiographs("imagefolder", args.data_dir, num_proc=1)

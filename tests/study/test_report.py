@@ -1,6 +1,7 @@
 """The report of a study: every sentence follows from the results, and the page needs no other file."""
 
 import base64
+import html
 import re
 
 import pytest
@@ -226,3 +227,28 @@ def test_of_many_classes_the_page_says_where_their_confusions_are(tmp_path, clas
     for page in pages(found, tmp_path):
         assert ("true class, then images" in page) is (classes == 60)
         assert ("is in results.json: there are more than 60 classes" in page) is (classes == 61)
+
+
+@pytest.mark.parametrize("name", ["a|b <img src=x> [a](b) *größe*", "_$5 to $\\frac a\\|b\nzwei"])
+def test_any_name_of_a_class_or_a_model_is_text(tmp_path, name):
+    ours = {"ours": f"{name}, mean", "rival": name} | {f"auroc{end}": 0.1 for end in ("", "_low", "_high")}
+    rows = [row(name, "ours"), row("no network")]
+    tables = [table("all", rows, (71.5,)) | {"headline": ours, "elsewhere": ours}]
+    tables[0]["classes"] = {f"{name}, mean": tables[0]["classes"]["pre-trained, mean"]}
+    folds = {"rows": [{"model": name, "pooling": name, "labels": n, "auroc": 0.5, "std": 0.1} for n in (10, "all")]}
+    changes = {"name": name, "classes": ["no", name], "dropped": {name: 1}, "kept_rare": {name: 2}, "folds": folds}
+    changes |= {"tables": tables, "curve": tables, "searches": [SEARCH | {"model": name}], "refused": {"x": name}}
+    found = results(rows, task=changes)
+    page, markdown = pages(found, tmp_path)
+    assert "<img" not in page and "<img src" not in re.sub(r"\\.", "", markdown)
+    widths = {len(re.findall(r"(?<!\\)\|", re.sub(r"\\\\", "", line))) for line in table_of(tmp_path, "true class")}
+    assert widths == {4}, "no cell more"
+    if "\n" not in name:
+        drawn = [path.read_text() for path in (tmp_path / "figures").glob("*.svg")]
+        assert len(drawn) == 5 and all(html.escape(name, quote=False) in text for text in drawn)
+
+
+def table_of(folder, text):
+    """The lines of the table in the Markdown whose head has the text."""
+    parts = (folder / "report.md").read_text().split("\n\n")
+    return next(part for part in parts if text in part.split("\n")[0]).strip().split("\n")

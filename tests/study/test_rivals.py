@@ -32,6 +32,8 @@ from transformers import (
     ViTMAEConfig,
     ViTMAEForPreTraining,
     ViTModel,
+    YolosConfig,
+    YolosModel,
 )
 
 from hf_radmae.batching.binning import fit_bins
@@ -75,6 +77,7 @@ def checkpoint(kind: str, folder) -> str:
         "swin": lambda: SwinModel(
             SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4)
         ),
+        "yolos": lambda: YolosModel(YolosConfig(**SMALL | {"image_size": [32, 32]}, intermediate_size=16)),
         "siglip2": lambda: Siglip2VisionModel(Siglip2VisionConfig(**SIGLIP2)),
         "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
     }
@@ -109,6 +112,7 @@ def test_an_encoder_from_elsewhere_is_read_whole_and_in_order(kind, parts, tmp_p
     ("kind", "message"),
     [
         ("swin", r"16 tokens are no grid of 8 x 8 patches"),
+        ("yolos", r"117 tokens are no grid of 4 x 4 patches of 8 pixels after at most 16 others"),
         ("siglip2", "expected an encoder of pixel_values .*3, 32, 32"),
     ],
 )
@@ -122,6 +126,12 @@ def test_encoders_of_one_last_name_are_two_models():
     found = short_names(names)
     assert list(found) == ["a/mae", "b/mae", "c/vit", "mae (2)", "d/mae"]
     assert found["a/mae"] == "mae" and len({*found.values()}) == 5
+
+
+def test_a_column_of_metadata_may_have_any_name():
+    rows = datasets.Dataset.from_dict({"height": [9] * 4, "width": [9] * 4, "a+b": list("abab")})
+    found = metadata_features({"train": rows}, np.array([0, 0, 1, 1]), ["a+b"])
+    assert list(found["train"]) == ["size and a b"], "which is one pooling"
 
 
 def test_pixels_are_normalised_as_the_encoder_was_trained(parts, tmp_path):

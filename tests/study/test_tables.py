@@ -13,10 +13,11 @@ from hf_radmae.pretraining.training_args import RadMAETrainingArguments
 from hf_radmae.study.arguments import StudyArguments
 from hf_radmae.study.comparison import PAPER, Comparison
 from hf_radmae.study.figures import curve_figure
-from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve, published
+from hf_radmae.study.folds import COUNTS, PUBLISHED, fold_curve, published, split_folds
 from hf_radmae.study.heads import Candidate, candidates
 from hf_radmae.study.report import described, terminal_text, write_report
 from hf_radmae.study.rivals.supervised import SupervisedTraining
+from hf_radmae.study.run import _plain
 from hf_radmae.study.tables import score_table, title
 from hf_radmae.study.tasks import Task, TaskLabels
 
@@ -300,6 +301,20 @@ def test_folds_have_each_image_once_and_score_what_they_have_not_seen():
     assert all(row["auroc"] > 0.9 for row in rows if row["model"] == "good")
     assert all(abs(row["auroc"] - 0.5) < 0.15 for row in rows if row["model"] == "chance")
     assert {(row["model"], row["pooling"]) for row in rows} == {("good", "mean"), ("chance", "cls")}
+
+
+def test_a_number_of_labels_that_one_fold_lacks_is_left_out():
+    """Folds of whole groups leave 38 to 42 of 50 images: no mean is of fewer folds than the others."""
+    truth, groups = np.arange(50) % 2, np.repeat(np.arange(14), 4)[:50]
+    sizes = [len(train) for train, _ in split_folds(truth, groups)]
+    assert min(sizes) < max(sizes)
+    rows = fold_curve({("m", "mean"): truth[:, None].astype(np.float32)}, truth, groups, counts=[1, 5, max(sizes) - 1])
+    assert [row["labels"] for row in rows] == [5, "all"]
+
+
+def test_no_text_of_an_option_is_too_long_for_the_results(tmp_path):
+    given = {"tasks": ["findings=" + "a," * 200 + "b"], "model": str(tmp_path), "draws": 3}
+    assert _plain(given) == given | {"model": tmp_path.name}
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_images_that_were_not_seen_have_no_label():
     seen = {"train": np.array([True, False, True]), "validation": np.ones(0, bool), "test": np.ones(0, bool)}
     assert labels.known(seen).values["train"].tolist() == [0, -1, 1]
     assert labels.values["train"].tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match="no image of the split validation has a label"):
+        labels.known(seen).without_rare(0)
 
 
 def test_a_patient_in_two_splits_is_refused():

@@ -15,6 +15,8 @@ from hf_radmae.models.modeling_radiograph_vit import pool_tokens
 from hf_radmae.probing.features import PARTS
 from hf_radmae.study.rivals.network import split_features
 
+MOST_FIRST = 16  # class and register tokens; more are of something else, such as objects to be detected
+
 
 @torch.no_grad()
 def hub_features(
@@ -93,8 +95,11 @@ def _tokens(name: str, output: Any, size: tuple[int, int], config: Any) -> tuple
         shape = None if hidden is None else tuple(hidden.shape)
         raise ValueError(f"outputs of shape {shape} and patches of {patch} pixels are neither tokens nor maps")
     rows, columns = (length // edge for length, edge in zip(size, _pair(patch), strict=True))
-    if (first := hidden.shape[1] - rows * columns) < 0:
-        raise ValueError(f"{hidden.shape[1]} tokens are no grid of {rows} x {columns} patches of {patch} pixels")
+    if not 0 <= (first := hidden.shape[1] - rows * columns) <= MOST_FIRST:
+        raise ValueError(
+            f"{hidden.shape[1]} tokens are no grid of {rows} x {columns} patches of {patch} pixels after at most "
+            f"{MOST_FIRST} others"
+        )
     # After class and register tokens.
     return torch.cat([hidden[:, :1], hidden[:, first:]], 1), (rows, columns), first > 0
 

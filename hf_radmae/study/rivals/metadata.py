@@ -42,7 +42,8 @@ def metadata_features(
         steps = [column[:, None] > cut for column, cut in zip(numbers.T, edges, strict=True)]
         parts = [numbers, *steps]
         parts += [np.array([str(v) for v in part[name]])[:, None] == np.array(values[name]) for name in used]
-        found[split] = {" and ".join(["size", *used]): np.concatenate(parts, axis=1).astype(np.float32)}
+        name = " and ".join(["size", *used]).replace("+", " ")  # which joins poolings
+        found[split] = {name: np.concatenate(parts, axis=1).astype(np.float32)}
     return found
 
 
