@@ -129,6 +129,8 @@ def _made(run: ExportArguments, data: DataArguments) -> tuple[PreTrainedModel, d
         known = {"fingerprint": data_fingerprint(splits)} | ({} if counted is None else {"patients": counted})
         facts = {"environment": environment(), "model": {"model": run.model}, "data": vars(data) | known}
         return made and (made[0], made[1] | facts)
+    if run.head != "linear":
+        raise ValueError(f"--head {run.head}: an encoder alone has no head, and a fine-tuned model has its own")
     if not is_main():
         return None
     if run.encoder:

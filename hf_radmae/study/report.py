@@ -216,10 +216,10 @@ def _pretraining(results: Mapping[str, Any]) -> str:
     times = [value for name, value in results["seconds"].items() if name.startswith("pretrain")]
     start = options.get("model")
     size = f"begun from {Path(start).name}" if start else f"preset {model['preset']}"
-    several = len(times) > 1
+    several, rate = len(times) > 1, training.get("learning_rate")  # which older results lack
     return (
         f"{model['parameters']:,} parameters ({size}), epochs: {training['epochs']:g} ({training['views']:,} image "
-        f"views), learning rate {training['learning_rate']:g}"
+        f"views){f', learning rate {rate:g}' if rate else ''}"
         f"{f', the best of {len(times)} by the loss on the validation images' if several else ''}; "
         f"{minutes(sum(times))}{' for all of them' if several else ''}. "
         f"Loss on the validation images {losses['before']:.3f} before and {losses['validation']:.3f} after; on the "

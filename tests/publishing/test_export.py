@@ -23,10 +23,12 @@ from transformers import (
 
 from hf_radmae.batching.processing import RadiographImageProcessor
 from hf_radmae.classification import Labels, build_classifier
+from hf_radmae.cli.export import ExportArguments, export
 from hf_radmae.inference.pipelines import RadiographClassificationPipeline
 from hf_radmae.models.encoder import grey_kernel
 from hf_radmae.models.modeling_radiograph_vit import pooled_width
 from hf_radmae.models.starts import load_encoder
+from hf_radmae.pretraining.arguments import DataArguments
 from hf_radmae.probing import extract_features, linear_probe, propagated_probe
 from hf_radmae.publishing.card import TEMPLATES, render_card
 from hf_radmae.publishing.export import (
@@ -205,6 +207,12 @@ def test_an_exported_head_is_the_one_that_was_solved_on_its_features(head):
     assert (kept["head"], kept["unlabelled"]) == (head, unlabelled)
     text = render_card(results | {"name": "x"}, TEMPLATES["classifier"])
     assert ("to 22 unlabelled training images" in text) is (head == "propagated")
+
+
+def test_a_head_is_refused_where_none_is_solved():
+    run = ExportArguments(model="x", output_dir="y", encoder=True, head="propagated")
+    with pytest.raises(ValueError, match="--head propagated: an encoder alone has no head"):
+        export(run, DataArguments())
 
 
 def test_an_unknown_head_is_refused():
