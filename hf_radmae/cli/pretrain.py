@@ -90,11 +90,9 @@ def loss_before(trainer: RadMAETrainer, folder: Path, *, resumed: bool) -> float
     known = from_main(lambda: json.loads(file.read_text())["eval_loss"] if resumed and file.is_file() else None)
     if known is None:
         metrics = trainer.evaluate()
-        known, advice = (
-            metrics["eval_loss"],
-            "eval_knn_accuracy needs a --probe_column, and the features are not watched ",
-        )
-        check_best(trainer.args.metric_for_best_model, metrics, advice + "with --streaming")
+        known = metrics["eval_loss"]
+        advice = "eval_knn_accuracy needs a --probe_column, and the features are not watched with --streaming"
+        check_best(trainer.args.metric_for_best_model, metrics, advice)
         if trainer.args.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps({"eval_loss": known}) + "\n")
