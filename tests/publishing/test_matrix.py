@@ -214,6 +214,7 @@ def test_a_folder_gives_a_stranger_what_it_gives_us(artefacts):
     check(made, stranger(cells, folder, HF_HUB_OFFLINE="1"))
 
 
+@pytest.mark.slow
 def test_a_repository_gives_a_stranger_what_it_gives_us(artefacts, hub, tmp_path):
     folder, made = artefacts
     (tmp_path / "scan.png").write_bytes((folder / "scan.png").read_bytes())

@@ -39,8 +39,11 @@ def test_burnt_in_text_is_left_out_unless_asked_for(tmp_path, keep):
     assert manifest["counts"]["train"]["dropped"] == ({} if keep else {"burned_in_annotation": 1})
 
 
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("said", [["YES", "NO", None, "yes ", "Mustermann"], [True, False, None, True, None]])
+@pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "said",
+    [["YES", "NO", None, "yes ", "Mustermann"], pytest.param([True, False, None, True, None], marks=pytest.mark.slow)],
+)
 def test_what_a_source_says_of_images_without_a_header_counts_as_much(tmp_path, keep, said):
     rows = datasets.Dataset.from_dict(
         {
