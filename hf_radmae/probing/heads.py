@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.neighbors import kneighbors_graph
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -362,29 +361,15 @@ def ridge_left_out(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares with a penalty on the weights: weight (width, targets), bias, and each image's left-out prediction.
 
-    What the heads solved without an image predict for it is known in closed form (Hastie et al. 2009, "The elements of
-    statistical learning", equation 7.64).
+    Left out means: by the heads that are solved without the image, which are known in closed form.
 
     Args:
-        inputs: (images, width), of mean 0.
+        inputs: (images, width).
         targets: (images, targets).
         penalty: of |weights|^2 beside the summed squared error.
     """
-    count, width = inputs.shape
-    bias = targets.mean(0)
-    centred = (targets - bias).astype(inputs.dtype)
-    size = min(count, width)
-    gram = inputs.T @ inputs if width == size else inputs @ inputs.T
-    gram[np.diag_indices(size)] += penalty
-    lower = cholesky(gram, lower=True)
-    if width == size:
-        half = solve_triangular(lower, inputs.T, lower=True)
-        weight, leverage = solve_triangular(lower, half @ centred, lower=True, trans="T"), np.square(half).sum(0)
-    else:  # more values than images
-        half = solve_triangular(lower, np.eye(count, dtype=inputs.dtype), lower=True)
-        weight, leverage = inputs.T @ (half.T @ (half @ centred)), 1 - penalty * np.square(half).sum(0)
-    residual = centred - inputs @ weight
-    return weight, bias, targets - residual / np.maximum(1 - 1 / count - leverage, 1e-3)[:, None]
+    ridge = RidgeCV([penalty], scoring="neg_mean_squared_error", store_cv_results=True).fit(inputs, targets)
+    return ridge.coef_.T, ridge.intercept_, ridge.cv_results_[..., 0]
 
 
 def neighbour_graph(features: np.ndarray, neighbours: int, components: int) -> Any:
