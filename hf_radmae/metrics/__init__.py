@@ -18,7 +18,19 @@ from hf_radmae.metrics.classification import (
 from hf_radmae.metrics.irma_error import CodeTree, IRMAError, irma_error
 from hf_radmae.metrics.regression import mean_absolute_error, r2
 
+METRIC_NAMES = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity at 90 % specificity",
+    "brier": "Brier score",
+    "irma_error": "IRMA error",
+}
+"""Scores of classes, as texts name them."""
+
 __all__ = [
+    "METRIC_NAMES",
     "CodeTree",
     "IRMAError",
     "Interval",

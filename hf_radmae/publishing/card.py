@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard_data import DatasetCardData
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined
 
+from hf_radmae.metrics import METRIC_NAMES
 from hf_radmae.models.starts import MAE_FOLDER
 
 CARDS = Path(__file__).with_name("templates")
@@ -47,7 +48,8 @@ def render_card(results: Mapping[str, Any], template: str = TEMPLATES["model"], 
     """
     loader = FileSystemLoader(CARDS)
     environment = Environment(loader=loader, undefined=_Unmeasured, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes, "metric_name": metric_name}
+    environment.filters |= {"duration": duration, "interval": interval, "shapes": shapes}
+    environment.filters["metric_name"] = lambda name: METRIC_NAMES.get(name, name.replace("_", " "))
     make = dataset_metadata if template == TEMPLATES["dataset"] else model_metadata
     metadata = make(results, facts.get("license"), facts.get("model_type")).to_yaml()
     text = environment.get_template(template).render(
@@ -221,11 +223,6 @@ def probe_metrics(probe: Mapping[str, Any]) -> list[str]:
     found += ["auroc"] if len(probe.get("classes", ())) == 2 else []
     rows = probe.get("rows", ())
     return [n for n in dict.fromkeys([*found, "balanced_accuracy", "accuracy"]) if all(n in row for row in rows)]
-
-
-def metric_name(name: str) -> str:
-    """A score as texts name it."""
-    return "AUROC" if name == "auroc" else name.replace("_", " ")
 
 
 def interval(value: float | None, low: float | None = None, high: float | None = None) -> str:

@@ -10,6 +10,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 MOST_CLASSES = 60  # with a name each; of more classes only the counts are drawn, and no confusion is shown
+LINES = {"linear": "-", "trained": "--", "propagated": ":", "searched": "-.", "attentive": (0, (5, 1, 1, 1, 1, 1))}
+"""Of each kind of head in the curve over labels."""
 WATCHED = {
     "knn_accuracy": ("k-NN accuracy", "share of images whose label most of the nearest others have"),
     "rank": ("effective rank", "how many directions the features use, near 1 where they collapse"),
@@ -106,10 +108,8 @@ def curve_figure(tables: Sequence[Mapping[str, Any]], metric: str, name: str) ->
         x, found = zip(*known, strict=True)
         values, low, high = (np.array([row[f"{metric}{end}"] for row in found]) for end in ("", "_low", "_high"))
         ends = np.maximum([values - low, high - values], 0)  # a mean over draws may lie outside of its own interval
-        own = {"propagated": ":", "searched": "-.", "attentive": (0, (5, 1, 1, 1, 1, 1))}
-        line = own.get(head, "--" if head == "trained" else "-")
-        label = f"{model}, {head}" if head in own else model
-        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=line, label=label_text(label))
+        label = label_text(model if head in ("linear", "trained") else f"{model}, {head}")
+        axis.errorbar(x, values, ends, marker="o", markersize=4, capsize=2, linestyle=LINES[head], label=label)
     axis.set(xscale="log", xlabel="labelled training images (mean of the draws)", ylabel=f"{name}, test")
     places = sorted({table["images"] for table in tables})
     axis.set_xticks(places, [f"{images:,.0f}" for images in places])

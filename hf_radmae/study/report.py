@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_radmae.images.storage import write_whole
+from hf_radmae.metrics import METRIC_NAMES
 from hf_radmae.reports.evaluation import evaluation_text
 from hf_radmae.study.figures import (
     MOST_CLASSES,
@@ -32,7 +33,6 @@ from hf_radmae.study.figures import (
 )
 from hf_radmae.study.folds import COUNTS
 from hf_radmae.study.pretrained import METADATA, PIXELS
-from hf_radmae.study.tables import METRIC_NAMES
 
 TEMPLATES = Path(__file__).with_name("templates")
 PLAIN = ("brier", "irma_error")  # scores that are shown as they are, all others in per cent

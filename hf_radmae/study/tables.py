@@ -25,15 +25,6 @@ from hf_radmae.study.heads import Candidate, Kind
 from hf_radmae.study.tasks import TaskLabels
 
 IRMA_COLUMN = "irma_code"
-METRIC_NAMES = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "sensitivity": "sensitivity at 90 % specificity",
-    "brier": "Brier score",
-    "irma_error": "IRMA error",
-}
 EMPTY: dict[str, Any] = {"rows": [], "poolings": [], "headline": None, "elsewhere": None, "classes": {}}
 """What a table without models holds."""
 
